@@ -1,0 +1,71 @@
+# Two commands do all the set-up: `make serve` and `make test`. Everything else is for development.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Where the packages are installed. Keep it outside the tree to share it: make VENV=DIR …
+VENV ?= .venv
+# Further arguments for the command that the target runs, e.g. make test ARGS="tests/door -x".
+ARGS ?=
+# How the engine is built; see README.md.
+LLAMA_COMPILER ?= auto
+LLAMA_LLAMAFILE ?= OFF
+LLAMA_CMAKE_ARGS ?=
+export LLAMA_COMPILER LLAMA_LLAMAFILE LLAMA_CMAKE_ARGS
+
+BIN := $(VENV)/bin
+SETUP = python=$$(tools/find-python) && "$$python" -m tools.setup --venv "$(VENV)"
+
+.PHONY: help serve test check test-engines bench docs lock llama setup fmt clean distclean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+serve: ## Install, build and prove the engine, fetch the small models, start
+	@$(SETUP) run
+	@exec $(BIN)/outpost serve $(ARGS)
+
+test: ## Install what the tests need; lint, types, then every test that needs no GPU and no long engine run
+	@$(SETUP) dev --packages-only
+	@$(MAKE) check
+	@$(SETUP) dev
+	$(BIN)/python -m pytest -m "not engine" $(ARGS)
+
+test-engines: ## The long tests against a real engine
+	@$(SETUP) dev
+	$(BIN)/python -m pytest -m engine $(ARGS)
+
+check: ## Ruff (lint and format) and mypy
+	@$(SETUP) dev --packages-only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+fmt: ## Let ruff format and repair what it can
+	@$(SETUP) dev --packages-only
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: ## Everything that `make test` installs and builds, without running anything
+	@$(SETUP) dev
+
+llama: ## Compile and prove the engine anew
+	@$(SETUP) run --rebuild
+
+bench: ## Measure; the table goes to docs/benchmarks.md
+	@$(SETUP) dev
+	$(BIN)/python -m benchmarks $(ARGS)
+
+docs: ## Write the pages that are made from the code
+	@$(SETUP) dev --packages-only
+	$(BIN)/outpost config docs $(ARGS)
+
+lock: ## Renew requirements/*.txt (UPGRADE=1: to the newest versions)
+	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)
+
+clean: ## Remove caches and build products; data and .venv stay
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+distclean: clean ## Also remove .venv
+	rm -rf .venv .venv.lock

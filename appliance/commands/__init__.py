@@ -1,0 +1,1 @@
+"""The subcommands of `outpost`, one file each."""

@@ -1,0 +1,156 @@
+"""Engine events to OpenAI's chat answers, whole and streamed. Sans-I/O: events in, bytes out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from appliance.dialects.tally import Tally
+from appliance.dialects.wire import encode
+from runtimes.engine import Delta, Event, Finished, PositionLogprobs, Started, TokenLogprob, ToolCallDelta
+
+LOWEST_LOGPROB = -9999.0
+"""Stands for minus infinity, which JSON does not know."""
+
+
+def logprob(value: float) -> float:
+    return value if value > LOWEST_LOGPROB else LOWEST_LOGPROB
+
+
+def _token(token: TokenLogprob) -> dict[str, Any]:
+    return {"token": token.token, "logprob": logprob(token.logprob), "bytes": token.bytes}
+
+
+def _positions(positions: Sequence[PositionLogprobs]) -> list[dict[str, Any]]:
+    return [{**_token(at.chosen), "top_logprobs": [_token(top) for top in at.top]} for at in positions]
+
+
+class ChatStream:
+    """The chunks of one streamed chat answer, without the final [DONE]."""
+
+    def __init__(self, id: str, created: int, model: str, tally: Tally, *, usage: bool, logprobs: bool) -> None:
+        self._tally = tally
+        self._usage = usage
+        self._logprobs = logprobs
+        self._started: set[int] = set()
+        head = encode({"id": id, "object": "chat.completion.chunk", "created": created, "model": model})
+        self._head = b"data: " + head[:-1]
+        self._tail = (b',"usage":null' if usage else b"") + b"}\n\n"
+        self._text_head = self._head + b',"choices":[{"index":'
+        self._text_tail = b'},"logprobs":null,"finish_reason":null}]' + self._tail
+
+    def feed(self, events: Sequence[Event]) -> bytes:
+        """The chunks for events that became known together; may be empty."""
+        out: list[bytes] = []
+        for item in events:
+            if isinstance(item, Delta):
+                self._delta(item, out)
+            elif isinstance(item, Finished):
+                self._begin(item.index, out)
+                self._tally.finish_reasons[item.index] = item.reason
+                out.append(self._chunk({"index": item.index, "delta": {}, "logprobs": None, "finish_reason": item.reason}))
+            elif not isinstance(item, Started):
+                take_usage(self._tally, item)
+                if self._usage:
+                    chunk = b',"choices":[],"usage":' + encode(self._tally.usage()) + b"}\n\n"
+                    out.append(self._head + chunk)
+        return b"".join(out)
+
+    def _begin(self, index: int, out: list[bytes]) -> None:
+        if index not in self._started:
+            self._started.add(index)
+            delta = {"role": "assistant", "content": "", "refusal": None}
+            out.append(self._chunk({"index": index, "delta": delta, "logprobs": None, "finish_reason": None}))
+
+    def _delta(self, item: Delta, out: list[bytes]) -> None:
+        self._begin(item.index, out)
+        if not item.tool_calls and not self._logprobs:
+            if item.text:
+                text = encode(item.text)
+                out.append(b'%b%d,"delta":{"content":%b%b' % (self._text_head, item.index, text, self._text_tail))
+            return
+        delta: dict[str, Any] = {}
+        if item.text or not item.tool_calls:
+            delta["content"] = item.text
+        if item.tool_calls:
+            delta["tool_calls"] = [_call_piece(piece) for piece in item.tool_calls]
+        logprobs = {"content": _positions(item.logprobs), "refusal": None} if item.logprobs else None
+        out.append(self._chunk({"index": item.index, "delta": delta, "logprobs": logprobs, "finish_reason": None}))
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        return self._head + b',"choices":[' + encode(choice) + b"]" + self._tail
+
+
+def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
+    shape: dict[str, Any] = {"index": piece.index}
+    if piece.id:
+        shape |= {"id": piece.id, "type": "function"}
+    shape["function"] = {"name": piece.name, "arguments": piece.arguments} if piece.name else {"arguments": piece.arguments}
+    return shape
+
+
+def take_usage(tally: Tally, item: Any) -> None:
+    """An engine's `Usage` event into the tally."""
+    tally.prompt_tokens = item.prompt_tokens
+    tally.completion_tokens = item.completion_tokens
+    tally.cached_tokens = item.cached_tokens
+    tally.queue_s = item.queue_s
+    tally.source = "reported"
+
+
+class _Choice(msgspec.Struct):
+    text: list[str] = []
+    calls: dict[int, list[ToolCallDelta]] = {}
+    positions: list[PositionLogprobs] = []
+    reason: str | None = None
+
+
+class ChatWhole:
+    """One chat answer in one piece."""
+
+    def __init__(self, id: str, created: int, model: str, tally: Tally, *, choices: int, logprobs: bool) -> None:
+        self._tally = tally
+        self._logprobs = logprobs
+        self._frame = {"id": id, "object": "chat.completion", "created": created, "model": model}
+        self._choices = [_Choice() for _ in range(choices)]
+
+    def feed(self, events: Sequence[Event]) -> None:
+        for item in events:
+            if isinstance(item, Delta):
+                choice = self._choices[item.index]
+                choice.text.append(item.text)
+                choice.positions.extend(item.logprobs)
+                for piece in item.tool_calls:
+                    choice.calls.setdefault(piece.index, []).append(piece)
+            elif isinstance(item, Finished):
+                self._choices[item.index].reason = item.reason
+                self._tally.finish_reasons[item.index] = item.reason
+            elif not isinstance(item, Started):
+                take_usage(self._tally, item)
+
+    def body(self) -> bytes:
+        """The answer; call it after the last event."""
+        choices = [self._shape(i, choice) for i, choice in enumerate(self._choices)]
+        return encode({**self._frame, "choices": choices, "usage": self._tally.usage()})
+
+    def _shape(self, index: int, choice: _Choice) -> dict[str, Any]:
+        text = "".join(choice.text)
+        message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+        if choice.calls:
+            message["content"] = text or None
+            message["tool_calls"] = [_whole_call(choice.calls[i]) for i in sorted(choice.calls)]
+        logprobs = {"content": _positions(choice.positions), "refusal": None} if self._logprobs else None
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}
+
+
+def _whole_call(pieces: list[ToolCallDelta]) -> dict[str, Any]:
+    return {
+        "id": next((piece.id for piece in pieces if piece.id), ""),
+        "type": "function",
+        "function": {
+            "name": next((piece.name for piece in pieces if piece.name), ""),
+            "arguments": "".join([piece.arguments for piece in pieces]),
+        },
+    }

@@ -1,0 +1,178 @@
+"""OpenAI answers that come from elsewhere and pass as bytes. Sans-I/O.
+
+Nothing is written again: each event is decoded just far enough to see that it is sound, what it counts
+and whether it is the end; then the very bytes that came in go out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from appliance.dialects import sse
+from appliance.dialects.tally import Tally, WireUsage
+from appliance.errors import OutpostError, UpstreamFailed
+
+
+class _Choice(msgspec.Struct, frozen=True, gc=False):
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class _Delta(msgspec.Struct, frozen=True, gc=False):
+    """The fields that carry something a client can see; tools and the rest only matter by being there."""
+
+    content: str | None = None
+    refusal: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[msgspec.Raw] | None = None
+    function_call: msgspec.Raw | None = None
+
+
+class _FirstChoice(msgspec.Struct, frozen=True):
+    index: int = 0
+    finish_reason: str | None = None
+    delta: _Delta | None = None
+    text: str | None = None
+
+    def shows(self) -> bool:
+        """Whether a client would see anything of it."""
+        if self.finish_reason or self.text:
+            return True
+        d = self.delta
+        return d is not None and bool(
+            d.content or d.refusal or d.reasoning or d.reasoning_content or d.tool_calls or d.function_call
+        )
+
+
+class _Chunk(msgspec.Struct, frozen=True, gc=False):
+    choices: list[_Choice] | None = None
+    usage: WireUsage | None = None
+    error: Any = None
+
+
+class _FirstChunk(msgspec.Struct, frozen=True):
+    choices: list[_FirstChoice] | None = None
+    usage: WireUsage | None = None
+    error: Any = None
+
+
+class _WholeChoice(msgspec.Struct, frozen=True):
+    index: int
+    finish_reason: str | None = None
+
+
+class WholeAnswer(msgspec.Struct, frozen=True):
+    """A whole chat answer or completion, as far as it is looked at."""
+
+    choices: list[_WholeChoice]
+    usage: WireUsage | None = None
+
+
+class WholeVectors(msgspec.Struct, frozen=True):
+    """A whole embeddings answer, as far as it is looked at."""
+
+    data: list[msgspec.Raw]
+    usage: WireUsage | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+_decode_first = msgspec.json.Decoder(_FirstChunk).decode
+_decode_answer = msgspec.json.Decoder(WholeAnswer).decode
+_decode_vectors = msgspec.json.Decoder(WholeVectors).decode
+
+BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError)
+
+
+def read_whole(body: bytes, tally: Tally, target: str, *, vectors: bool) -> None:
+    """Check a whole answer and count it. Raises UpstreamFailed for anything that is none."""
+    try:
+        answer = _decode_vectors(body) if vectors else _decode_answer(body)
+    except BAD_JSON:
+        raise UpstreamFailed(f"{target} gave an answer that is not of the expected form.") from None
+    if answer.usage is not None:
+        tally.take(answer.usage)
+    if isinstance(answer, WholeAnswer):
+        for choice in answer.choices:
+            if choice.finish_reason:
+                tally.finish_reasons[choice.index] = choice.finish_reason
+
+
+class PassThrough:
+    """A stream on its way through: reads in, bytes to send out. Before the first token it lets nothing out.
+
+    `done` is set by the end marker. Raises UpstreamFailed for what is not sound, and what the target
+    itself reports as an error.
+    """
+
+    def __init__(self, target: str, tally: Tally, *, keep_usage: bool) -> None:
+        self.done = False
+        self._target = target
+        self._tally = tally
+        self._keep_usage = keep_usage
+        self._framer = sse.Framer()
+        self._held: list[bytes] = []
+        self._open = False
+
+    def feed(self, read: bytes) -> bytes:
+        """What may be sent after `read`; b"" as `read` means that the connection has ended."""
+        try:
+            events, raw = self._framer.feed(read) if read else (self._framer.end(), b"")
+        except sse.EventTooLarge:
+            raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
+        if self._open:
+            kept = [data for data in events if self._take(data)]
+            out = raw if read and len(kept) == len(events) else b"".join([sse.event(data) for data in kept])
+        else:
+            out = self._before_first(events)
+        if not read and not self.done:
+            raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
+        return out
+
+    def _before_first(self, events: list[bytes]) -> bytes:
+        for data in events:
+            if self._take(data):
+                self._held.append(sse.event(data))
+                if not self._open and not self.done:
+                    chunk = _decode_first(data)
+                    self._open = any([choice.shows() for choice in chunk.choices or ()])
+        if self.done and not self._held:
+            raise UpstreamFailed(f"{self._target} gave an empty answer.")
+        if not self._open and not self.done:
+            return b""
+        self._open = True
+        out = b"".join(self._held)
+        self._held.clear()
+        return out
+
+    def _take(self, data: bytes) -> bool:
+        """Count one event; whether it goes to the client."""
+        if self.done or data == sse.DONE:
+            self.done = True
+            return False
+        try:
+            chunk = _decode(data)
+        except BAD_JSON:
+            raise UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.") from None
+        tally = self._tally
+        if chunk.error is not None:
+            raise self._reported()
+        if chunk.choices:
+            if tally.source != "reported":
+                tally.completion_tokens += 1
+                tally.source = "estimated"
+            for choice in chunk.choices:
+                if choice.finish_reason is not None:
+                    tally.finish_reasons[choice.index] = choice.finish_reason
+        elif chunk.choices is None and chunk.usage is None:
+            raise UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.")
+        if chunk.usage is not None:
+            tally.take(chunk.usage)
+            return self._keep_usage or bool(chunk.choices)
+        return True
+
+    def _reported(self) -> OutpostError:
+        # The target's words stay here: they may speak of its accounts and machines.
+        return UpstreamFailed(f"{self._target} reported an error in the middle of its answer.")

@@ -1,0 +1,68 @@
+"""What an answer used and why it ended, gathered while it passes, and its form on the wire."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+UsageSource = Literal["reported", "estimated", "none"]
+
+
+class Tally(msgspec.Struct):
+    """Counts of one attempt. Tokens; `queue_s` in seconds; `source` says who counted."""
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    source: UsageSource = "none"
+    queue_s: float = 0.0
+    finish_reasons: dict[int, str] = {}
+    """Choice → reason, for the choices that have ended."""
+
+    def reasons(self) -> list[str]:
+        """In the order of the choices."""
+        return [self.finish_reasons[i] for i in sorted(self.finish_reasons)]
+
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage object."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": self.prompt_tokens + self.completion_tokens,
+            "prompt_tokens_details": {"cached_tokens": self.cached_tokens, "audio_tokens": 0},
+            "completion_tokens_details": {
+                "reasoning_tokens": self.reasoning_tokens,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        }
+
+    def take(self, usage: WireUsage) -> None:
+        """What a target reported."""
+        self.prompt_tokens = usage.prompt_tokens
+        self.completion_tokens = usage.completion_tokens
+        if usage.prompt_tokens_details is not None:
+            self.cached_tokens = usage.prompt_tokens_details.cached_tokens or 0
+        if usage.completion_tokens_details is not None:
+            self.reasoning_tokens = usage.completion_tokens_details.reasoning_tokens or 0
+        self.source = "reported"
+
+
+class _PromptDetails(msgspec.Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class _CompletionDetails(msgspec.Struct, frozen=True):
+    reasoning_tokens: int | None = None
+
+
+class WireUsage(msgspec.Struct, frozen=True):
+    """The parts of a target's usage object that are counted."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _PromptDetails | None = None
+    completion_tokens_details: _CompletionDetails | None = None

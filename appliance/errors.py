@@ -1,0 +1,180 @@
+"""The one error tree of the gateway.
+
+Each error knows its HTTP status, a stable `code`, OpenAI's `type`, and whether a retry can help
+(`retryable`: another target may do better).
+A message says what was wrong, where, and what to do. Dialects render errors in their own shape;
+nothing else in the house builds an error body.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class OutpostError(Exception):
+    """Root. `param` names the request field at fault, `retry_after_s` becomes `Retry-After`."""
+
+    status: ClassVar[int] = 500
+    code: str = "internal_error"
+    type: ClassVar[str] = "server_error"
+    retryable: ClassVar[bool] = False
+    again: ClassVar[bool] = False
+    """Whether the same target is worth another try at once."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+        if code is not None:
+            self.code = code
+
+
+# --- the caller's side: 4xx ---------------------------------------------------------------------
+
+
+class BadRequest(OutpostError):
+    """Malformed JSON, a wrong type, a value out of range."""
+
+    status = 400
+    code = "invalid_value"
+    type = "invalid_request_error"
+
+
+class UnsupportedParameter(BadRequest):
+    """A field that exists but that the endpoint or target cannot honour; refused by name."""
+
+    code = "unsupported_parameter"
+
+
+class ContextLengthExceeded(BadRequest):
+    code = "context_length_exceeded"
+
+
+class Unauthenticated(OutpostError):
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+
+class PermissionDenied(OutpostError):
+    status = 403
+    code = "permission_denied"
+    type = "permission_error"
+
+
+class NotFound(OutpostError):
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class MethodNotAllowed(OutpostError):
+    status = 405
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+
+
+class BodyTimeout(OutpostError):
+    status = 408
+    code = "request_timeout"
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(OutpostError):
+    status = 413
+    code = "request_too_large"
+    type = "invalid_request_error"
+
+
+class UnsupportedMediaType(OutpostError):
+    status = 415
+    code = "unsupported_media_type"
+    type = "invalid_request_error"
+
+
+class RateLimited(OutpostError):
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+    retryable = True
+
+
+# --- our side and the targets' side: 5xx --------------------------------------------------------
+
+
+class InternalError(OutpostError):
+    """A defect of ours. The message never carries an exception's text."""
+
+
+class Unavailable(OutpostError):
+    """Nothing can answer right now; come back."""
+
+    status = 503
+    code = "service_unavailable"
+    type = "server_error"
+    retryable = True
+
+
+class Overloaded(Unavailable):
+    """Every slot is busy and the waiting list is full."""
+
+    code = "overloaded"
+
+
+class ModelLoading(Unavailable):
+    code = "model_loading"
+
+
+class RecordsUnavailable(Unavailable):
+    """The exchange could not be made durable, so no answer may be given."""
+
+    code = "records_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    code = "shutting_down"
+
+
+class UpstreamError(OutpostError):
+    """A target failed: refused the connection, answered 5xx, broke its stream, or spoke nonsense."""
+
+    status = 502
+    code = "upstream_error"
+    type = "server_error"
+    retryable = True
+
+
+class UpstreamFailed(UpstreamError):
+    """A failure that may well not happen again: a reset, a 500. The same target is worth another try."""
+
+    again = True
+
+
+class UpstreamUnavailable(UpstreamError):
+    status = 503
+    code = "upstream_unavailable"
+
+
+class UpstreamTimeout(UpstreamError):
+    status = 504
+    code = "upstream_timeout"
+
+
+class EngineLost(UpstreamError):
+    """The engine process went away while it worked on the request."""
+
+    status = 503
+    code = "engine_lost"
+    again = True

@@ -1,0 +1,122 @@
+"""Keys as pure functions: their look, their keyed hash, and the secrets that are derived for a purpose.
+
+A key is looked up by the HMAC of all of it, also when it is nonsense. So the time taken tells
+nothing about which keys exist, and a stolen database holds nothing that can be presented or guessed
+offline without the secret file.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from appliance.identity.principal import Principal, Role
+
+PREFIX = "op-"
+SHOWN = 7
+"""Characters of a key that are kept to recognise it by: the fixed prefix and four of its own."""
+KEY_BYTES = 32
+MIN_FIXED_LENGTH = 20
+"""A key that a person declared must not be one that can be guessed in passing."""
+
+_KEY = re.compile(r"op-[A-Za-z0-9_-]{43}")
+
+
+def new_key(random: Callable[[int], bytes]) -> str:
+    """A fresh key: `op-` and 43 url-safe characters, which are 256 bits of `random`."""
+    return PREFIX + base64.urlsafe_b64encode(random(KEY_BYTES)).decode().rstrip("=")
+
+
+def is_key(text: str) -> bool:
+    """Whether a text has the form of a key that `new_key` makes."""
+    return _KEY.fullmatch(text) is not None
+
+
+def hkdf(secret: bytes, info: bytes, length: int = 32, salt: bytes = b"") -> bytes:
+    """HKDF with SHA-256 (RFC 5869): `length` bytes for the purpose `info`. Raises ValueError over 8160 bytes."""
+    if length > 255 * 32:
+        raise ValueError("HKDF-SHA256 gives at most 8160 bytes")
+    pseudo_random = hmac.digest(salt or bytes(32), secret, hashlib.sha256)
+    block, output = b"", b""
+    for counter in range(1, -(-length // 32) + 1):
+        block = hmac.digest(pseudo_random, block + info + bytes([counter]), hashlib.sha256)
+        output += block
+    return output[:length]
+
+
+class KeyHasher:
+    """Hashes keys under one secret. `secret_id` tells, without giving it away, which secret that was."""
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = hkdf(secret, b"outpost api keys v1")
+        self.secret_id = hkdf(secret, b"outpost secret id v1", 8).hex()
+
+    def digest(self, presented: str) -> bytes:
+        """32 bytes for any text, lone surrogates included. One hash of the whole text."""
+        return hmac.digest(self._key, presented.encode("utf-8", "surrogatepass"), "sha256")
+
+
+class KeyTable:
+    """The keys that are valid now: keyed hash → principal. A dict look-up by a keyed hash leaks no timing
+    that a caller could steer, because nobody without the secret can choose the hash."""
+
+    def __init__(self, hasher: KeyHasher) -> None:
+        self._hasher = hasher
+        self._principals: dict[bytes, Principal] = {}
+
+    def identify(self, presented: str) -> Principal | None:
+        """The owner of a presented key, or None."""
+        return self._principals.get(self._hasher.digest(presented))
+
+    def add(self, digest: bytes, principal: Principal) -> None:
+        self._principals[digest] = principal
+
+    def remove(self, key_id: str) -> None:
+        """Forget a key; one that is not there is forgotten already."""
+        self._principals = {d: p for d, p in self._principals.items() if p.key_id != key_id}
+
+    def replace(self, entries: Mapping[bytes, Principal]) -> None:
+        """Take `entries` for everything that was there, in one step."""
+        self._principals = dict(entries)
+
+    def __len__(self) -> int:
+        return len(self._principals)
+
+
+class FixedKey:
+    """A key that the settings declare: valid while they do, never in the database."""
+
+    __slots__ = ("key", "name", "role")
+
+    def __init__(self, name: str, key: str, role: Role) -> None:
+        self.name = name
+        self.key = key
+        self.role = role
+
+    @property
+    def id(self) -> str:
+        return f"fixed:{self.name}"
+
+    def __repr__(self) -> str:
+        """Without the key: a representation ends up in logs and tracebacks."""
+        return f"FixedKey(name={self.name!r}, role={self.role!r})"
+
+
+def fixed_entries(hasher: KeyHasher, fixed: Iterable[FixedKey]) -> dict[bytes, Principal]:
+    """Hashes of declared keys. Raises ValueError naming the entry for a short key or one declared twice."""
+    entries: dict[bytes, Principal] = {}
+    for entry in fixed:
+        if len(entry.key) < MIN_FIXED_LENGTH:
+            raise ValueError(
+                f"identity.keys: the key of {entry.name!r} has under {MIN_FIXED_LENGTH} characters; use a longer one"
+            )
+        digest = hasher.digest(entry.key)
+        if digest in entries:
+            raise ValueError(
+                f"identity.keys: {entry.name!r} and {entries[digest].key_name!r} have the same key; give each its own"
+            )
+        entries[digest] = Principal(key_id=entry.id, key_name=entry.name, role=entry.role)
+    return entries

@@ -1,0 +1,286 @@
+"""A deployment of this box as an upstream: engine events in, OpenAI's answers out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
+from typing import Any, Protocol, cast
+
+import msgspec
+
+from appliance import errors
+from appliance.dialects import chat, completions, embeddings
+from appliance.dialects.chat_answer import ChatStream, ChatWhole
+from appliance.dialects.completion_answer import CompletionStream, CompletionWhole
+from appliance.dialects.parameters import as_stop_list
+from appliance.providers.upstream import Call, Capabilities, Readiness
+from runtimes import engine as e
+
+Lease = Callable[[], AbstractAsyncContextManager[e.Engine]]
+
+
+class _Whole(Protocol):
+    def feed(self, events: Sequence[e.Event]) -> None: ...
+    def body(self) -> bytes: ...
+
+
+class _Stream(Protocol):
+    def feed(self, events: Sequence[e.Event]) -> bytes: ...
+
+
+class LocalUpstream:
+    """Asks whatever replica `lease` hands out. `state` says whether there is one that is ready."""
+
+    def __init__(
+        self, deployment: str, lease: Lease, capabilities: Capabilities, state: Callable[[], Readiness]
+    ) -> None:
+        self._name = deployment
+        self._lease = lease
+        self._capabilities = capabilities
+        self._state = state
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def readiness(self) -> Readiness:
+        return self._state()
+
+    async def whole(self, call: Call) -> bytes:
+        try:
+            async with self._lease() as engine:
+                if isinstance(call.request, embeddings.EmbeddingRequest):
+                    return await _embed(engine, call, call.request)
+                answer = _whole_answer(call)
+                async with aclosing(_events(engine, call)) as events:
+                    async for batch in events:
+                        answer.feed(batch)
+                _check_complete(call)
+                return answer.body()
+        except e.EngineError as error:
+            raise translate(error, self._name) from error
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        try:
+            async with self._lease() as engine:
+                answer = _stream_answer(call)
+                async with aclosing(_events(engine, call)) as events:
+                    async for batch in events:
+                        if data := answer.feed(batch):
+                            yield data
+                _check_complete(call)
+        except e.EngineError as error:
+            raise translate(error, self._name) from error
+
+
+def _events(engine: e.Engine, call: Call) -> AsyncGenerator[list[e.Event], None]:
+    if isinstance(call.request, chat.ChatRequest):
+        return _single(engine, chat_request(call.request, call.partition), call)
+    prompts = completion_requests(cast(completions.CompletionRequest, call.request), call.partition)
+    if len(prompts) == 1:
+        return _single(engine, prompts[0], call)
+    return _several(engine, prompts, call)
+
+
+async def _single(engine: e.Engine, request: e.GenerateRequest, call: Call) -> AsyncGenerator[list[e.Event], None]:
+    """One request's events. Until the engine reports, what it has sent is counted as an estimate."""
+    tally = call.tally
+    events = engine.generate(request)
+    try:
+        async for batch in events:
+            for item in batch:
+                if isinstance(item, e.Delta):
+                    tally.completion_tokens += 1
+                elif isinstance(item, e.Started):
+                    tally.prompt_tokens = item.prompt_tokens
+                    tally.source = "estimated"
+            yield batch
+    finally:
+        await _close(events)
+
+
+async def _close(events: AsyncIterator[list[e.Event]]) -> None:
+    close = getattr(events, "aclose", None)
+    if close is not None:
+        await close()
+
+
+async def _several(
+    engine: e.Engine, requests: list[e.GenerateRequest], call: Call
+) -> AsyncGenerator[list[e.Event], None]:
+    """Several prompts side by side: their events with the choices renumbered, one `Usage` for all at the end."""
+    arrived: asyncio.Queue[list[e.Event] | BaseException | None] = asyncio.Queue(maxsize=64)
+    usage = e.Usage(prompt_tokens=0)
+
+    async def run(at: int, request: e.GenerateRequest) -> None:
+        nonlocal usage
+        events = engine.generate(request)
+        try:
+            async for batch in events:
+                shifted: list[e.Event] = []
+                for item in batch:
+                    if isinstance(item, e.Usage):
+                        usage = _sum(usage, item)
+                    elif not isinstance(item, e.Started):
+                        shifted.append(msgspec.structs.replace(item, index=item.index + at * request.n))
+                if shifted:
+                    await arrived.put(shifted)
+        except Exception as error:
+            await arrived.put(error)
+        else:
+            await arrived.put(None)
+        finally:
+            await _close(events)
+
+    tasks = [asyncio.create_task(run(i, request)) for i, request in enumerate(requests)]
+    try:
+        running = len(tasks)
+        while running:
+            item = await arrived.get()
+            if item is None:
+                running -= 1
+            elif isinstance(item, BaseException):
+                raise item
+            else:
+                yield item
+        yield [usage]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _sum(a: e.Usage, b: e.Usage) -> e.Usage:
+    return e.Usage(
+        prompt_tokens=a.prompt_tokens + b.prompt_tokens,
+        completion_tokens=a.completion_tokens + b.completion_tokens,
+        cached_tokens=a.cached_tokens + b.cached_tokens,
+        queue_s=max(a.queue_s, b.queue_s),
+    )
+
+
+async def _embed(engine: e.Engine, call: Call, request: embeddings.EmbeddingRequest) -> bytes:
+    answer = await engine.embed(e.EmbedRequest(inputs=request.inputs()))
+    call.tally.prompt_tokens = answer.prompt_tokens
+    call.tally.source = "reported"
+    as_base64 = request.encoding_format == "base64"
+    return embeddings.render(call.model, answer.vectors, answer.prompt_tokens, as_base64=as_base64)
+
+
+def chat_request(request: chat.ChatRequest, partition: str) -> e.GenerateRequest:
+    """The engine's form of a canonical chat request."""
+    logprobs = (request.top_logprobs or 0) if request.logprobs else None
+    form = request.response_format
+    choice = request.tool_choice
+    return e.GenerateRequest(
+        messages=[_message(message) for message in request.messages],
+        tools=msgspec.to_builtins(request.tools or []),
+        tool_choice="auto" if choice is None else msgspec.to_builtins(choice),
+        parallel_tool_calls=request.parallel_tool_calls is not False,
+        response_format=None if form is None or isinstance(form, chat.TextFormat) else msgspec.to_builtins(form),
+        max_tokens=request.token_limit,
+        stop=as_stop_list(request.stop),
+        n=request.n or 1,
+        sampling=_sampling(request),
+        logprobs=logprobs,
+        cache_partition=partition,
+    )
+
+
+def _message(message: chat.Message) -> dict[str, Any]:
+    shape: dict[str, Any] = msgspec.to_builtins(message)
+    # Answers carry annotations, prompts do not.
+    shape.pop("annotations", None)
+    return shape
+
+
+def completion_requests(request: completions.CompletionRequest, partition: str) -> list[e.GenerateRequest]:
+    """The engine's form of a completion request: one a prompt."""
+    sampling = _sampling(request)
+    return [
+        e.GenerateRequest(
+            prompt=prompt,
+            max_tokens=request.token_limit,
+            stop=as_stop_list(request.stop),
+            n=request.n or 1,
+            sampling=sampling,
+            logprobs=request.logprobs,
+            echo=bool(request.echo),
+            cache_partition=partition,
+        )
+        for prompt in request.prompts()
+    ]
+
+
+def _sampling(request: chat.ChatRequest | completions.CompletionRequest) -> e.Sampling:
+    return e.Sampling(
+        temperature=1.0 if request.temperature is None else request.temperature,
+        top_p=1.0 if request.top_p is None else request.top_p,
+        top_k=max(request.top_k or 0, 0),
+        min_p=request.min_p or 0.0,
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        repeat_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
+        seed=request.seed,
+        logit_bias={int(token): value for token, value in (request.logit_bias or {}).items()},
+    )
+
+
+def _wants_logprobs(call: Call) -> bool:
+    value = call.request.logprobs  # type: ignore[union-attr]  # embeddings never come here
+    return value is not None and value is not False
+
+
+def _whole_answer(call: Call) -> _Whole:
+    make = ChatWhole if isinstance(call.request, chat.ChatRequest) else CompletionWhole
+    return make(
+        call.answer_id,
+        call.created,
+        call.model,
+        call.tally,
+        choices=call.request.choices,
+        logprobs=_wants_logprobs(call),
+    )
+
+
+def _stream_answer(call: Call) -> _Stream:
+    make = ChatStream if isinstance(call.request, chat.ChatRequest) else CompletionStream
+    options = call.request.stream_options  # type: ignore[union-attr]  # embeddings never come here
+    return make(
+        call.answer_id,
+        call.created,
+        call.model,
+        call.tally,
+        usage=bool(options and options.include_usage),
+        logprobs=_wants_logprobs(call),
+    )
+
+
+def _check_complete(call: Call) -> None:
+    """An engine that stops talking before every choice has ended has failed, whatever it said before."""
+    reasons = call.tally.finish_reasons
+    if len(reasons) < call.request.choices or "cancelled" in reasons.values() or call.tally.source != "reported":
+        raise errors.EngineLost("The engine ended the answer before it was complete; try again.")
+
+
+_SAME: dict[str, type[errors.OutpostError]] = {
+    e.InvalidRequest.code: errors.BadRequest,
+    e.Unsupported.code: errors.UnsupportedParameter,
+    e.ContextLengthExceeded.code: errors.ContextLengthExceeded,
+    e.EngineOverloaded.code: errors.Overloaded,
+    e.EngineLost.code: errors.EngineLost,
+}
+
+
+def translate(error: e.EngineError, deployment: str) -> errors.OutpostError:
+    """An engine's error in the gateway's tree."""
+    kind = _SAME.get(error.code)
+    if kind is None:
+        return errors.UpstreamError(f"{deployment}: the engine failed; try again.")
+    retry_after = error.retry_after_s if isinstance(error, e.EngineOverloaded) else None
+    return kind(error.message, param=error.param, retry_after_s=retry_after)

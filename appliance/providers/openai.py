@@ -1,0 +1,214 @@
+"""Any OpenAI-compatible HTTP endpoint as an upstream.
+
+The request is built anew from the canonical one – its fields and its headers are allow-lists – and the answer
+passes as bytes: each event is looked at, none is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import aiohttp
+import msgspec
+import yarl
+
+from appliance import errors
+from appliance.dialects import parameters
+from appliance.dialects.passing import PassThrough, read_whole
+from appliance.dialects.wire import encode
+from appliance.providers.http_errors import from_status
+from appliance.providers.upstream import READY, Call, Capabilities, Readiness
+
+PATHS = {
+    "chat.completions": "chat/completions",
+    "completions": "completions",
+    "embeddings": "embeddings",
+}
+
+EVERYTHING = Capabilities(
+    kinds=frozenset(PATHS),
+    features=frozenset(
+        (
+            "tools",
+            "json_object",
+            "json_schema",
+            "logprobs",
+            "logit_bias",
+            "top_k",
+            "min_p",
+            "repetition_penalty",
+            "token_prompts",
+            "images",
+            "reasoning",
+        )
+    ),
+)
+"""What an endpoint of unknown make is taken to be able to do; it refuses the rest by itself."""
+
+MAX_ANSWER = 64 * 1024 * 1024
+_MAX_ERROR = 64 * 1024
+_LINGER_S = 0.2
+
+
+def make_session() -> aiohttp.ClientSession:
+    """The one client session of the process: pooled connections, and nothing that acts by itself."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, enable_cleanup_closed=False),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=64 * 1024,
+        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
+
+
+class OpenAIUpstream:
+    """One model of one provider. `base_url` ends with the version part (`http://host/v1`)."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: str,
+        base_url: str,
+        api_key: str | None,
+        session: aiohttp.ClientSession,
+        capabilities: Capabilities = EVERYTHING,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._name = name
+        self._model = model
+        self._api_key = api_key
+        self._session = session
+        self._capabilities = capabilities
+        self._wall = wall
+        base = base_url.rstrip("/") + "/"
+        self._urls = {kind: yarl.URL(base + path) for kind, path in PATHS.items()}
+        self._headers = {
+            "Content-Type": "application/json",
+            "Accept-Encoding": "identity",
+            "User-Agent": "outpost",
+            **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
+        }
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+        self._lingering: set[asyncio.Task[None]] = set()
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def readiness(self) -> Readiness:
+        return READY
+
+    async def whole(self, call: Call) -> bytes:
+        response = await self._post(call)
+        try:
+            body = await self._read(response, MAX_ANSWER)
+        finally:
+            response.release()
+        read_whole(body, call.tally, self._name, vectors=call.kind.name == "embeddings")
+        return body
+
+    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        response = await self._post(call)
+        options = call.request.stream_options  # type: ignore[union-attr]  # embeddings are not streamed
+        reader = PassThrough(self._name, call.tally, keep_usage=bool(options and options.include_usage))
+        read = response.content.readany
+        try:
+            if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                raise errors.UpstreamFailed(f"{self._name} did not answer with a stream.")
+            while not reader.done:
+                data = await read()
+                if out := reader.feed(data):
+                    yield out
+        except aiohttp.ClientError as error:
+            raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error
+        finally:
+            self._leave(response, reader.done)
+
+    def _leave(self, response: aiohttp.ClientResponse, done: bool) -> None:
+        """Give the connection back if the answer was read to its end, else close it, which cancels the work."""
+        if not done or response.content.is_eof():
+            response.release()
+            return
+        # The bytes that end the HTTP message often come right after [DONE]; the client does not wait for them.
+        task = asyncio.ensure_future(_linger(response))
+        self._lingering.add(task)
+        task.add_done_callback(self._lingering.discard)
+
+    async def _post(self, call: Call) -> aiohttp.ClientResponse:
+        timeout = self._timeouts.get(call.connect_s)
+        if timeout is None:
+            timeout = self._timeouts[call.connect_s] = aiohttp.ClientTimeout(total=None, sock_connect=call.connect_s)
+        try:
+            response = await self._session.post(
+                self._urls[call.kind.name],
+                data=encode(outgoing(call.request, self._model)),
+                headers=self._headers,
+                allow_redirects=False,
+                timeout=timeout,
+            )
+        except aiohttp.ConnectionTimeoutError as error:
+            raise errors.UpstreamTimeout(f"{self._name} did not accept a connection in time.") from error
+        except aiohttp.ClientConnectorError as error:
+            raise errors.UpstreamError(f"{self._name} cannot be reached.", code="upstream_unreachable") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise errors.UpstreamFailed(f"{self._name} closed the connection without an answer.") from error
+        if response.status == 200 and "Content-Encoding" not in response.headers:
+            return response
+        try:
+            if response.status == 200:
+                raise errors.UpstreamError(f"{self._name} compressed its answer although it was told not to.")
+            body = await self._read(response, _MAX_ERROR)
+            raise from_status(
+                self._name, response.status, response.headers, body, now=self._wall(), secret=self._api_key
+            )
+        finally:
+            response.release()
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        try:
+            while part := await response.content.readany():
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise errors.UpstreamError(f"{self._name} gave an answer of more than {limit} bytes.")
+        except aiohttp.ClientError as error:
+            raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _linger(response: aiohttp.ClientResponse) -> None:
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while await response.content.readany():
+                pass
+    except (TimeoutError, aiohttp.ClientError):
+        # Not reusable then; release closes it.
+        pass
+    finally:
+        response.release()
+
+
+def outgoing(request: Any, model: str) -> Any:
+    """The request as it leaves: the target's own model name, usage asked for, fields without effect left out."""
+    changes: dict[str, Any] = {"model": model}
+    for field in parameters.ACCEPTED_NO_OPS:
+        if getattr(request, field, None) is not None:
+            changes[field] = None
+    if request.stream:
+        changes["stream_options"] = _COUNT
+    return msgspec.structs.replace(request, **changes)
+
+
+_COUNT = parameters.StreamOptions(include_usage=True)

@@ -1,0 +1,82 @@
+"""What the gateway asks of anything that can answer: the protocol of an upstream, and the call it is given."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Protocol
+
+import msgspec
+
+from appliance.dialects.kinds import Kind, Request
+from appliance.dialects.tally import Tally
+
+
+class Capabilities(msgspec.Struct, frozen=True):
+    """What a target can do. `kinds` are names of operations, `features` those of the dialects' `needs`."""
+
+    kinds: frozenset[str]
+    features: frozenset[str] = frozenset()
+    context_length: int | None = None
+    """Most tokens (prompt and answer) of one request; None = not known here."""
+    dimensions: int | None = None
+    """Length of its vectors; None = not known here."""
+
+
+class Readiness(msgspec.Struct, frozen=True):
+    """Whether a target can answer now, and if not, why, and when it may be worth another try."""
+
+    ready: bool
+    reason: str = ""
+    loading: bool = False
+    retry_after_s: float | None = None
+
+
+READY = Readiness(True)
+
+
+class Call(msgspec.Struct):
+    """One attempt: the canonical request for one target, and where to count what it used."""
+
+    id: str
+    """Unique part of the answer's id, without its prefix."""
+    created: int
+    """Unix seconds."""
+    kind: Kind
+    request: Request
+    model: str
+    """The model's name as the client is told."""
+    partition: str
+    """Prefix reuse and caches never cross partitions."""
+    connect_s: float
+    tally: Tally
+
+    @property
+    def answer_id(self) -> str:
+        return self.kind.id_prefix + self.id
+
+
+class Upstream(Protocol):
+    """A target: a deployment on this box or a provider's model. Cancelling a call cancels the work behind it.
+
+    Both calls raise errors of `appliance.errors` only (and CancelledError).
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def readiness(self) -> Readiness: ...
+
+    async def whole(self, call: Call) -> bytes:
+        """The answer's body in OpenAI's dialect."""
+        ...
+
+    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+        """Whole server-sent events in OpenAI's dialect, without [DONE].
+
+        The first item comes with the first token, and every item may be sent at once. The generator ends only
+        after the target has said that it is done; a stream that breaks off raises.
+        """
+        ...

@@ -1,0 +1,1 @@
+"""One file a step; what a step did is never changed afterwards."""

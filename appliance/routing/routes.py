@@ -1,0 +1,105 @@
+"""Routes as plain data: the model names that clients ask for, and what may answer them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from appliance.dialects.models import ModelCard
+from appliance.errors import ModelNotFound
+from appliance.providers.upstream import Upstream
+
+
+class Deadlines(msgspec.Struct, frozen=True):
+    """Seconds. `total` bounds all attempts together."""
+
+    connect: float = 2.0
+    first_token: float = 60.0
+    idle: float = 30.0
+    total: float = 600.0
+
+
+class Target(msgspec.Struct, frozen=True):
+    """An upstream as one route uses it; `overrides` are request fields that the route sets."""
+
+    upstream: Upstream
+    overrides: Mapping[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return self.upstream.name
+
+
+class Route(msgspec.Struct, frozen=True):
+    model: str
+    targets: tuple[Target, ...]
+    aliases: tuple[str, ...] = ()
+    strategy: str = "priority"
+    deadlines: Deadlines = Deadlines()
+    retries: int = 2
+    """Attempts after the first one."""
+    drop_unsupported: bool = False
+
+
+class Router:
+    """The routes by name. Immutable: a reload makes a new one, and an exchange keeps the one it began with."""
+
+    def __init__(self, routes: Iterable[Route]) -> None:
+        self.routes: tuple[Route, ...] = tuple(routes)
+        self._by_name: dict[str, Route] = {}
+        for route in self.routes:
+            for name in (route.model, *route.aliases):
+                self._by_name.setdefault(name, route)
+
+    def find(self, model: str) -> Route:
+        """Raises ModelNotFound, which names the models there are."""
+        route = self._by_name.get(model)
+        if route is None:
+            raise ModelNotFound(
+                f"The model {_shown(model)} does not exist or this key may not use it. {self._offer()}", param="model"
+            )
+        return route
+
+    def _offer(self) -> str:
+        names = list(self._by_name)
+        if not names:
+            return "No model is set up."
+        more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+        return f"There is: {', '.join(names[:20])}{more}."
+
+    def cards(self, created: int) -> list[ModelCard]:
+        """The models with their aliases, as clients list them; `created` is unix seconds."""
+        return [
+            _card(name, route, created, None if name == route.model else route.model)
+            for name, route in self._by_name.items()
+        ]
+
+    def card(self, model: str, created: int) -> ModelCard:
+        route = self.find(model)
+        return _card(model, route, created, None if model == route.model else route.model)
+
+    def ready(self) -> bool:
+        """Whether at least one route can answer."""
+        return any(target.upstream.readiness().ready for route in self.routes for target in route.targets)
+
+
+def _card(name: str, route: Route, created: int, alias_of: str | None) -> ModelCard:
+    capabilities: set[str] = set()
+    for target in route.targets:
+        capabilities |= target.upstream.capabilities.kinds | target.upstream.capabilities.features
+    first = route.targets[0].upstream.capabilities
+    return ModelCard(
+        id=name,
+        created=created,
+        capabilities=sorted(capabilities),
+        context_length=first.context_length,
+        dimensions=first.dimensions,
+        targets=[target.name for target in route.targets],
+        alias_of=alias_of,
+    )
+
+
+def _shown(model: str) -> str:
+    return repr(model[:64]) if model.isprintable() else repr(ascii(model[:64]))

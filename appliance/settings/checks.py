@@ -1,0 +1,190 @@
+"""What must hold between keys. Pure: settings in, findings out; files and variables are in `machine`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+from appliance.settings.document import Finding, Path
+from appliance.settings.problems import suggest
+from appliance.settings.schema import Settings
+from appliance.settings.serving import OPENAI_BASE_URL, DeploymentTarget, ProviderTarget, Route
+from appliance.settings.values import Address
+
+_WILDCARDS = frozenset({"0.0.0.0", "::"})
+_OWN_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options")
+"""Request fields that the gateway itself decides; an override would break the exchange."""
+
+
+def check(settings: Settings) -> list[Finding]:
+    """Names that lead nowhere, names used twice, combinations that cannot work."""
+    return [
+        *_listeners(settings),
+        *_duplicates("deployments", [each.name for each in settings.deployments], "deployment"),
+        *_duplicates("providers", [each.name for each in settings.providers], "provider"),
+        *_duplicates(("identity", "keys"), [each.name for each in settings.identity.keys], "key"),
+        *_model_names(settings.routes),
+        *_providers(settings),
+        *_targets(settings),
+    ]
+
+
+def warn(settings: Settings) -> list[Finding]:
+    """What works, but is probably not meant."""
+    found = []
+    if not settings.server.tls and not is_local(settings.server.listen.host):
+        found.append(
+            Finding(("server", "listen"), "keys and texts cross the network unencrypted", "set server.tls")
+        )
+    if not is_local(settings.console.listen.host):
+        found.append(
+            Finding(("console", "listen"), "the operator API is reachable from other machines", "use 127.0.0.1:8081")
+        )
+    for index, provider in enumerate(settings.providers):
+        parts = urlsplit(provider.base_url)
+        if provider.api_key is not None and parts.scheme == "http" and not is_local(parts.hostname or ""):
+            message = f"the key of {provider.name} crosses the network unencrypted"
+            found.append(Finding(("providers", index, "base_url"), message, "use https"))
+    used = {
+        target.deployment
+        for route in settings.routes
+        for target in route.targets
+        if isinstance(target, DeploymentTarget)
+    }
+    for index, deployment in enumerate(settings.deployments):
+        if deployment.name not in used:
+            cure = "add it to a route, or remove it"
+            if "deployments" not in settings.model_fields_set:
+                cure = "it is there by default: add it to a route, or write deployments: []"
+            found.append(Finding(("deployments", index), f"no route uses the deployment {deployment.name}", cure))
+    if not settings.routes:
+        found.append(Finding(("routes",), "there is no route, so that no request can be answered", "add a route"))
+    return found
+
+
+def check_against_catalogue(settings: Settings, tasks: Mapping[str, str]) -> list[Finding]:
+    """What only the catalogue knows. `tasks`: manifest id → "generate" or "embed"."""
+    found = []
+    by_deployment: dict[str, str] = {}
+    for index, deployment in enumerate(settings.deployments):
+        task = tasks.get(deployment.model)
+        if task is None:
+            message = f"the catalogue has no model {deployment.model!r}"
+            cure = _did_you_mean(deployment.model, tasks, "see `outpost models list`, or import the model")
+            found.append(Finding(("deployments", index, "model"), message, cure))
+        else:
+            by_deployment[deployment.name] = task
+    for index, route in enumerate(settings.routes):
+        first: tuple[str, str] | None = None
+        for place, target in enumerate(route.targets):
+            if not isinstance(target, DeploymentTarget) or target.deployment not in by_deployment:
+                continue
+            task = by_deployment[target.deployment]
+            first = first or (target.deployment, task)
+            if task != first[1]:
+                message = f"{target.deployment} can {_ability(task)}, but {first[0]} in this route can {_ability(first[1])}"
+                path: Path = ("routes", index, "targets", place)
+                found.append(Finding(path, message, "make two routes, one for each"))
+    return found
+
+
+def is_local(host: str) -> bool:
+    """Whether an address stays on this machine."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _ability(task: str) -> str:
+    return {"generate": "write text", "embed": "only make embeddings"}.get(task, task)
+
+
+def _listeners(settings: Settings) -> Iterator[Finding]:
+    public, operator = settings.server.listen, settings.console.listen
+    if _collide(public, operator):
+        yield Finding(
+            ("console", "listen"),
+            f"{operator} and server.listen ({public}) cannot both be listened on",
+            f"choose another port, e.g. {Address(operator.host, public.port % 65535 + 1)}",
+        )
+
+
+def _collide(one: Address, other: Address) -> bool:
+    if one.port != other.port or one.port == 0:
+        return False
+    hosts = [{"localhost": "127.0.0.1"}.get(each.host, each.host) for each in (one, other)]
+    same_family = (":" in hosts[0]) == (":" in hosts[1])
+    return hosts[0] == hosts[1] or (same_family and any(host in _WILDCARDS for host in hosts))
+
+
+def _duplicates(section: str | tuple[str, ...], names: list[str], what: str) -> Iterator[Finding]:
+    path: Path = (section,) if isinstance(section, str) else section
+    seen: set[str] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            yield Finding((*path, index, "name"), f"there are two of the {what} {name!r}", "give one another name")
+        seen.add(name)
+
+
+def _model_names(routes: tuple[Route, ...]) -> Iterator[Finding]:
+    owner: dict[str, str] = {}
+    for index, route in enumerate(routes):
+        places: list[tuple[Path, str]] = [(("routes", index, "model"), route.model)]
+        places += [(("routes", index, "aliases", place), alias) for place, alias in enumerate(route.aliases)]
+        for path, name in places:
+            if name in owner:
+                message = f"{name!r} already stands for the route {owner[name]!r}"
+                yield Finding(path, message, "one name leads to one route: remove or rename one")
+            owner.setdefault(name, route.model)
+
+
+def _providers(settings: Settings) -> Iterator[Finding]:
+    for index, provider in enumerate(settings.providers):
+        if provider.zone == "cloud" and settings.offline:
+            message = f"{provider.name} is in a cloud, but offline is true"
+            yield Finding(("providers", index, "zone"), message, "remove the provider, or write offline: false")
+        if provider.zone != "cloud" and provider.base_url == OPENAI_BASE_URL:
+            message = f"{provider.name} is said to be {provider.zone}, but its address is {OPENAI_BASE_URL}"
+            yield Finding(("providers", index, "zone"), message, "set base_url, or write zone: cloud")
+
+
+def _targets(settings: Settings) -> Iterator[Finding]:
+    deployments = {each.name for each in settings.deployments}
+    providers = {each.name for each in settings.providers}
+    for index, route in enumerate(settings.routes):
+        seen: set[str] = set()
+        for place, target in enumerate(route.targets):
+            path: Path = ("routes", index, "targets", place)
+            if isinstance(target, ProviderTarget):
+                yield from _provider_target(target, path, providers, deployments)
+                continue
+            if target.deployment in seen:
+                yield Finding(path, f"{target.deployment} is listed twice", "remove one: retries need no second entry")
+            seen.add(target.deployment)
+            if target.deployment not in deployments:
+                yield _dangling((*path, "deployment"), "deployment", target.deployment, deployments, providers)
+
+
+def _provider_target(
+    target: ProviderTarget, path: Path, providers: set[str], deployments: set[str]
+) -> Iterator[Finding]:
+    if target.provider not in providers:
+        yield _dangling((*path, "provider"), "provider", target.provider, providers, deployments)
+    for name in target.overrides:
+        if name in _OWN_FIELDS:
+            yield Finding((*path, "overrides", name), "cannot be overridden", "remove it: the gateway sets this field")
+
+
+def _dangling(path: Path, what: str, name: str, known: set[str], others: set[str]) -> Finding:
+    if name in others:
+        other = "provider" if what == "deployment" else "deployment"
+        return Finding(path, f"{name!r} is a {other}, not a {what}", f"write {other}: {name}")
+    cure = _did_you_mean(name, sorted(known), f"add it to {what}s")
+    return Finding(path, f"there is no {what} {name!r}", cure)
+
+
+def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    meant = suggest(name, known)
+    return f"did you mean {meant}? Otherwise {otherwise}" if meant else otherwise

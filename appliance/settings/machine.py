@@ -1,0 +1,108 @@
+"""What must hold on this machine: secrets, certificates and folders that the settings name."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from collections.abc import Iterator, Mapping
+
+from appliance.settings.document import Finding, Path
+from appliance.settings.schema import Settings, Tls
+from appliance.settings.secrets import SecretMissing, SecretRef, readable_by_others, resolve
+
+MIN_KEY_CHARS = 20
+_HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+
+
+def check_machine(settings: Settings, env: Mapping[str, str]) -> list[Finding]:
+    """Missing variables and files, keys that cannot be sent, certificates that do not load."""
+    return [
+        *_keys(settings, env),
+        *_provider_keys(settings, env),
+        *(_tls(settings.server.tls) if settings.server.tls else ()),
+        *(
+            Finding(("catalogue", "paths", index), f"{path} is not a folder", "create it, or correct the path")
+            for index, path in enumerate(settings.catalogue.paths)
+            if not path.is_dir()
+        ),
+    ]
+
+
+def warn_machine(settings: Settings) -> list[Finding]:
+    """Secrets that every user of the machine may read."""
+    places: list[tuple[Path, SecretRef]] = [
+        (("identity", "keys", index, "key"), key.key) for index, key in enumerate(settings.identity.keys)
+    ]
+    places += [
+        (("providers", index, "api_key"), provider.api_key)
+        for index, provider in enumerate(settings.providers)
+        if provider.api_key is not None
+    ]
+    found = [
+        Finding((*path, "file"), f"every user of this machine can read {ref.file}", f"run chmod 600 {ref.file}")
+        for path, ref in places
+        if ref.file is not None and readable_by_others(ref.file)
+    ]
+    tls = settings.server.tls
+    if tls is not None and readable_by_others(tls.key):
+        message, cure = f"every user of this machine can read {tls.key}", f"run chmod 600 {tls.key}"
+        found.append(Finding(("server", "tls", "key"), message, cure))
+    return found
+
+
+def _keys(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
+    owners: dict[str, str] = {}
+    for index, key in enumerate(settings.identity.keys):
+        path: Path = ("identity", "keys", index, "key")
+        try:
+            text = resolve(key.key, env)
+        except SecretMissing as missing:
+            yield Finding(path, missing.message, missing.cure)
+            continue
+        if len(text) < MIN_KEY_CHARS or not _HEADER_SAFE.fullmatch(text):
+            message = f"the {key.key} holds no usable key"
+            cure = f"use at least {MIN_KEY_CHARS} ASCII characters without spaces, e.g. from `openssl rand -hex 24`"
+            yield Finding(path, message, cure)
+        elif text in owners:
+            yield Finding(path, f"is the same key as {owners[text]!r} has", "give each name a key of its own")
+        owners.setdefault(text, key.name)
+
+
+def _provider_keys(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
+    for index, provider in enumerate(settings.providers):
+        if provider.api_key is None:
+            continue
+        path: Path = ("providers", index, "api_key")
+        try:
+            text = resolve(provider.api_key, env)
+        except SecretMissing as missing:
+            yield Finding(path, missing.message, missing.cure)
+            continue
+        if not _HEADER_SAFE.fullmatch(text):
+            message = f"the {provider.api_key} holds a space, a line break or a character that is not ASCII"
+            yield Finding(path, message, "it cannot be sent as a header: check what was pasted")
+
+
+def _tls(tls: Tls) -> Iterator[Finding]:
+    broken = False
+    for name, path in (("cert", tls.cert), ("key", tls.key)):
+        try:
+            with path.open("rb"):
+                pass
+        except OSError as error:
+            reason = (error.strerror or "unreadable").lower()
+            broken = True
+            message = f"{path} cannot be read ({reason})"
+            yield Finding(("server", "tls", name), message, "create it, or correct the path")
+    if broken:
+        return
+    try:
+        # An encrypted key would otherwise ask for its passphrase on the terminal.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tls.cert, tls.key, password=lambda: b"")
+    except ssl.SSLError as error:
+        reason = (error.reason or "unknown").replace("_", " ").lower()
+        yield Finding(
+            ("server", "tls"),
+            f"certificate and key cannot be used ({reason})",
+            "both must be PEM, the key without a passphrase and made for this certificate",
+        )

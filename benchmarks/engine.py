@@ -1,0 +1,156 @@
+"""How fast a real model answers over HTTP: tokens per second, reading of prompts, and who waits for whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+from benchmarks.engines import CPP_SERVER, ENGINES, Shape, start
+from benchmarks.gateways import Running
+from benchmarks.installs import Installer
+from benchmarks.load import Job, Lane, Result
+from benchmarks.processes import Child, Unavailable, run_load
+from benchmarks.report import Plan, Table, percentile
+
+CHATS = (1, 4, 8)
+ANSWER_TOKENS = 64
+LONG_PROMPT_WORDS = 1200
+_PIECE = '"content": ?"[^"]'
+_WORDS = (
+    "river stone light wind house garden market street train letter music window winter summer morning paper glass "
+    "table bread water mountain forest island harbour bridge school doctor teacher painter sailor farmer writer"
+).split()
+
+
+def chat(words: random.Random, tokens: int) -> str:
+    """A short chat that no other request shares beyond its first words; it asks for more than fits `tokens`."""
+    first, second, third = words.sample(_WORDS, 3)
+    return request(f"Tell a long story about a {first}, a {second} and a {third}, number {words.random():.6f}.", tokens)
+
+
+def long_prompt(words: random.Random) -> str:
+    """About 1,250 tokens to read (new ones each time) and one to answer."""
+    text = " ".join(words.choice(_WORDS) for _ in range(LONG_PROMPT_WORDS))
+    return request(f"{words.random():.6f} {text}", 1)
+
+
+def request(text: str, tokens: int) -> str:
+    return json.dumps(
+        {
+            "model": "bench",
+            "messages": [{"role": "system", "content": "You tell stories."}, {"role": "user", "content": text}],
+            "max_tokens": tokens,
+            "temperature": 0,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+    )
+
+
+def job(subject: Running, lanes: list[Lane], *, duration_s: float = 0.0, detail: bool = False) -> Job:
+    return Job(
+        subject.port,
+        lanes,
+        headers=dict(subject.headers),
+        stream=True,
+        duration_s=duration_s,
+        limit_s=90.0,
+        piece=_PIECE,
+        expect_usage=True,
+        detail=detail,
+    )
+
+
+def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> None:
+    """The `engine` benchmark. Subjects take turns within each measurement."""
+    table.reference = CPP_SERVER
+    shape = Shape(plan.model_file(), threads=min(2, len(os.sched_getaffinity(0))))
+    words = random.Random(7)
+    with ExitStack() as stack:
+        subjects: list[Running] = []
+        for engine in ENGINES:
+            if plan.subjects and engine.name not in plan.subjects:
+                continue
+            try:
+                home = scratch / engine.name.replace(" ", "-").lower()
+                subjects.append(start(engine, shape, home, installer, stack))
+                table.describe(engine.name, engine.does)
+            except Unavailable as error:
+                table.skip(engine.name, str(error))
+        for subject in subjects:
+            run_load(job(subject, [Lane([chat(words, 8)], requests=1)]))
+        for _ in plan.rounds():
+            for subject in subjects:
+                throughput(subject, words, 1 if plan.quick else 2, table)
+        for _ in plan.rounds():
+            for subject in subjects:
+                with neighbour(scratch):
+                    throughput(subject, words, 1, table, ", beside a busy neighbour")
+        for _ in plan.rounds():
+            for subject in subjects:
+                prefill(subject, words, table)
+                stall(subject, words, table)
+
+
+def throughput(subject: Running, words: random.Random, repeats: int, table: Table, where: str = "") -> None:
+    for chats in CHATS:
+        count = repeats * (2 if chats == 1 else 1)
+        lanes = [Lane([chat(words, ANSWER_TOKENS) for _ in range(count)], requests=count) for _ in range(chats)]
+        result = run_load(job(subject, lanes))
+        speed = result.completion_tokens / max(result.elapsed_s, 1e-9)
+        name = f"{chats} chat{'s' if chats > 1 else ''} of {ANSWER_TOKENS} tokens{where}"
+        table.add(name, "tokens/s", subject.name, speed, result, higher_is_better=True)
+
+
+def prefill(subject: Running, words: random.Random, table: Table) -> None:
+    result = run_load(job(subject, [Lane([long_prompt(words)], requests=1)], detail=True))
+    if result.requests:
+        only = result.requests[0]
+        speed = only.prompt_tokens / (only.end_s - only.start_s)
+        note = f"{only.prompt_tokens} tokens"
+    else:
+        speed, note = 0.0, ""
+    table.add("reading a long prompt", "tokens/s", subject.name, speed, result, note=note, higher_is_better=True)
+
+
+def stall(subject: Running, words: random.Random, table: Table) -> None:
+    """Four chats run when a long prompt arrives: how long do their tokens stand still, how long does it wait?"""
+    chats = [Lane([chat(words, 256) for _ in range(8)]) for _ in range(4)]
+    late = Lane([long_prompt(words)], start_s=1.0, requests=1)
+    result = run_load(job(subject, [*chats, late], duration_s=3.0, detail=True))
+    reading = next((r for r in result.requests if r.lane == len(chats)), None)
+    if reading is None:
+        empty = Result(errors=result.errors or {"the long prompt was not answered": 1})
+        table.add(_STALLS[0], "ms", subject.name, 0.0, empty)
+        return
+    gaps = [
+        after - before
+        for r in result.requests
+        if r.lane < len(chats)
+        for before, after in pairwise(r.arrivals_s)
+        if after > reading.start_s and before < reading.end_s
+    ]
+    table.add(_STALLS[0], "ms", subject.name, percentile(gaps, 0.99) * 1e3, result)
+    table.add(_STALLS[1], "ms", subject.name, max(gaps, default=0.0) * 1e3, result)
+    table.add(_STALLS[2], "ms", subject.name, (reading.end_s - reading.start_s) * 1e3, result)
+
+
+_STALLS = (
+    "time between others' tokens while a long prompt is read, p99",
+    "time between others' tokens while a long prompt is read, longest",
+    "time to first token of a long prompt beside 4 chats",
+)
+
+
+@contextmanager
+def neighbour(scratch: Path) -> Iterator[None]:
+    """One process that keeps one core busy; it ends by itself after two minutes."""
+    program = "import time\nend = time.monotonic() + 120\nwhile time.monotonic() < end: pass"
+    with Child([sys.executable, "-c", program], log=scratch / "neighbour.txt"):
+        yield

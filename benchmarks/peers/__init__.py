@@ -1,0 +1,1 @@
+"""Small programs that stand beside Outpost in a benchmark."""

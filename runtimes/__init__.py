@@ -1,0 +1,1 @@
+"""What runs models on this box. Knows nothing of HTTP clients, keys or policies."""

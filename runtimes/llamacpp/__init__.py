@@ -1,0 +1,1 @@
+"""Our continuous-batching engine over llama-cpp-python's low-level API, in a process of its own."""
