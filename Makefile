@@ -12,6 +12,9 @@ LLAMA_COMPILER ?= auto
 LLAMA_LLAMAFILE ?= OFF
 LLAMA_CMAKE_ARGS ?=
 export LLAMA_COMPILER LLAMA_LLAMAFILE LLAMA_CMAKE_ARGS
+# The tests take their models from where the set-up has put them.
+OUTPOST_TEST_STORE ?= $(abspath $(or $(OUTPOST_DATA_DIR),outpost-data)/models)
+export OUTPOST_TEST_STORE
 
 BIN := $(VENV)/bin
 SETUP = python=$$(tools/find-python) && "$$python" -m tools.setup --venv "$(VENV)"
@@ -58,7 +61,7 @@ bench: ## Measure; the table goes to docs/benchmarks.md
 
 docs: ## Write the pages that are made from the code
 	@$(SETUP) dev --packages-only
-	$(BIN)/outpost config docs $(ARGS)
+	$(BIN)/python -m appliance.settings.reference > docs/settings.md
 
 lock: ## Renew requirements/*.txt (UPGRADE=1: to the newest versions)
 	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)

@@ -92,6 +92,14 @@ class BodyTimeout(OutpostError):
     type = "invalid_request_error"
 
 
+class ClientStalled(OutpostError):
+    """The client stopped taking its answer; its connection is cut, so nobody reads this."""
+
+    status = 408
+    code = "client_stalled"
+    type = "invalid_request_error"
+
+
 class BodyTooLarge(OutpostError):
     status = 413
     code = "request_too_large"
@@ -141,10 +149,12 @@ class RecordsUnavailable(Unavailable):
     """The exchange could not be made durable, so no answer may be given."""
 
     code = "records_unavailable"
+    retryable = False
 
 
 class ShuttingDown(Unavailable):
     code = "shutting_down"
+    retryable = False
 
 
 class UpstreamError(OutpostError):
@@ -170,6 +180,13 @@ class UpstreamUnavailable(UpstreamError):
 class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
+
+
+class DeadlineExceeded(UpstreamTimeout):
+    """The time for the whole request is over, whichever target was at work."""
+
+    code = "deadline_exceeded"
+    retryable = False
 
 
 class EngineLost(UpstreamError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -18,10 +19,19 @@ from appliance.dialects import errors as openai_errors
 from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.sse import DONE_EVENT
 from appliance.dialects.tally import Tally
-from appliance.errors import ClientStalled, InternalError, OutpostError, Unauthenticated, UpstreamError, UpstreamTimeout
+from appliance.errors import (
+    ClientStalled,
+    DeadlineExceeded,
+    InternalError,
+    OutpostError,
+    RecordsUnavailable,
+    Unauthenticated,
+    UpstreamError,
+    UpstreamTimeout,
+)
 from appliance.identity.principal import Principal
 from appliance.providers.upstream import Call
-from appliance.records.rows import Attempt, ExchangeRow
+from appliance.records.rows import Attempt, ExchangeRow, Outcome
 from appliance.routing.attempts import first_answer
 from appliance.routing.plan import Candidate, Plan, make_plan
 from appliance.routing.routes import Route, Router
@@ -35,6 +45,8 @@ class KeyRing(Protocol):
 
 
 class Recorder(Protocol):
+    @property
+    def available(self) -> bool: ...
     def submit(self, row: ExchangeRow) -> asyncio.Future[int]: ...
 
 
@@ -57,6 +69,8 @@ class Gateway:
     new_id: Callable[[], str]
     """A fresh unguessable id: letters and digits."""
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
+    draining: bool = False
+    """A shutdown has begun: nothing new is taken."""
     max_json_depth: int = 64
     write_timeout_s: float = 30.0
 
@@ -95,19 +109,25 @@ class Answer(msgspec.Struct):
     status: int
     body: bytes
     headers: dict[str, str]
+    row: ExchangeRow
     streamed: bool = False
+    cut: bool = False
+    """Close the connection instead: the client does not take what it is sent."""
 
 
 async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoing) -> Answer:
-    """One exchange. Raises Unauthenticated (nothing is recorded then), and CancelledError when the client has gone."""
-    principal = identify(gateway, incoming)
+    """One exchange, from its credential to its row; the answer's last byte is left to the caller.
+
+    Raises Unauthenticated (nothing is recorded then), and CancelledError when the client has gone.
+    """
+    principal = identify(gateway.keyring, incoming.credential)
     with gateway.running.watch() as watch:
-        exchange = Exchange(gateway, kind, incoming, principal, outgoing, watch)
+        exchange = Exchange(gateway, kind, incoming, outgoing, principal, watch)
         try:
             request = await exchange.parse()
             plan = exchange.plan(request)
             answer = await exchange.relay(plan)
-            exchange.settle(answer)
+            exchange.settle()
         except OutpostError as error:
             answer = exchange.fail(error)
         except asyncio.CancelledError:
@@ -118,6 +138,259 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
             answer = exchange.fail(stopped)
         except Exception:
             logger.exception("exchange_failed", extra={"request_id": incoming.id})
-            answer = exchange.fail(InternalError("The gateway made a mistake; it is in its log under the request id."))
+            answer = exchange.fail(InternalError("The gateway made a mistake; its log has it under the request id."))
         watch.close()
         return await exchange.record(answer)
+
+
+def identify(keyring: KeyRing, credential: str | None) -> Principal:
+    """Who is asking. Raises Unauthenticated."""
+    if credential is None:
+        raise Unauthenticated("No API key was sent; send the header Authorization: Bearer YOUR_KEY.")
+    principal = keyring.identify(credential)
+    if principal is None:
+        raise Unauthenticated("The API key is not known here; it may be mistyped or revoked.")
+    return principal
+
+
+class Exchange:
+    """One exchange under way. The methods are the steps of `run`, in their order."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        kind: Kind,
+        incoming: Incoming,
+        outgoing: Outgoing,
+        principal: Principal,
+        watch: Watch,
+    ) -> None:
+        self._gateway = gateway
+        self._kind = kind
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._principal = principal
+        self._watch = watch
+        self._began = gateway.clock.monotonic()
+        self._streaming = False
+        self._tally = Tally()
+        self.row = ExchangeRow(
+            id=incoming.id,
+            kind=kind.name,
+            started_at=gateway.clock.wall(),
+            key_id=principal.key_id,
+            key_name=principal.key_name,
+            client=incoming.client,
+        )
+
+    async def parse(self) -> Request:
+        """The body as a typed request. Raises 4xx errors that name the field."""
+        body = await self._incoming.body()
+        return self._kind.parse(body, self._gateway.max_json_depth)
+
+    def plan(self, request: Request) -> Plan:
+        """The targets to try. Raises ModelNotFound, UnsupportedParameter, Unavailable."""
+        route = self._gateway.router.find(request.model)
+        self.row.route = route.model
+        self.row.stream = bool(request.stream)
+        return make_plan(route, self._kind, request)
+
+    async def relay(self, plan: Plan) -> Answer:
+        """Ask the targets in turn and pass the answer on, all but its last piece."""
+        route = plan.route
+        pause = self._gateway.pause
+        self._watch.total(route.deadlines.total, lambda: _total_over(route))
+        if not self.row.stream:
+            body = await first_answer(
+                plan.candidates, route.retries, lambda candidate: self._whole(route, candidate), pause
+            )
+            self.row.ttft_s = self._now()
+            return Answer(200, body, self._headers(), self.row)
+        stream = await first_answer(
+            plan.candidates, route.retries, lambda candidate: self._open(route, candidate), pause
+        )
+        await self._pump(stream)
+        return Answer(200, DONE_EVENT, self._headers(), self.row, streamed=True)
+
+    def settle(self) -> None:
+        """What was used, by the count of the target that did the work."""
+        row, tally = self.row, self._tally
+        row.prompt_tokens = tally.prompt_tokens
+        row.cached_tokens = tally.cached_tokens
+        row.completion_tokens = tally.completion_tokens
+        row.usage_source = tally.source
+        row.finish_reasons = tally.reasons()
+        row.queue_s = tally.queue_s if tally.source == "reported" else None
+
+    def fail(self, error: OutpostError) -> Answer:
+        """The answer that tells of an error: a whole one, or the last event of a stream that has begun."""
+        row = self.row
+        self.settle()
+        row.error_code = error.code
+        row.status = 200 if self._streaming else error.status
+        row.outcome = _outcome(error, bool(row.attempts))
+        if self._streaming:
+            cut = isinstance(error, ClientStalled)
+            return Answer(200, openai_errors.stream_event(error), self._headers(), self.row, streamed=True, cut=cut)
+        return Answer(error.status, openai_errors.body(error), {**self._headers(), **error_headers(error)}, self.row)
+
+    def abandon(self) -> None:
+        """The client has gone: nobody is answered, but the work that was done is on record."""
+        self.settle()
+        self.row.status = 200 if self._streaming else 499
+        self.row.outcome = "client_closed"
+        self.row.error_code = "client_closed"
+        self.row.duration_s = self._now()
+        self._gateway.recorder.submit(self.row).add_done_callback(_note_unrecorded)
+
+    async def record(self, answer: Answer) -> Answer:
+        """Make the row durable; without that the answer is withheld."""
+        self.row.duration_s = self._now()
+        try:
+            await self._gateway.recorder.submit(self.row)
+        except RecordsUnavailable as error:
+            return self.fail(error)
+        return answer
+
+    # --- the parts of relay ---------------------------------------------------------------------
+
+    async def _whole(self, route: Route, candidate: Candidate) -> bytes:
+        call = self._call(route, candidate)
+        with self._attempt(candidate):
+            return await candidate.target.upstream.whole(call)
+
+    async def _open(self, route: Route, candidate: Candidate) -> _Stream:
+        """A stream with its first token: until then another target may take over."""
+        call = self._call(route, candidate)
+        name, deadlines = candidate.target.name, route.deadlines
+        attempt = self._attempt(candidate)
+        with attempt:
+            self._watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
+            events = candidate.target.upstream.stream(call)
+            first = await anext(events)
+        self._watch.disarm()
+        return _Stream(first, events, attempt, name, deadlines.idle)
+
+    async def _pump(self, stream: _Stream) -> None:
+        """From the target to the client, at the client's pace, until the target says that it is done."""
+        watch, send, events = self._watch, self._outgoing.send, stream.events
+        try:
+            with stream.attempt:
+                self._streaming = True
+                self.row.ttft_s = self._now()
+                await self._outgoing.begin(self._headers(), stream.first)
+                watch.arm(stream.idle_s, stream.silent)
+                async for data in events:
+                    if not send(data):
+                        watch.arm(self._gateway.write_timeout_s, _stalled)
+                        await self._outgoing.drained()
+                        watch.arm(stream.idle_s, stream.silent)
+                    watch.touch()
+        finally:
+            watch.disarm()
+            await events.aclose()
+
+    def _call(self, route: Route, candidate: Candidate) -> Call:
+        self._tally = Tally()
+        return Call(
+            id=self._incoming.id,
+            created=int(self.row.started_at),
+            kind=self._kind,
+            request=candidate.request,
+            model=route.model,
+            partition=self._principal.key_id,
+            connect_s=route.deadlines.connect,
+            tally=self._tally,
+        )
+
+    def _attempt(self, candidate: Candidate) -> _Attempt:
+        self.row.target = candidate.target.name
+        return _Attempt(candidate.target.name, self.row.attempts, self._watch, self._now)
+
+    def _now(self) -> float:
+        """Seconds since the exchange began."""
+        return self._gateway.clock.monotonic() - self._began
+
+    def _headers(self) -> dict[str, str]:
+        return {
+            "x-outpost-target": self.row.target or "none",
+            "x-outpost-attempts": str(len(self.row.attempts)),
+        }
+
+
+class _Attempt:
+    """One try at one target, on record from its start. Enter it around all that the try does."""
+
+    __slots__ = ("_at", "_attempts", "_now", "_started", "_target", "_watch")
+
+    def __init__(self, target: str, attempts: list[Attempt], watch: Watch, now: Callable[[], float]) -> None:
+        self._target = target
+        self._attempts = attempts
+        self._watch = watch
+        self._now = now
+        self._started = now()
+        self._at = len(attempts)
+        attempts.append(Attempt(target, self._started, 0.0, "completed"))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        stopped = self._watch.caught() if isinstance(error, asyncio.CancelledError) else None
+        failure = stopped or error
+        outcome, code = "completed", None
+        if isinstance(failure, OutpostError):
+            outcome, code = "failed", failure.code
+        elif isinstance(failure, asyncio.CancelledError):
+            outcome = "cancelled"
+        elif failure is not None:
+            outcome, code = "failed", InternalError.code
+        self._attempts[self._at] = Attempt(self._target, self._started, self._now() - self._started, outcome, code)
+        if stopped is not None:
+            raise stopped from None
+
+
+@dataclass(slots=True)
+class _Stream:
+    first: bytes
+    events: AsyncGenerator[bytes, None]
+    attempt: _Attempt
+    target: str
+    idle_s: float
+
+    def silent(self) -> OutpostError:
+        return _silent(self.target, "another token", self.idle_s)
+
+
+def _silent(target: str, what: str, seconds: float) -> OutpostError:
+    return UpstreamTimeout(f"{target} gave no sign of {what} for {seconds:g} s.")
+
+
+def _stalled() -> OutpostError:
+    return ClientStalled("The client stopped taking its answer.")
+
+
+def _total_over(route: Route) -> OutpostError:
+    return DeadlineExceeded(f"The request took longer than the {route.deadlines.total:g} s that {route.model} allows.")
+
+
+def _outcome(error: OutpostError, tried: bool) -> Outcome:
+    if isinstance(error, InternalError):
+        return "internal_error"
+    if isinstance(error, ClientStalled):
+        return "client_closed"
+    if isinstance(error, UpstreamError) or (tried and error.retryable):
+        return "upstream_error"
+    return "refused"
+
+
+def error_headers(error: OutpostError) -> dict[str, str]:
+    """Headers that go with an error: when to come back, in whole seconds."""
+    if error.retry_after_s is None:
+        return {}
+    return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+
+
+def _note_unrecorded(done: asyncio.Future[int]) -> None:
+    if not done.cancelled() and done.exception() is not None:
+        logger.warning("abandoned_exchange_not_recorded")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import gateway
+from benchmarks import engine, gateway
 from benchmarks.installs import Installer, cache_folder, say
 from benchmarks.processes import ROOT
 from benchmarks.report import Plan, Table, machine, write_page
@@ -55,6 +55,14 @@ BENCHMARKS = (
         full_s=150,
         goals={"resident memory": "≤ 600", "health check while they run, p99 (loop lag)": "≤ 20"},
     ),
+    Benchmark(
+        "engine",
+        "SmolLM2-135M-Instruct (Q4_1) over HTTP",
+        engine.measure,
+        quick_s=40,
+        full_s=480,
+        goals={f"{n} chat{'s' if n > 1 else ''} of 64 tokens": "≥ 1.00 × the C++ server" for n in engine.CHATS},
+    ),
 )
 
 
@@ -65,6 +73,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one short round of what is installed; writes no page")
     parser.add_argument("--json", action="store_true", help="print the values as JSON instead of tables")
     parser.add_argument("--subject", action="append", default=[], help="only this one (repeatable); writes no page")
+    parser.add_argument("--model", type=Path, help="GGUF file for the engines, in place of the catalogue's")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -81,7 +90,7 @@ def main() -> int:
         say(f"{benchmark.title} …")
         table = Table(benchmark.name, benchmark.title, goals=benchmark.goals)
         limit_s = benchmark.quick_s if arguments.quick else benchmark.full_s
-        plan = Plan(arguments.quick, time.monotonic() + limit_s, set(arguments.subject))
+        plan = Plan(arguments.quick, time.monotonic() + limit_s, set(arguments.subject), arguments.model)
         with tempfile.TemporaryDirectory(prefix="outpost-bench-") as scratch:
             benchmark.measure(plan, installer, Path(scratch), table)
         if plan.cut:

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
 
-from benchmarks.engines import CPP_SERVER, ENGINES, Shape, start
+from benchmarks.engines import CPP_SERVER, ENGINES, Shape, model_file, start
 from benchmarks.gateways import Running
 from benchmarks.installs import Installer
 from benchmarks.load import Job, Lane, Result
@@ -22,10 +22,11 @@ CHATS = (1, 4, 8)
 ANSWER_TOKENS = 64
 LONG_PROMPT_WORDS = 1200
 _PIECE = '"content": ?"[^"]'
-_WORDS = (
-    "river stone light wind house garden market street train letter music window winter summer morning paper glass "
-    "table bread water mountain forest island harbour bridge school doctor teacher painter sailor farmer writer"
-).split()
+_TEXT = """
+river stone light wind house garden market street train letter music window winter summer morning paper glass table
+bread water mountain forest island harbour bridge school doctor teacher painter sailor farmer writer
+"""
+_WORDS = _TEXT.split()
 
 
 def chat(words: random.Random, tokens: int) -> str:
@@ -70,8 +71,12 @@ def job(subject: Running, lanes: list[Lane], *, duration_s: float = 0.0, detail:
 def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> None:
     """The `engine` benchmark. Subjects take turns within each measurement."""
     table.reference = CPP_SERVER
-    shape = Shape(plan.model_file(), threads=min(2, len(os.sched_getaffinity(0))))
-    words = random.Random(7)
+    try:
+        model = model_file(plan.model)
+    except Unavailable as error:
+        table.skip("all engines", str(error))
+        return
+    shape = Shape(model, threads=min(2, len(os.sched_getaffinity(0))))
     with ExitStack() as stack:
         subjects: list[Running] = []
         for engine in ENGINES:
@@ -84,21 +89,23 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
             except Unavailable as error:
                 table.skip(engine.name, str(error))
         for subject in subjects:
-            run_load(job(subject, [Lane([chat(words, 8)], requests=1)]))
-        for _ in plan.rounds():
+            run_load(job(subject, [Lane([chat(random.Random(-1), 8)], requests=1)]))
+        # All subjects get the same prompts in a round, and nobody gets a prompt twice.
+        for turn in plan.rounds():
             for subject in subjects:
-                throughput(subject, words, 1 if plan.quick else 2, table)
-        for _ in plan.rounds():
+                throughput(subject, f"idle {turn}", 1 if plan.quick else 2, table)
+        for turn in plan.rounds():
             for subject in subjects:
                 with neighbour(scratch):
-                    throughput(subject, words, 1, table, ", beside a busy neighbour")
-        for _ in plan.rounds():
+                    throughput(subject, f"contended {turn}", 1, table, ", beside a busy neighbour")
+        for turn in plan.rounds():
             for subject in subjects:
-                prefill(subject, words, table)
-                stall(subject, words, table)
+                prefill(subject, f"prefill {turn}", table)
+                stall(subject, f"stall {turn}", table)
 
 
-def throughput(subject: Running, words: random.Random, repeats: int, table: Table, where: str = "") -> None:
+def throughput(subject: Running, seed: str, repeats: int, table: Table, where: str = "") -> None:
+    words = random.Random(seed)
     for chats in CHATS:
         count = repeats * (2 if chats == 1 else 1)
         lanes = [Lane([chat(words, ANSWER_TOKENS) for _ in range(count)], requests=count) for _ in range(chats)]
@@ -108,8 +115,8 @@ def throughput(subject: Running, words: random.Random, repeats: int, table: Tabl
         table.add(name, "tokens/s", subject.name, speed, result, higher_is_better=True)
 
 
-def prefill(subject: Running, words: random.Random, table: Table) -> None:
-    result = run_load(job(subject, [Lane([long_prompt(words)], requests=1)], detail=True))
+def prefill(subject: Running, seed: str, table: Table) -> None:
+    result = run_load(job(subject, [Lane([long_prompt(random.Random(seed))], requests=1)], detail=True))
     if result.requests:
         only = result.requests[0]
         speed = only.prompt_tokens / (only.end_s - only.start_s)
@@ -119,8 +126,9 @@ def prefill(subject: Running, words: random.Random, table: Table) -> None:
     table.add("reading a long prompt", "tokens/s", subject.name, speed, result, note=note, higher_is_better=True)
 
 
-def stall(subject: Running, words: random.Random, table: Table) -> None:
+def stall(subject: Running, seed: str, table: Table) -> None:
     """Four chats run when a long prompt arrives: how long do their tokens stand still, how long does it wait?"""
+    words = random.Random(seed)
     chats = [Lane([chat(words, 256) for _ in range(8)]) for _ in range(4)]
     late = Lane([long_prompt(words)], start_s=1.0, requests=1)
     result = run_load(job(subject, [*chats, late], duration_s=3.0, detail=True))

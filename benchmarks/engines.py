@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.gateways import OUTPOST, Launch, Running, outpost_command
 from benchmarks.installs import Installer, engine_libraries
-from benchmarks.processes import ROOT, Child, free_port
+from benchmarks.processes import ROOT, Child, Unavailable, free_port
 
 CPP_SERVER = "llama.cpp C++ server"
 MODEL = "smollm2-135m-instruct"
@@ -37,6 +39,23 @@ class EngineSubject:
     """(port, shape, scratch folder, installer) → launch. Raises Unavailable."""
 
 
+def model_file(chosen: Path | None) -> Path:
+    """The GGUF file that all engines load: the chosen one, or the catalogue's. Raises Unavailable."""
+    if chosen is not None:
+        if not chosen.is_file():
+            raise Unavailable(f"{chosen} is no file")
+        return chosen.resolve()
+    command = [*outpost_command(), "models", "show", MODEL, "--json"]
+    done = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise Unavailable(f"outpost models show {MODEL}: {(done.stderr or done.stdout).strip()[-200:]}")
+    paths = [Path(file["path"]) for file in json.loads(done.stdout)["files"] if file.get("path")]
+    found = next((path for path in paths if path.is_file()), None)
+    if found is None:
+        raise Unavailable(f"{MODEL} is not imported yet: outpost models import {MODEL}")
+    return found.resolve()
+
+
 def _outpost(port: int, shape: Shape, scratch: Path, installer: Installer) -> Launch:
     key = "op-" + secrets.token_urlsafe(32)
     arguments = f"{{context: {shape.context}, slots: {shape.slots}, threads: {shape.threads}}}"
@@ -46,7 +65,6 @@ def _outpost(port: int, shape: Shape, scratch: Path, installer: Installer) -> La
 console: {{listen: "127.0.0.1:{free_port()}"}}
 data_dir: {scratch / "data"}
 identity: {{keys: [{{name: bench, key: {{env: OUTPOST_BENCH_KEY}}, role: user}}]}}
-catalogue: {{paths: [{shape.model.parent}]}}
 deployments:
   - {{name: bench, model: {MODEL}, engine: llamacpp, replicas: {{min: 1}}, args: {arguments}}}
 """

@@ -82,7 +82,7 @@ def paced_job(subject: Running, streams: int, rounds: int, interval_ms: int, tok
 
 
 @contextmanager
-def running(names: set[str], scratch: Path, installer: Installer, table: Table) -> Iterator[list[Running]]:
+def running(plan: Plan, scratch: Path, installer: Installer, table: Table) -> Iterator[list[Running]]:
     """The mock and every gateway that can be had; those that cannot are noted with the reason."""
     with ExitStack() as stack:
         port = free_port()
@@ -95,7 +95,10 @@ def running(names: set[str], scratch: Path, installer: Installer, table: Table) 
         mock.wait_listening(port, 20.0)
         subjects: list[Running] = []
         for gateway in GATEWAYS:
-            if names and gateway.name not in names:
+            if plan.subjects and gateway.name not in plan.subjects:
+                continue
+            if gateway.slow and plan.quick and not plan.subjects:
+                table.skip(gateway.name, "too slow for --quick")
                 continue
             try:
                 home = scratch / gateway.name.replace(" ", "-").lower()
@@ -103,17 +106,18 @@ def running(names: set[str], scratch: Path, installer: Installer, table: Table) 
                 table.describe(gateway.name, gateway.does)
             except Unavailable as error:
                 table.skip(gateway.name, str(error))
-        subjects.append(Running(DIRECT, port, 0, {}, 200, True, "/health"))
+        subjects.append(Running(DIRECT, port, 0, {}, 200, False, "/health"))
         yield subjects
 
 
 def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> None:
     """The `gateway` benchmark. Subjects take turns within each measurement."""
     table.reference = RELAY
-    with running(plan.subjects, scratch, installer, table) as subjects:
+    with running(plan, scratch, installer, table) as subjects:
         real = [s for s in subjects if s.pid]
         for subject in subjects:
-            run_load(whole_job(subject, 1.0, 4))
+            run_load(whole_job(subject, 0.5 if plan.quick else 3.0, 4))
+            run_load(burst_job(subject, 0.5, 2))
         capacity: dict[str, list[float]] = {s.name: [] for s in real}
         for _ in plan.rounds():
             for s in real:
@@ -127,7 +131,7 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
         paced: dict[str, list[float]] = {s.name: [] for s in real}
         for _ in plan.rounds():
             for s in real:
-                result, cpu_s = counted(s, paced_job(s, s.streams, 2 if plan.quick else 3, 20, TOKENS_STREAM))
+                result, cpu_s = counted(s, paced_job(s, s.streams, 1 if plan.quick else 3, 20, TOKENS_STREAM))
                 paced[s.name].append(cpu_s / max(chunks(result), 1))
                 measure_name = "CPU per chunk, paced (20 ms)"
                 table.add(measure_name, "µs", s.name, paced[s.name][-1] * 1e6, result, note=f"{s.streams} streams")
@@ -137,7 +141,7 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
                 rate = statistics.median(capacity[s.name]) / 2
                 added_latency(s, direct, rate, plan.seconds(5.0), table)
                 streams = max(2, min(300, int(0.5 / (statistics.median(paced[s.name]) * 50))))
-                added_ttft(s, direct, streams, 2 if plan.quick else 3, table)
+                added_ttft(s, direct, streams, 1 if plan.quick else 3, table)
 
 
 def chunks(result: Result) -> int:
@@ -175,13 +179,13 @@ def measure_many(plan: Plan, installer: Installer, scratch: Path, table: Table) 
     """The `streams` benchmark: 1,000 streams of 20 tokens/s at once."""
     table.reference = RELAY
     streams = 300 if plan.quick else MANY_STREAMS
-    with running(plan.subjects, scratch, installer, table) as subjects:
+    with running(plan, scratch, installer, table) as subjects:
         for _ in plan.rounds(2):
             for s in subjects:
-                if not s.many:
+                if s.slow:
                     continue
                 with lag_probe(s) as waits:
-                    result, cpu_s = counted(s, paced_job(s, streams, 2, 50, 100))
+                    result, cpu_s = counted(s, paced_job(s, streams, 2, 50, 40 if plan.quick else 100))
                 note = f"{streams} streams × 20/s"
                 if s.pid:
                     name = "CPU per chunk, 50 ms"

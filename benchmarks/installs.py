@@ -1,7 +1,7 @@
 """Peers on this disk: virtual environments of their own, and llama.cpp's C++ server built from source.
 
-Everything lies in a cache folder outside the project (`$OUTPOST_BENCH_CACHE`, else
-`$XDG_CACHE_HOME/outpost-bench`, else `~/.cache/outpost-bench`) and is made on demand, once.
+Everything lies in a cache folder outside the project (`outpost/benchmarks` under `$OUTPOST_CACHE`, else under
+`$XDG_CACHE_HOME`, else under `~/.cache`) and is made on demand, once.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _STEP_LIMIT_S = 1800
 
 
 def cache_folder() -> Path:
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(os.environ.get("OUTPOST_BENCH_CACHE") or Path(home) / "outpost-bench")
+    home = os.environ.get("OUTPOST_CACHE") or os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(home).expanduser() / "outpost" / "benchmarks"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -55,26 +55,6 @@ class Installer:
         )
         stamp.write_text(wanted)
         return python
-
-    def npm(self, name: str, package: str) -> Path:
-        """The folder that holds an npm package's `node_modules`. Raises Unavailable."""
-        folder = self.cache / "npm" / name
-        stamp = folder / "installed.txt"
-        if stamp.exists() and stamp.read_text() == package:
-            return folder
-        for tool in ("node", "npm"):
-            if shutil.which(tool) is None:
-                raise Unavailable(f"{tool} is not installed")
-        self._check_allowed(name)
-        say(f"installing {package}")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        run_step(
-            ["npm", "install", "--prefix", folder, "--ignore-scripts", "--no-audit", "--no-fund", package],
-            self.cache / f"{name}.log",
-        )
-        stamp.write_text(package)
-        return folder
 
     def llama_server(self) -> Path:
         """llama.cpp's C++ server, from the sources that the installed llama-cpp-python was built from.
@@ -126,6 +106,8 @@ def _server_flags() -> list[str]:
     return [
         "-DCMAKE_BUILD_TYPE=Release",
         "-DBUILD_SHARED_LIBS=ON",
+        # No search path in the binary: which libraries it runs on is decided at its start.
+        "-DCMAKE_SKIP_BUILD_RPATH=ON",
         "-DGGML_NATIVE=ON",
         *(f"-D{name}=OFF" for name in off),
         "-DLLAMA_BUILD_TOOLS=ON",

@@ -30,11 +30,13 @@ class Plan:
     """On time.monotonic(); no further round is begun after it."""
     subjects: set[str] = field(default_factory=set)
     """Only these; empty = all."""
+    model: Path | None = None
+    """A GGUF file in place of the catalogue's."""
     cut: int = 0
     """Rounds that were left out for lack of time."""
 
     def seconds(self, full: float) -> float:
-        return full / 3 if self.quick else full
+        return full / 4 if self.quick else full
 
     def rounds(self, full: int = 3) -> Iterator[int]:
         """Rounds in which the subjects take turns; at least one."""

@@ -54,12 +54,15 @@ def ensure(environment: Environment, model: Path, variables: Mapping[str, str], 
     """Have a proven llama-cpp-python in `environment`. `again` builds anew even where one is in place."""
     machine = this_machine()
     options = read_options(variables)
-    compilers = find_compilers(variables.get("LLAMA_COMPILER", "auto"))
-    # The compiler's name but not its patch level: an upgrade of the system is no reason to build again.
-    names = " ".join(f"{c.kind} {c.cc}" for c in compilers[:1])
-    key = digest(LOCK.key(), repr(sorted(machine.features)), machine.platform, repr(options), names)
+    choice = variables.get("LLAMA_COMPILER", "auto")
+    if choice not in ("auto", "clang", "gcc"):
+        raise StepFailed(f"LLAMA_COMPILER={choice} is not known; use auto, clang or gcc")
+    # Which compilers there are, but not their versions: an upgrade of the system is no reason to build again.
+    present = [shutil.which(cc) or "" for _, cc, _ in compiler_names(choice)]
+    key = digest(LOCK.key(), repr(sorted(machine.features)), machine.platform, repr(options), *present)
     if environment.stamped("llama", key) and not again:
         return
+    compilers = find_compilers(choice)
     if not compilers:
         raise StepFailed(NO_COMPILER)
     reasons = []
@@ -103,15 +106,21 @@ def this_machine() -> Machine:
     return Machine(platform.machine(), frozenset(features), system)
 
 
-def find_compilers(choice: str) -> list[Compiler]:
-    """Working pairs, best first: the first clang that is new enough, then GCC. `choice`: auto, clang or gcc."""
-    if choice not in ("auto", "clang", "gcc"):
-        raise StepFailed(f"LLAMA_COMPILER={choice} is not known; use auto, clang or gcc")
+def compiler_names(choice: str) -> list[tuple[Literal["clang", "gcc"], str, str]]:
+    """(kind, C compiler, C++ compiler) to look for, best first. `choice`: auto, clang or gcc."""
     suffixes = ["", *(f"-{n}" for n in range(NEWEST_CLANG, OLDEST_CLANG - 1, -1))]
-    clangs = (_inspect("clang", f"clang{s}", f"clang++{s}") for s in suffixes if choice != "gcc")
-    gccs = (_inspect("gcc", cc, cxx) for cc, cxx in (("gcc", "g++"), ("cc", "c++")) if choice != "clang")
-    best = (next((c for c in family if c), None) for family in (clangs, gccs))
-    return [c for c in best if c]
+    names: list[tuple[Literal["clang", "gcc"], str, str]] = [("clang", f"clang{s}", f"clang++{s}") for s in suffixes]
+    names += [("gcc", "gcc", "g++"), ("gcc", "cc", "c++")]
+    return [name for name in names if choice in ("auto", name[0])]
+
+
+def find_compilers(choice: str) -> list[Compiler]:
+    """At most one working pair of each kind: the first clang that is new enough, then GCC."""
+    found: dict[str, Compiler] = {}
+    for kind, cc, cxx in compiler_names(choice):
+        if kind not in found and (compiler := _inspect(kind, cc, cxx)):
+            found[kind] = compiler
+    return list(found.values())
 
 
 def _inspect(kind: Literal["clang", "gcc"], cc: str, cxx: str) -> Compiler | None:

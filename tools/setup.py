@@ -9,7 +9,6 @@ import argparse
 import fcntl
 import json
 import os
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tools import llama_build
-from tools.environment import LOGS, ROOT, Environment, LockFile
-from tools.progress import StepFailed, run_logged, say
+from tools.environment import ROOT, Environment, LockFile, digest
+from tools.progress import StepFailed, say
 
 PROOF_MODEL = "smollm2-135m-instruct"
 MODELS = (PROOF_MODEL, "all-minilm-l6-v2")
@@ -46,33 +45,52 @@ def packages(environment: Environment, *, dev: bool) -> None:
     environment.install_project()
 
 
-def outpost(environment: Environment, *arguments: str) -> list[str]:
-    return [str(environment.bin / "outpost"), *arguments]
+def models(environment: Environment) -> Path:
+    """Import the models that are missing; the file of the one that the engine is proved with."""
+    if known := _remembered(environment):
+        return known
+    found = _model_files(environment)
+    missing = [model for model, path in found.items() if path is None]
+    if missing:
+        say(f"models {', '.join(missing)}")
+        # Its own progress is shown as it is.
+        done = subprocess.run([str(environment.bin / "outpost"), "models", "import", *missing], cwd=ROOT, check=False)
+        if done.returncode:
+            raise StepFailed("the models could not be imported, see above")
+        found = _model_files(environment)
+    paths = {model: path for model, path in found.items() if path is not None}
+    if len(paths) < len(MODELS):
+        raise StepFailed(f"imported, but not in the catalogue: {', '.join(sorted(found.keys() - paths.keys()))}")
+    environment.stamp("models", json.dumps({"key": _models_key(), "paths": paths}))
+    return Path(paths[PROOF_MODEL])
 
 
-def model_file(environment: Environment, model: str) -> Path | None:
-    """Where the catalogue has the weights of `model`; None while they are not there."""
-    command = outpost(environment, "models", "show", model, "--json")
+def _models_key() -> str:
+    """What decides where the files are: the manifests and the settings that name the data folder."""
+    manifests = [path.read_bytes() for path in sorted((ROOT / "models").glob("*.yaml"))]
+    chosen = [os.environ.get(name, "") for name in ("OUTPOST_DATA_DIR", "OUTPOST_CONFIG")]
+    files = [Path(chosen[1]) if chosen[1] else ROOT / "outpost.yaml"]
+    return digest(str(ROOT), *manifests, *chosen, *(path.read_bytes() for path in files if path.is_file()))
+
+
+def _remembered(environment: Environment) -> Path | None:
+    """The proof's model as the last call found it, if every file is still in its place."""
+    stamp = environment.stamps / "models"
+    if not stamp.is_file():
+        return None
+    last = json.loads(stamp.read_text(encoding="utf-8"))
+    if last["key"] != _models_key() or not all(Path(path).is_file() for path in last["paths"].values()):
+        return None
+    return Path(last["paths"][PROOF_MODEL])
+
+
+def _model_files(environment: Environment) -> dict[str, str | None]:
+    command = [str(environment.python), "-m", "tools.model_files", *MODELS]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise StepFailed(f"{done.stdout}{done.stderr}\n{shlex.join(command)} failed")
-    paths = [Path(file["path"]) for file in json.loads(done.stdout)["files"] if file.get("path")]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def models(environment: Environment) -> Path:
-    """Import what is missing; the file of the model that the engine is proved with."""
-    found: dict[str, Path] = {}
-    for model in MODELS:
-        path = model_file(environment, model)
-        if path is None:
-            command = outpost(environment, "models", "import", model)
-            run_logged(f"model {model}", command, log=LOGS / f"model-{model}.log", cwd=ROOT, done="imported")
-            path = model_file(environment, model)
-        if path is None:
-            raise StepFailed(f"{model} was imported, but the catalogue does not show its file")
-        found[model] = path
-    return found[PROOF_MODEL]
+        raise StepFailed(f"{done.stdout}{done.stderr}")
+    found: dict[str, str | None] = json.loads(done.stdout)
+    return found
 
 
 def main() -> None:
@@ -80,9 +98,7 @@ def main() -> None:
     parser.add_argument("what", choices=["run", "dev"], help="packages for serving, or also those for tests")
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="the virtual environment (default: .venv)")
     parser.add_argument("--packages-only", action="store_true", help="no models, no engine")
-    parser.add_argument(
-        "--rebuild", action="store_true", help="compile the engine even where a proven build is there"
-    )
+    parser.add_argument("--rebuild", action="store_true", help="compile the engine even where a proven build is there")
     arguments = parser.parse_args()
     environment = Environment(arguments.venv.expanduser().resolve())
     try:

@@ -47,7 +47,7 @@ class Control:
         query: Mapping[str, str | int | None] | None = None,
         body: object = None,
     ) -> list[dict[str, Any]]:
-        """The `data` of the answer to a request. Raises NotRunning, ControlError."""
+        """The `data` of the answer, one thing as a list of one. Raises NotRunning, ControlError."""
         given = {name: value for name, value in (query or {}).items() if value is not None}
         if given:
             target += "?" + urlencode(given)

@@ -286,7 +286,7 @@ def _check_tools(request: ChatRequest) -> None:
         raise BadRequest("tool_choice needs tools.", param="tool_choice")
     if isinstance(choice, ToolChoice) and choice.function.name not in names:
         raise BadRequest(
-            f"tool_choice.function.name: there is no tool {choice.function.name}; tools are {', '.join(sorted(names))}.",
+            f"tool_choice.function.name: there is no tool {choice.function.name}; there is {', '.join(sorted(names))}.",
             param="tool_choice.function.name",
         )
 

@@ -50,7 +50,8 @@ class ChatStream:
             elif isinstance(item, Finished):
                 self._begin(item.index, out)
                 self._tally.finish_reasons[item.index] = item.reason
-                out.append(self._chunk({"index": item.index, "delta": {}, "logprobs": None, "finish_reason": item.reason}))
+                end = {"index": item.index, "delta": {}, "logprobs": None, "finish_reason": item.reason}
+                out.append(self._chunk(end))
             elif not isinstance(item, Started):
                 take_usage(self._tally, item)
                 if self._usage:
@@ -87,7 +88,8 @@ def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
     shape: dict[str, Any] = {"index": piece.index}
     if piece.id:
         shape |= {"id": piece.id, "type": "function"}
-    shape["function"] = {"name": piece.name, "arguments": piece.arguments} if piece.name else {"arguments": piece.arguments}
+    named = {"name": piece.name} if piece.name else {}
+    shape["function"] = {**named, "arguments": piece.arguments}
     return shape
 
 

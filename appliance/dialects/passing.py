@@ -137,7 +137,7 @@ class PassThrough:
                 self._held.append(sse.event(data))
                 if not self._open and not self.done:
                     chunk = _decode_first(data)
-                    self._open = any([choice.shows() for choice in chunk.choices or ()])
+                    self._open = any(choice.shows() for choice in chunk.choices or ())
         if self.done and not self._held:
             raise UpstreamFailed(f"{self._target} gave an empty answer.")
         if not self._open and not self.done:

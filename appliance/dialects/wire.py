@@ -164,7 +164,9 @@ def malformed(body: bytes, text: str) -> BadRequest:
     found = _BYTE.search(text)
     reason = _BYTE.sub("", text).removeprefix("JSON is malformed: ")
     if found is None and "truncated" in text:
-        return BadRequest(f"The body is not valid JSON: it ends too early ({_place(body, len(body))}).", code="invalid_json")
+        return BadRequest(
+            f"The body is not valid JSON: it ends too early ({_place(body, len(body))}).", code="invalid_json"
+        )
     place = _place(body, int(found[1]) if found else len(body))
     return BadRequest(f"The body is not valid JSON: {reason} ({place}).", code="invalid_json")
 

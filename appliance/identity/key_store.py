@@ -87,6 +87,9 @@ class KeyStore:
 
     async def revoke(self, id_or_name: str) -> KeyInfo:
         """End a key for good; one that was ended before stays as it was. Raises NotFound."""
+        unknown = NotFound(f"There is no key with the id or name {id_or_name!r}; see `outpost keys list`.")
+        if not _NAME.fullmatch(id_or_name):
+            raise unknown
         async with self._database.write() as connection:
             found = (
                 await connection.execute(
@@ -101,7 +104,7 @@ class KeyStore:
                 )
             ).all()
             if not found:
-                raise NotFound(f"There is no key with the id or name {id_or_name!r}; see `outpost keys list`.")
+                raise unknown
             info = KeyInfo(*found[-1])
             if info.revoked_at is None:
                 info = msgspec.structs.replace(info, revoked_at=self._clock())
@@ -139,8 +142,7 @@ class KeyStore:
         """
         try:
             if self._watching is None:
-                connection = await self._database.engine.connect()
-                self._watching = await connection.execution_options(isolation_level="AUTOCOMMIT")
+                self._watching = await self._database.bare()
                 self._version = None
             version = (await self._watching.exec_driver_sql("PRAGMA data_version")).scalar_one()
             if version == self._version:

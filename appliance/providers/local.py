@@ -114,7 +114,7 @@ async def _several(
     engine: e.Engine, requests: list[e.GenerateRequest], call: Call
 ) -> AsyncGenerator[list[e.Event], None]:
     """Several prompts side by side: their events with the choices renumbered, one `Usage` for all at the end."""
-    arrived: asyncio.Queue[list[e.Event] | BaseException | None] = asyncio.Queue(maxsize=64)
+    arrived: asyncio.Queue[list[e.Event]] = asyncio.Queue(maxsize=64)
     usage = e.Usage(prompt_tokens=0)
 
     async def run(at: int, request: e.GenerateRequest) -> None:
@@ -130,24 +130,22 @@ async def _several(
                         shifted.append(msgspec.structs.replace(item, index=item.index + at * request.n))
                 if shifted:
                     await arrived.put(shifted)
-        except Exception as error:
-            await arrived.put(error)
-        else:
-            await arrived.put(None)
         finally:
             await _close(events)
 
     tasks = [asyncio.create_task(run(i, request)) for i, request in enumerate(requests)]
     try:
-        running = len(tasks)
-        while running:
-            item = await arrived.get()
-            if item is None:
-                running -= 1
-            elif isinstance(item, BaseException):
-                raise item
-            else:
-                yield item
+        ended = asyncio.gather(*tasks)
+        getting: asyncio.Task[list[e.Event]] | None = None
+        while not (ended.done() and arrived.empty()):
+            getting = getting or asyncio.create_task(arrived.get())
+            await asyncio.wait((getting, ended), return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                yield getting.result()
+                getting = None
+            elif ended.done():
+                await ended  # raises the first failure
+        await ended
         yield [usage]
     finally:
         for task in tasks:

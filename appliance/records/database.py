@@ -110,6 +110,11 @@ class Database:
             await self.engine.dispose()
             raise unavailable(error) from error
 
+    async def bare(self) -> AsyncConnection:
+        """A connection to keep, without transactions: each statement sees the newest state. The caller closes it."""
+        connection = await self.engine.connect()
+        return await connection.execution_options(bare=True)
+
     async def close(self) -> None:
         await self.engine.dispose()
 
@@ -163,8 +168,9 @@ def _configure(engine: Engine, busy_timeout_s: float) -> None:
 
     def on_begin(connection: Connection) -> None:
         # A read that turns into a write can fail at once with "locked"; a declared write waits its turn.
-        write = connection.get_execution_options().get("write", False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        options = connection.get_execution_options()
+        if not options.get("bare", False):
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("write", False) else "BEGIN")
 
     event.listen(engine, "connect", on_connect)
     event.listen(engine, "begin", on_begin)

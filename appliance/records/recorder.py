@@ -69,12 +69,16 @@ class Recorder:
         self._thread: threading.Thread | None = None
         self._ended = asyncio.Event()
         self._closing = False
-        self._available = False
+        self._working = asyncio.Event()
 
     @property
     def available(self) -> bool:
         """False while the last try to write has failed: refuse work before it starts."""
-        return self._available and not self._closing
+        return self._working.is_set() and not self._closing
+
+    async def wait_available(self) -> None:
+        """Return when writing works (again)."""
+        await self._working.wait()
 
     @property
     def depth(self) -> int:
@@ -88,7 +92,7 @@ class Recorder:
             await asyncio.to_thread(self._writer.probe)
         except Exception as error:
             raise unavailable(error) from error
-        self._available = True
+        self._working.set()
         # A daemon: a disk that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -142,7 +146,7 @@ class Recorder:
         while pending and (pending[0].future.done() or pending[0].deadline <= now):
             entry = pending.popleft()
             if not entry.future.done():
-                self._available = False
+                self._working.clear()
                 entry.expired = True
                 self._fail(entry)
         self._sweep = self._loop.call_later(pending[0].deadline - now, self._expire) if pending else None
@@ -153,7 +157,7 @@ class Recorder:
             entry.future.set_exception(RecordsUnavailable(message, retry_after_s=1.0))
 
     def _settle(self, entries: list[_Entry], first: int) -> None:
-        self._available = True
+        self._working.set()
         self._depth -= len(entries)
         for seq, entry in enumerate(entries, first):
             if not entry.future.done():
@@ -171,9 +175,6 @@ class Recorder:
         pending = self._pending
         while pending and pending[0].future.done():
             pending.popleft()
-
-    def _set_available(self, available: bool) -> None:
-        self._available = available
 
     # --- in the writer's thread ---
 
@@ -216,7 +217,7 @@ class Recorder:
             return self._write_singly(fresh)
         except Exception as error:  # noqa: BLE001 - a writer that dies of a surprise would take every later row along
             self._report(error, len(fresh))
-            self._tell(self._set_available, False)
+            self._tell(self._working.clear)
             self._tell(self._reject, fresh, error)
             return False
         self._tell(self._settle, fresh, first)
@@ -232,7 +233,7 @@ class Recorder:
                 self._tell(self._reject, [entry], error)
             except Exception as error:  # noqa: BLE001 - as above
                 self._report(error, len(entries) - index)
-                self._tell(self._set_available, False)
+                self._tell(self._working.clear)
                 self._tell(self._reject, entries[index:], error)
                 return False
             else:
@@ -245,7 +246,7 @@ class Recorder:
         except Exception as error:  # noqa: BLE001 - as above
             self._report(error, 0)
             return False
-        self._tell(self._set_available, True)
+        self._tell(self._working.set)
         return True
 
     def _report(self, error: BaseException, rows: int) -> None:

@@ -21,6 +21,7 @@ def check(settings: Settings) -> list[Finding]:
     """Names that lead nowhere, names used twice, combinations that cannot work."""
     return [
         *_listeners(settings),
+        *_data_dir(settings),
         *_duplicates("deployments", [each.name for each in settings.deployments], "deployment"),
         *_duplicates("providers", [each.name for each in settings.providers], "provider"),
         *_duplicates(("identity", "keys"), [each.name for each in settings.identity.keys], "key"),
@@ -34,9 +35,7 @@ def warn(settings: Settings) -> list[Finding]:
     """What works, but is probably not meant."""
     found = []
     if not settings.server.tls and not is_local(settings.server.listen.host):
-        found.append(
-            Finding(("server", "listen"), "keys and texts cross the network unencrypted", "set server.tls")
-        )
+        found.append(Finding(("server", "listen"), "keys and texts cross the network unencrypted", "set server.tls"))
     if not is_local(settings.console.listen.host):
         found.append(
             Finding(("console", "listen"), "the operator API is reachable from other machines", "use 127.0.0.1:8081")
@@ -83,7 +82,9 @@ def check_against_catalogue(settings: Settings, tasks: Mapping[str, str]) -> lis
             task = by_deployment[target.deployment]
             first = first or (target.deployment, task)
             if task != first[1]:
-                message = f"{target.deployment} can {_ability(task)}, but {first[0]} in this route can {_ability(first[1])}"
+                message = (
+                    f"{target.deployment} can {_ability(task)}, but {first[0]} in this route can {_ability(first[1])}"
+                )
                 path: Path = ("routes", index, "targets", place)
                 found.append(Finding(path, message, "make two routes, one for each"))
     return found
@@ -109,6 +110,12 @@ def _listeners(settings: Settings) -> Iterator[Finding]:
             f"{operator} and server.listen ({public}) cannot both be listened on",
             f"choose another port, e.g. {Address(operator.host, public.port % 65535 + 1)}",
         )
+
+
+def _data_dir(settings: Settings) -> Iterator[Finding]:
+    # The database's address is made from the path, and an address takes what follows '?' as options.
+    if "?" in str(settings.data_dir):
+        yield Finding(("data_dir",), "holds a '?'", "choose a path without it")
 
 
 def _collide(one: Address, other: Address) -> bool:

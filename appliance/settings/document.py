@@ -19,6 +19,9 @@ MAX_DEPTH = 32
 MAX_NODES = 50_000
 """Keys, values and list items after aliases are followed: what stops a "billion laughs" file."""
 
+MAX_FINDINGS = 100
+"""Enough to work on; a file with more is another kind of file."""
+
 Path = tuple[str | int, ...]
 """Where a value stands: ("routes", 0, "model")."""
 
@@ -58,6 +61,14 @@ class Document:
             if line is not None:
                 return line
         return None
+
+    def add(self, finding: Finding) -> None:
+        """Note a fault of the text, once: an aliased mapping is expanded at each of its uses."""
+        if any(known.line == finding.line and known.message == finding.message for known in self.findings):
+            return
+        if len(self.findings) >= MAX_FINDINGS:
+            raise _Refused(finding.line or 1, f"more than {MAX_FINDINGS} faults up to here", "correct the others first")
+        self.findings.append(finding)
 
 
 @dataclass
@@ -158,8 +169,7 @@ class _Composer:
 
     def _check_tag(self, event: Any, line: int) -> None:
         if event.tag is not None and event.tag not in ("!", _STR_TAG):
-            finding = Finding((), f"the YAML tag {event.tag!r} is not used here", "remove the tag", line)
-            self._document.findings.append(finding)
+            self._document.add(Finding((), f"the YAML tag {event.tag!r} is not used here", "remove the tag", line))
 
 
 def _scalar(event: Any) -> str | None:
@@ -254,6 +264,4 @@ class _Expander:
         return found
 
     def _find(self, path: Path, line: int, message: str, cure: str) -> None:
-        # An aliased mapping is expanded once a use; its faults are still told once.
-        if not any(known.line == line and known.message == message for known in self._document.findings):
-            self._document.findings.append(Finding(path, message, cure, line))
+        self._document.add(Finding(path, message, cure, line))

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import ErrorDetails
 
 from appliance.errors import BadRequest
-from appliance.settings.document import Finding, Path
+from appliance.settings.document import MAX_FINDINGS, Finding, Path
 from appliance.settings.shape import Shape, at_path, clean, dotted, root
 from appliance.settings.units import quote
 from appliance.settings.values import ERROR
@@ -65,12 +65,16 @@ def suggest(word: str, known: Iterable[str]) -> str | None:
 def from_pydantic(errors: Sequence[ErrorDetails]) -> list[Finding]:
     """Pydantic's errors in our words. Values are never repeated except by our own readers."""
     places = [clean(error["loc"]) for error in errors]
-    findings = []
+    parents = {path[:end] for path in places for end in range(len(path))}
+    findings: list[Finding] = []
     for error, path in zip(errors, places, strict=True):
         if error["type"] in _CONSEQUENCES:
             continue
-        if error["type"] == "too_short" and any(other[: len(path)] == path and other != path for other in places):
+        if error["type"] == "too_short" and path in parents:
             continue  # entries that failed are not counted; their own errors say enough
+        if len(findings) >= MAX_FINDINGS:
+            findings.append(Finding(path, f"more than {MAX_FINDINGS} faults up to here", "correct the others first"))
+            break
         findings.append(_translate(error, path))
     return findings
 

@@ -24,7 +24,8 @@ def as_plain(settings: Settings) -> dict[str, Any]:
 def as_yaml(settings: Settings) -> str:
     """The settings as a file that loads to the same settings."""
     plain = _without_nulls(as_plain(settings))
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=100, default_flow_style=False)
+    # Escaped, because YAML takes some characters beyond ASCII for line breaks and would lose them.
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=False, width=100, default_flow_style=False)
 
 
 def _without_nulls(value: Any) -> Any:

@@ -32,7 +32,7 @@ SIZE_UNITS: dict[str, int] = {
 """Unit → bytes; binary units first, because they are preferred when a size is printed."""
 
 # Digits are counted, so that a hostile file cannot ask for huge-number arithmetic.
-_NUMBER = r"\d{1,18}(?:_\d{1,18})*(?:\.\d{1,9})?"
+_NUMBER = r"\d{1,20}(?:_\d{1,20}){0,7}(?:\.\d{1,9})?"
 DURATION_PATTERN = r"(?:\d+(?:\.\d+)?(?:d|h|m(?!s)|s|ms))+"
 SIZE_PATTERN = r"\d+(?:\.\d+)? ?(?:[TGM]iB|[Kk]iB|[TGM]B|[Kk]B|B)"
 _DURATION_PART = re.compile(rf"({_NUMBER})(ms|[smhd])", re.ASCII)
@@ -88,7 +88,7 @@ def format_duration(seconds: float) -> str:
 def parse_size(text: str) -> int:
     """Bytes. Binary (KiB, MiB …) and decimal (kB, MB …) units; a bare number is bytes. Raises BadForm."""
     stripped = text.strip()
-    if re.fullmatch(r"\d{1,18}(?:_\d{1,18})*", stripped, re.ASCII):
+    if re.fullmatch(r"\d{1,20}(?:_\d{1,20}){0,7}", stripped, re.ASCII):
         value = Decimal(stripped.replace("_", ""))
     else:
         match = _SIZE.fullmatch(stripped)

@@ -11,19 +11,20 @@ import json
 import mmap
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.catalogue.errors import FormatError
 from runtimes.catalogue.gguf_writer import Encoded, Value, encode, write_gguf
+from runtimes.catalogue.progress import Sink
 from runtimes.catalogue.safetensors import Stored, read_safetensors
 
 INPUTS = ("config.json", "vocab.txt", "pooling.json", "model.safetensors")
 MAX_JSON = 1 << 20
 MAX_VOCABULARY = 16 << 20
-NORMAL, UNKNOWN, CONTROL, UNUSED = 1, 2, 3, 5
+NORMAL, CONTROL = 1, 3
 SPECIAL = {"[PAD]": "padding", "[UNK]": "unknown", "[CLS]": "cls", "[SEP]": "seperator", "[MASK]": "mask"}
 """Token → the middle of its metadata key; the misspelling is the format's."""
 POOLING_MODES = {"pooling_mode_mean_tokens": 1, "pooling_mode_cls_token": 2}
@@ -49,11 +50,14 @@ KEPT_WHOLE = {"position_embd.weight", "token_types.weight"}
 """Small tables that are added, not multiplied: 32-bit in the engine's graph."""
 
 
-def convert_bert(inputs: Mapping[str, Path], out: BinaryIO, *, title: str, licence: str, weights: str) -> None:
+def convert_bert(inputs: Mapping[str, Path], out: Sink, *, name: str, licence: str, weights: str) -> None:
     """Write the model to `out`; `weights` is F32, F16 or Q8_0. Raises FormatError for inputs of another kind."""
+    missing = [part for part in INPUTS if part not in inputs]
+    if missing:
+        raise FormatError(f"{name}: the conversion lacks {', '.join(missing)}.", "Add it to inputs in the manifest.")
     config = _read_json(inputs["config.json"])
     words = _read_words(inputs["vocab.txt"])
-    metadata = _metadata(config, _read_json(inputs["pooling.json"]), words, title, licence, weights)
+    metadata = _metadata(config, _read_json(inputs["pooling.json"]), words, name, licence, weights)
     path = inputs["model.safetensors"]
     stored = read_safetensors(path)
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -66,7 +70,7 @@ def convert_bert(inputs: Mapping[str, Path], out: BinaryIO, *, title: str, licen
 
 
 def _metadata(
-    config: dict[str, Any], pooling: dict[str, Any], words: list[str], title: str, licence: str, weights: str
+    config: dict[str, Any], pooling: dict[str, Any], words: list[str], name: str, licence: str, weights: str
 ) -> dict[str, Any]:
     if config.get("model_type") != "bert" or config.get("hidden_act") != "gelu":
         raise FormatError("config.json: is not a BERT model with the GELU activation.", "Convert it elsewhere to GGUF.")
@@ -84,7 +88,7 @@ def _metadata(
     metadata: dict[str, Value] = {
         "general.architecture": "bert",
         "general.type": "model",
-        "general.name": title,
+        "general.name": name,
         "general.license": licence,
         "general.file_type": FILE_TYPES[weights],
         "general.quantization_version": 2,
@@ -131,9 +135,7 @@ def _names(layers: int) -> list[tuple[str, str]]:
     return names
 
 
-def _tensor(
-    file: str, data: mmap.mmap, stored: dict[str, Stored], source: str, target: str, weights: str
-) -> Encoded:
+def _tensor(file: str, data: mmap.mmap, stored: dict[str, Stored], source: str, target: str, weights: str) -> Encoded:
     found = stored.get(source) or stored.get(f"bert.{source}")
     if found is None or found.type not in ("F32", "F16"):
         raise FormatError(f"{file}: {source} is missing or not made of 32- or 16-bit floats.")

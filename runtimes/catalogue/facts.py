@@ -116,8 +116,8 @@ class _Look:
             return default
         if not isinstance(value, Array):
             return [self.number(key, None, 0, most)] * layers
-        if value.values is None or value.count < layers:
-            raise self.wrong(f"{key} has {value.count} values for {layers} layers")
+        if value.values is None or value.length < layers:
+            raise self.wrong(f"{key} has {value.length} values for {layers} layers")
         values = value.values[:layers]
         if any(isinstance(v, bool | float) or not 0 <= v <= most for v in values):
             raise self.wrong(f"{key} holds a value that is not a whole number from 0 to {most:,}")
@@ -137,14 +137,14 @@ def _pooling(look: _Look, arch: str) -> Pooling | None:
 def _vocabulary(look: _Look, header: Header) -> int:
     """The number of tokens; every array that runs beside the tokens must be as long."""
     tokens = look.metadata.get("tokenizer.ggml.tokens")
-    if not isinstance(tokens, Array) or tokens.type != "string" or not 1 <= tokens.count <= MAX_VOCABULARY:
+    if not isinstance(tokens, Array) or tokens.type != "string" or not 1 <= tokens.length <= MAX_VOCABULARY:
         raise look.wrong("tokenizer.ggml.tokens is missing or not a list of texts")
     for key, types in (("scores", {"f32", "i32"}), ("token_type", {"i32", "u32"})):
         beside = look.metadata.get(f"tokenizer.ggml.{key}")
         if beside is None:
             continue
-        if not isinstance(beside, Array) or beside.type not in types or beside.count != tokens.count:
-            raise look.wrong(f"tokenizer.ggml.{key} does not have one number for each of {tokens.count:,} tokens")
+        if not isinstance(beside, Array) or beside.type not in types or beside.length != tokens.length:
+            raise look.wrong(f"tokenizer.ggml.{key} does not have one number for each of {tokens.length:,} tokens")
     merges = look.metadata.get("tokenizer.ggml.merges")
     if merges is not None and (not isinstance(merges, Array) or merges.type != "string"):
         raise look.wrong("tokenizer.ggml.merges is not a list of texts")
@@ -152,9 +152,9 @@ def _vocabulary(look: _Look, header: Header) -> int:
         if key.startswith("tokenizer.ggml.") and key.endswith("_token_id"):
             look.number(key, None, 0, 0xFFFFFFFF)
     embedding = next((t for t in header.tensors if t.name == "token_embd.weight"), None)
-    if embedding is not None and (len(embedding.shape) != 2 or embedding.shape[1] != tokens.count):
-        raise look.wrong(f"token_embd.weight has shape {embedding.shape} for {tokens.count:,} tokens")
-    return tokens.count
+    if embedding is not None and (len(embedding.shape) != 2 or embedding.shape[1] != tokens.length):
+        raise look.wrong(f"token_embd.weight has shape {embedding.shape} for {tokens.length:,} tokens")
+    return tokens.length
 
 
 def _kv_bytes(look: _Look, arch: str, layers: int, width: int) -> int:

@@ -71,7 +71,7 @@ class Array(NamedTuple):
     """An array of a header. `values` is kept for short arrays of numbers only."""
 
     type: str
-    count: int
+    length: int
     values: tuple[int | float | bool, ...] | None
 
 

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from runtimes.catalogue.progress import Sink
 
 ALIGNMENT = 32
 Value = str | bool | int | float | Sequence[str] | Sequence[int]
@@ -41,7 +43,7 @@ def encode(name: str, values: NDArray[np.float32], kind: str) -> Encoded:
     return Encoded(name, kind, values.shape, data)
 
 
-def write_gguf(out: BinaryIO, metadata: dict[str, Value], tensors: Sequence[Encoded]) -> None:
+def write_gguf(out: Sink, metadata: dict[str, Value], tensors: Sequence[Encoded]) -> None:
     """Write a whole file. Whole numbers become u32 (lists of them i32), fractions f32."""
     head = bytearray(b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(metadata)))
     for key, value in metadata.items():
@@ -52,7 +54,7 @@ def write_gguf(out: BinaryIO, metadata: dict[str, Value], tensors: Sequence[Enco
         head += _text(tensor.name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape)
         head += struct.pack("<IQ", _TYPES[tensor.type], offset)
         offset += len(tensor.data) + _padding(len(tensor.data))
-    out.write(head + bytes(_padding(len(head))))
+    out.write(bytes(head) + bytes(_padding(len(head))))
     for tensor in tensors:
         out.write(tensor.data)
         out.write(bytes(_padding(len(tensor.data))))

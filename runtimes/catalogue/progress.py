@@ -13,6 +13,12 @@ class Progress(Protocol):
     def note(self, line: str) -> None: ...
 
 
+class Sink(Protocol):
+    """Whatever takes the bytes of a file in order."""
+
+    def write(self, piece: bytes, /) -> object: ...
+
+
 class Quiet:
     """Tells nobody."""
 

@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -30,6 +31,8 @@ CHUNK = 1 << 20
 MARGIN = 64 << 20
 """Bytes that an import leaves free for everybody else on the disk."""
 MAX_RECORD = 1 << 20
+
+_HASH = re.compile(r"[0-9a-f]{64}")
 
 FreeBytes = Callable[[Path], int]
 
@@ -120,7 +123,7 @@ class Store:
         """Put `raw` at `target`, all of it or nothing, also across a power cut."""
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=self._tmp)
-        with open(handle, "wb") as file:
+        with os.fdopen(handle, "wb") as file:
             file.write(raw)
             file.flush()
             os.fchmod(file.fileno(), 0o644)
@@ -134,7 +137,10 @@ class Store:
         try:
             with path.open("rb") as file:
                 entries = json.loads(file.read(MAX_RECORD))["files"]
-            return [Blob(e["path"], e["sha256"], e["size"], e["mtime_ns"]) for e in entries]
+            blobs = [Blob(e["path"], e["sha256"], e["size"], e["mtime_ns"]) for e in entries]
+            if not all(_HASH.fullmatch(b.sha256) for b in blobs):
+                raise ValueError
+            return blobs
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -172,20 +178,17 @@ class Store:
     def remove(self, model: str) -> int:
         """Forget `model` and delete the blobs that no other model uses; gives the bytes that came free."""
         blobs = self.recorded(model) or []
+        others = {p.stem for p in self._imported.glob("*.json")} - {model}
+        kept = {b.sha256 for other in others for b in self.recorded(other) or []}
         (self._imported / f"{model}.json").unlink(missing_ok=True)
         (self.manifests / f"{model}.yaml").unlink(missing_ok=True)
         freed = 0
-        kept = self._in_use()
         for blob in {b.sha256: b for b in blobs}.values():
             path = self.blob(blob.sha256)
             if blob.sha256 not in kept and path.exists():
                 freed += path.stat().st_size
                 path.unlink()
         return freed
-
-    def _in_use(self) -> set[str]:
-        models = [p.stem for p in self._imported.glob("*.json")]
-        return {b.sha256 for model in models for b in self.recorded(model) or []}
 
 
 class Hashing:

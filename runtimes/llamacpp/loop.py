@@ -28,6 +28,7 @@ from runtimes.engine import (
     Usage,
 )
 from runtimes.llamacpp.constraints import Constraint
+from runtimes.llamacpp.machine import Compute
 from runtimes.llamacpp.native import Aborted, Native, NativeError, Row
 from runtimes.llamacpp.pace import Pace
 from runtimes.llamacpp.plan import OutputParser, TextPlan
@@ -123,13 +124,14 @@ class DecodeLoop:
         deliver: Callable[[Delivery], None],
         *,
         clock: Callable[[], float],
-        pace: Pace,
+        compute: Compute,
         max_prefill: int,
     ) -> None:
         self._native = native
         self._deliver = deliver
         self._clock = clock
-        self._pace = pace
+        self._compute_with = compute
+        self._pace = Pace()
         self._max_prefill = min(max_prefill, native.n_batch)
         self._slots = [
             Slot(i, np.zeros(native.context_length, dtype=np.int32)) for i in range(native.settings.sequences)
@@ -321,7 +323,8 @@ class DecodeLoop:
         """Run one batch; False when it has to be tried again or its requests were failed."""
         before = self._clock()
         try:
-            self._native.set_threads(self._pace.threads)
+            self._native.set_threads(self._compute_with.threads)
+            self._compute_with.began()
             self._native.decode(rows)
         except Aborted:
             self._native.abort(False)
@@ -336,7 +339,9 @@ class DecodeLoop:
                 self._native.trim(slot.index, 0)
                 slot.length = 0
             return False
-        self._pace.measured(len(rows), self._clock() - before, prefill=prefill)
+        now = self._clock()
+        self._compute_with.ended(now - before, now)
+        self._pace.measured(len(rows), now - before, prefill=prefill)
         return True
 
     def _advance(self, slot: Slot, row: int) -> None:

@@ -11,12 +11,20 @@ ALONE_S = 0.25
 BESIDE_S = 0.02
 SMALLEST_CHUNK = 16
 
+JUDGED_S = 0.05
+"""Wall time over which the share of the processor is judged."""
+CROWDED = 0.8
+"""Below this share of the processor the threads wait for each other at barriers instead of working."""
+ROOM = 0.75
+"""Idle processors that one more thread needs."""
+FIRST_PATIENCE_S = 0.5
+LONGEST_PATIENCE_S = 16.0
+
 
 class Pace:
     """Learns prefill rate and step time of this machine under its present load."""
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    def __init__(self) -> None:
         self._prefill_rate = 200.0
         self._step_s = 0.0
 
@@ -38,3 +46,58 @@ class Pace:
         """
         seconds = max(BESIDE_S, self._step_s) if decoding else ALONE_S
         return max(1, min(todo, most, max(SMALLEST_CHUNK, int(self._prefill_rate * seconds))))
+
+
+class Threads:
+    """How many threads to compute with, from 1 to `most`.
+
+    The threads of a matrix product meet at a barrier some hundred times a step. When a neighbour holds
+    one of their processors, all of them wait for its next time slice at each barrier: two threads
+    beside one busy process are many times slower than one. So the count falls as soon as the
+    threads get clearly less processor time than they ask for, and rises again when the machine has
+    idle processors – with growing patience if that turns out to have been a mistake.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.count = most
+        self._wall = 0.0
+        self._cpu = 0.0
+        self._patience = FIRST_PATIENCE_S
+        self._changed_at = 0.0
+
+    def observed(self, wall_s: float, cpu_s: float, now: float) -> None:
+        """Take in a step: its duration, and the processor time that this process spent in it."""
+        self._wall += wall_s
+        self._cpu += cpu_s
+        if self._wall < JUDGED_S:
+            return
+        share = self._cpu / (self._wall * self.count)
+        self._wall = self._cpu = 0.0
+        if self.count > 1 and share < CROWDED:
+            if now - self._changed_at < 4 * self._patience:
+                self._patience = min(2 * self._patience, LONGEST_PATIENCE_S)
+            else:
+                self._patience = FIRST_PATIENCE_S
+            self._change(max(1, min(self.count - 1, int(self.count * share + 0.25))), now)
+
+    def wants_to_know(self, now: float) -> bool:
+        """Whether it is time to look for idle processors."""
+        return self.count < self.most and now - self._changed_at >= self._patience
+
+    def idle(self, processors: float, now: float) -> None:
+        """Take in how many processors of the machine were idle on average since the last change."""
+        more = int(processors + 1 - ROOM)
+        if more >= 1 and self.wants_to_know(now):
+            self._change(min(self.most, self.count + more), now)
+
+    def _change(self, count: int, now: float) -> None:
+        self.count = count
+        self._changed_at = now
+        self._wall = self._cpu = 0.0
+
+
+def idle_processors(before: tuple[float, float], after: tuple[float, float], processors: int) -> float:
+    """Average number of idle processors between two readings of (idle, total) processor time."""
+    total = after[1] - before[1]
+    return processors * (after[0] - before[0]) / total if total > 0 else 0.0

@@ -44,8 +44,8 @@ from runtimes.llamacpp.constraints import build_tokenizer
 from runtimes.llamacpp.embed import EmbedJob, EmbedLoop
 from runtimes.llamacpp.launch import LaunchSettings
 from runtimes.llamacpp.loop import DecodeLoop, Delivery, Job, check_prompt
+from runtimes.llamacpp.machine import Compute
 from runtimes.llamacpp.native import Native, NativeSettings
-from runtimes.llamacpp.pace import Pace
 from runtimes.llamacpp.plan import ModelTraits, TextPlan, TextSide
 
 log = logging.getLogger("engine")
@@ -83,9 +83,9 @@ class Service:
         if settings.task == "embed":
             self.embed = EmbedLoop(native, self._embedded)
         else:
-            pace = Pace(native.settings.threads)
+            compute = Compute(native.settings.threads)
             self.decode = DecodeLoop(
-                native, self._deliver, clock=time.monotonic, pace=pace, max_prefill=settings.prefill_chunk
+                native, self._deliver, clock=time.monotonic, compute=compute, max_prefill=settings.prefill_chunk
             )
 
     # --- calls from a connection ----------------------------------------------------------------

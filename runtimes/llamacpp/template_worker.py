@@ -11,6 +11,7 @@ Protocol: 4 bytes big-endian length, then JSON, both ways. The first message is
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import resource
@@ -107,6 +108,15 @@ def limit(memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
 
+def warm_up(environment: jinja2.sandbox.ImmutableSandboxedEnvironment) -> None:
+    """Make Python and Jinja import what they import late (codecs, error rewriting) while files can be opened."""
+    working = "{% set n = namespace(a='\\n') %}{{ [n.a, 'x'|upper]|tojson|trim }}{{ '%s'|format(1)|e }}{{ [2,1]|sort }}"
+    render(environment.from_string(working), {}, MAX_MESSAGE)
+    render(environment.from_string("{{ a.b.c }}"), {"now": 0.0}, MAX_MESSAGE)
+    with contextlib.suppress(jinja2.TemplateSyntaxError):
+        environment.from_string("{% broken")
+
+
 def allow_cpu(seconds: float) -> None:
     """Let this process use `seconds` more CPU; the kernel ends it after that, even if the parent is gone."""
     used = resource.getrusage(resource.RUSAGE_SELF)
@@ -136,6 +146,7 @@ def main() -> None:
     if setup is None:
         return
     environment = build_environment()
+    warm_up(environment)
     limit(int(setup["memory"]))
     allow_cpu(float(setup["cpu_s"]))
     try:

@@ -22,36 +22,32 @@ def held_back(text: str, wanted: Sequence[str]) -> int:
     return longest
 
 
-class TextStream:
-    """Decodes UTF-8 as it comes and holds back what could become a stop string.
+class StopFilter:
+    """Lets text through, but nothing of a stop string or after it.
 
-    Bytes that are no UTF-8 become U+FFFD. When two stop strings overlap, the one that is complete
-    first counts, which is the only choice that no cutting of the input can change.
+    When two stop strings overlap, the one that is complete first counts, which is the only choice that
+    no cutting of the input can change.
     """
 
     def __init__(self, stops: Sequence[str] = ()) -> None:
         self._stops = [stop for stop in stops if stop]
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._held = ""
-        self.decoded = 0
-        """Characters decoded so far, released or not."""
         self.released = 0
         """Characters given out so far."""
         self.stopped = False
         """A stop string was found: nothing more comes out."""
 
-    def feed(self, data: bytes) -> tuple[str, bool]:
+    def feed(self, text: str) -> tuple[str, bool]:
         """Return the text that may be shown now, and whether a stop string was found."""
-        return self._advance(self._decoder.decode(data), final=False)
+        return self._advance(text, final=False)
 
     def flush(self) -> str:
-        """Return all that was held back: the answer ended without a stop string."""
-        return self._advance(self._decoder.decode(b"", final=True), final=True)[0]
+        """Return what was held back: the answer ended without a stop string."""
+        return self._advance("", final=True)[0]
 
     def _advance(self, text: str, *, final: bool) -> tuple[str, bool]:
         if self.stopped:
             return "", True
-        self.decoded += len(text)
         if not self._stops:
             self.released += len(text)
             return text, False
@@ -59,8 +55,7 @@ class TextStream:
         cut = self._first_stop(text)
         if cut is not None:
             self.stopped = True
-            self._held = ""
-            out = text[:cut]
+            out, self._held = text[:cut], ""
         else:
             keep = 0 if final else held_back(text, self._stops)
             out, self._held = text[: len(text) - keep], text[len(text) - keep :]
@@ -74,6 +69,26 @@ class TextStream:
             if start >= 0 and (found is None or (start + len(stop), start) < found):
                 found = (start + len(stop), start)
         return None if found is None else found[1]
+
+
+class TextStream:
+    """UTF-8 bytes in any pieces → text without stop strings. Bytes that are no UTF-8 become U+FFFD."""
+
+    def __init__(self, stops: Sequence[str] = ()) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._filter = StopFilter(stops)
+
+    @property
+    def stopped(self) -> bool:
+        return self._filter.stopped
+
+    def feed(self, data: bytes) -> tuple[str, bool]:
+        """Return the text that may be shown now, and whether a stop string was found."""
+        return self._filter.feed(self._decoder.decode(data))
+
+    def flush(self) -> str:
+        """Return all that was held back: the answer ended without a stop string."""
+        return self._filter.feed(self._decoder.decode(b"", final=True))[0] + self._filter.flush()
 
 
 def token_logprob(piece: bytes, logprob: float) -> TokenLogprob:
@@ -102,6 +117,10 @@ class LogprobQueue:
         out = [entry for _, entry in self._waiting[:count]]
         del self._waiting[:count]
         return out
+
+    def clear(self) -> None:
+        """Forget what is waiting: it turned out to be no text."""
+        self._waiting.clear()
 
     def take_all(self) -> list[PositionLogprobs]:
         """Everything left: for an answer that ended without a stop string."""

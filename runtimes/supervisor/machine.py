@@ -268,7 +268,7 @@ def step(state: ReplicaState, event: Event, now: float, rules: Rules) -> Outcome
         case "starting":
             return _in_starting(state, event, now)
         case "warming":
-            return _in_warming(state, event, now, rules)
+            return _in_warming(state, event, now)
         case "ready":
             return _in_ready(state, event, now, rules)
     return state, []
@@ -453,13 +453,14 @@ def _in_starting(state: ReplicaState, event: Event, now: float) -> Outcome:
     return state, []
 
 
-def _in_warming(state: ReplicaState, event: Event, now: float, rules: Rules) -> Outcome:
+def _in_warming(state: ReplicaState, event: Event, now: float) -> Outcome:
     match event:
         case Progress():
             return msgspec.structs.replace(state, progress_at=now), []
         case WarmedUp():
             ready = _enter(state, "ready", "answered the warm-up", now)
-            return msgspec.structs.replace(ready, probe_at=now + rules.probe_interval_s), []
+            # Probed at once, so that its status can be shown from the beginning.
+            return msgspec.structs.replace(ready, probing=True), [Probe(state.attempt)]
     return state, []
 
 

@@ -97,11 +97,11 @@ class Replica:
             case m.Spawn():
                 self._spawn(effect.attempt)
             case m.Connect():
-                self._run(self._connect(effect.attempt), effect.attempt)
+                self._run(self._connect, effect.attempt)
             case m.WarmUp():
-                self._run(self._warm_up(effect.attempt), effect.attempt)
+                self._run(self._warm_up, effect.attempt)
             case m.Probe():
-                self._run(self._probe(effect.attempt), effect.attempt)
+                self._run(self._probe, effect.attempt)
             case m.Disconnect():
                 self._disconnect()
             case m.Terminate():
@@ -127,10 +127,10 @@ class Replica:
 
     # --- what takes time --------------------------------------------------------------------------
 
-    def _run(self, work: Coroutine[Any, Any, None], attempt: int) -> None:
+    def _run(self, work: Callable[[int], Coroutine[Any, Any, None]], attempt: int) -> None:
         async def guarded() -> None:
             try:
-                await work
+                await work(attempt)
             except Exception as error:  # noqa: BLE001 - callbacks of others; whatever they raise, the engine is of no use
                 self.post(m.Broken(attempt, _in_words(self.state.phase, error)))
 

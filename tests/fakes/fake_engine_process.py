@@ -17,6 +17,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 SLEEPER = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
 
@@ -65,7 +66,8 @@ def serve(path: str, lifeline: int) -> None:
     listener.listen()
     clients: dict[int, socket.socket] = {}
     while True:
-        readable, _, _ = select.select([listener, lifeline, *clients], [], [])
+        waiting: list[Any] = [listener, lifeline, *clients]
+        readable, _, _ = select.select(waiting, [], [])
         if lifeline in readable:
             sys.exit(0)
         if listener in readable:

@@ -106,9 +106,11 @@ def test_database_path(url: str, wanted: str) -> None:
     assert database_path(url, Path("data")) == Path(wanted)
 
 
-@pytest.mark.parametrize("url", ["postgresql+asyncpg://u:hidden@h/d", "sqlite+aiosqlite://", "nonsense", "sqlite:///:memory:"])
+@pytest.mark.parametrize(
+    "url", ["postgresql+asyncpg://u:hidden@h/d", "sqlite+aiosqlite://", "nonsense", "sqlite:///:memory:"]
+)
 def test_database_path_refuses(url: str) -> None:
-    with pytest.raises(DatabaseError, match="database.url") as caught:
+    with pytest.raises(DatabaseError, match=r"database\.url") as caught:
         database_path(url, Path("data"))
     assert "hidden" not in caught.value.message
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import random
 import signal
 import sqlite3
@@ -11,31 +11,36 @@ import sys
 import time
 from pathlib import Path
 
-ROUNDS = 24
+ROUNDS = 30
 
+# One process loads the code and forks a writer a round: loading it each time would take longer than the test.
 WRITE_UNTIL_KILLED = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
 from appliance.records.database import Database
 from appliance.records.recorder import Recorder
 from appliance.records.rows import ExchangeRow
 
-async def main(path, tag):
+async def write(path, tag):
     database = await Database.open(Path(path))
     recorder = Recorder(database)
     await recorder.start()
-    print("ready", flush=True)
+    print("ready", os.getpid(), flush=True)
     async def client(number):
         count = 0
         while True:
             name = f"{tag}.{number}.{count}"
             seq = await recorder.submit(ExchangeRow(id=name, kind="chat.completions", started_at=0.0))
-            sys.stdout.write(f"{seq} {name}\\n")
-            sys.stdout.flush()
+            print("ack", seq, name, "end", flush=True)
             count += 1
     await asyncio.gather(*[client(n) for n in range(12)])
 
-asyncio.run(main(sys.argv[1], sys.argv[2]))
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        asyncio.run(write(sys.argv[1], line.strip()))
+    os.waitpid(child, 0)
+    print("\\nkilled", flush=True)
 """
 
 FULL_DISK = """
@@ -69,8 +74,7 @@ async def main(path):
         raise SystemExit("the limit was never met")
     resource.setrlimit(resource.RLIMIT_FSIZE, no_limit)
     async with asyncio.timeout(10):
-        while not recorder.available:
-            await asyncio.sleep(0.01)
+        await recorder.wait_available()
     seq = await recorder.submit(row(number + 1))
     await recorder.close()
     await database.close()
@@ -92,35 +96,34 @@ def test_every_acknowledged_row_survives_kill(tmp_path: Path) -> None:
     path = tmp_path / "outpost.db"
     dice = random.Random(7)
     acknowledged: dict[int, str] = {}
-    for number in range(ROUNDS):
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITE_UNTIL_KILLED, str(path), str(number)], stdout=subprocess.PIPE, text=True
-        )
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITE_UNTIL_KILLED, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(dice.uniform(0.0, 0.15))
-        process.send_signal(signal.SIGKILL)
-        rest = process.stdout.read()
-        process.stdout.close()
-        process.wait(10)
-        for line in rest.splitlines(keepends=True):
-            if line.endswith("\n"):
-                seq, name = line.split()
-                assert int(seq) not in acknowledged, "a sequence number was given twice"
-                acknowledged[int(seq)] = name
-        found = stored(path)
-        missing = {seq: name for seq, name in acknowledged.items() if found.get(seq) != name}
-        assert missing == {}
+        for number in range(ROUNDS):
+            process.stdin.write(f"{number}\n")
+            process.stdin.flush()
+            word, pid = process.stdout.readline().split()
+            assert word == "ready"
+            time.sleep(dice.uniform(0.0, 0.1))
+            os.kill(int(pid), signal.SIGKILL)
+            for line in iter(process.stdout.readline, "killed\n"):
+                match line.split():
+                    case ["ack", seq, name, "end"]:
+                        assert int(seq) not in acknowledged, "a sequence number was given twice"
+                        acknowledged[int(seq)] = name
+            found = stored(path)
+            assert {seq: name for seq, name in acknowledged.items() if found.get(seq) != name} == {}
     assert len(acknowledged) > ROUNDS
     assert sorted(stored(path)) == list(range(1, len(stored(path)) + 1))
 
 
 def test_a_disk_without_room_is_reported_and_outlived(tmp_path: Path) -> None:
     path = tmp_path / "outpost.db"
-    with contextlib.ExitStack():
-        done = subprocess.run(
-            [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=60, check=False
-        )
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 0, done.stderr
     acknowledged, last = map(int, done.stdout.split())
     found = stored(path)

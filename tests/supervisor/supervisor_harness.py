@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from runtimes.engine import CountRequest, Embeddings, EmbedRequest, EngineLost, EngineStatus, Event, GenerateRequest
-from runtimes.supervisor import ReplicaSpec, ReplicaView, Supervisor
+from runtimes.supervisor import ReplicaSpec, ReplicaView, Rules, Supervisor
 from runtimes.supervisor.machine import Phase
 
 SCRIPT = Path(__file__).parents[1] / "fakes" / "fake_engine_process.py"
 SOON = 20.0
 """Seconds that no test should ever need: only a bound for a test that fails."""
+
+
+QUICK = Rules(term_grace_s=1.0, backoff_base_s=0.01, backoff_cap_s=0.05, probe_interval_s=0.05)
+Make = Callable[..., Supervisor]
 
 
 class FakeEngine:
@@ -157,3 +161,16 @@ def _processes() -> list[tuple[int, list[str]]]:
                 continue
             found.append((int(entry.name), text.rpartition(")")[2].split()))
     return found
+
+
+async def ready(supervisor: Supervisor, *specs: Any) -> None:
+    await supervisor.start(specs)
+    for name in {spec.deployment for spec in specs}:
+        await supervisor.wait_ready(name, SOON)
+
+
+async def ask(supervisor: Supervisor, do: str, *, name: str = "small") -> None:
+    """One request under a lease."""
+    async with supervisor.lease(name) as engine:
+        assert isinstance(engine, FakeEngine)
+        await engine.ask(do)

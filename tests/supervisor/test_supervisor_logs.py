@@ -7,12 +7,13 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.supervisor.logs import TAIL_LINE_CHARACTERS, TAIL_LINES, RotatedLog
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.binary(max_size=300), max_size=30), st.integers(1, 200), st.integers(0, 3))
 def test_what_is_kept_is_the_end_of_what_was_written(chunks: list[bytes], max_bytes: int, backups: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -31,6 +32,7 @@ def test_what_is_kept_is_the_end_of_what_was_written(chunks: list[bytes], max_by
         assert len(kept) >= min(len(written), max_bytes * backups + 1)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"])), st.data())
 def test_the_tail_does_not_depend_on_how_the_output_was_cut(line: str, data: st.DataObject) -> None:
     text = "\n".join(f"{number} {line[:50]}" for number in range(30)).encode()
@@ -65,7 +67,7 @@ def test_appends_to_what_is_there(tmp_path: Path) -> None:
         log = RotatedLog(tmp_path / "log", max_bytes=8)
         log.write(text)
         log.close()
-    assert (tmp_path / "log").read_bytes() == b"cond\n" or (tmp_path / "log").read_bytes() == b"econd\n"[1:]
+    assert (tmp_path / "log").read_bytes() == b"cond\n"
     assert (tmp_path / "log.1").read_bytes() == b"first\nse"
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtimes.supervisor import SpecError, run_directory, socket_path
@@ -16,17 +18,24 @@ from runtimes.supervisor.spec import MAX_SOCKET_PATH_BYTES, ReplicaSpec, check, 
 from tests.supervisor.supervisor_harness import fake_spec
 
 
-def test_a_short_data_directory_keeps_its_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """pytest's own directories are too long to try this in."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
+
+
+def test_a_short_data_directory_keeps_its_sockets(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(short)
     found = run_directory(Path("data"), {})
-    assert found == tmp_path / "data" / "run"
+    assert found == short / "data" / "run"
     assert stat.S_IMODE(found.stat().st_mode) == 0o700
 
 
-def test_a_long_data_directory_gets_a_short_one_of_its_own(tmp_path: Path) -> None:
-    private = tmp_path / "x"
+def test_a_long_data_directory_gets_a_short_one_of_its_own(short: Path) -> None:
+    private = short / "x"
     private.mkdir()
-    long = [tmp_path / ("d" * 60) / name for name in ("one", "two")]
+    long = [short / ("d" * 60) / name for name in ("one", "two")]
     found = [run_directory(path, {"XDG_RUNTIME_DIR": str(private)}) for path in long]
     assert len(set(found)) == 2
     assert found[0] == run_directory(long[0], {"XDG_RUNTIME_DIR": str(private)})
@@ -55,6 +64,7 @@ def test_a_run_directory_of_another_user_is_refused(tmp_path: Path) -> None:
         make_private(foreign)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.text(min_size=1, max_size=80), st.integers(0, 999)), unique=True, max_size=20))
 def test_socket_names_are_short_safe_and_distinct(replicas: list[tuple[str, int]]) -> None:
     directory = Path("/" + "d" * (MAX_SOCKET_PATH_BYTES - 34))
@@ -81,6 +91,7 @@ specs = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(specs, specs)
 def test_a_replacement_accounts_for_every_replica_once(
     old: dict[tuple[str, int], tuple[str, float]], new: dict[tuple[str, int], tuple[str, float]]
@@ -102,6 +113,7 @@ def test_a_replacement_accounts_for_every_replica_once(
     assert all(spec == after[spec.key] for spec in [*plan.adopt, *plan.restart, *plan.start])
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text(), st.text()), st.dictionaries(st.text(), st.text()))
 def test_the_latches_cannot_be_opened(outer: dict[str, str], extra: dict[str, str]) -> None:
     opened = dict.fromkeys(LATCHES, "0")

@@ -1,0 +1,118 @@
+"""A door: one table of endpoints behind one HTTP server.
+
+Nothing stands between the server and an endpoint but one look-up: permissions, error rendering, request ids
+and the access log are in `Door.handle`, in this order, for every endpoint alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from urllib.parse import unquote
+
+from aiohttp import web
+
+from appliance.door.access_log import AccessLog
+from appliance.door.endpoint import Endpoint, Visit
+from appliance.door.http import address, credential
+from appliance.door.render import ErrorRenderer, not_allowed
+from appliance.errors import InternalError, NotFound, OutpostError, PermissionDenied
+from appliance.exchange import Clock, KeyRing, identify
+from appliance.identity.principal import Principal
+
+logger = logging.getLogger("outpost.door")
+
+
+class Door:
+    """Finds the endpoint of a request and answers with it.
+
+    `trusted` is the principal of everyone who can connect at all (the control socket, whose file permission
+    is the credential); elsewhere it is None and a key is asked for.
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        *,
+        keyring: KeyRing,
+        render: ErrorRenderer,
+        clock: Clock,
+        new_id: Callable[[], str],
+        log: AccessLog | None = None,
+        trusted: Principal | None = None,
+    ) -> None:
+        self.endpoints = tuple(endpoints)
+        self.render = render
+        self._keyring = keyring
+        self._clock = clock
+        self._new_id = new_id
+        self._log = log
+        self._trusted = trusted
+        self._exact: dict[tuple[str, str], Endpoint] = {
+            (e.method, e.path): e for e in self.endpoints if e.prefix is None
+        }
+        self._prefixed = [(e.method, e.prefix, e) for e in self.endpoints if e.prefix is not None]
+
+    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        """The response to any request. Raises CancelledError when the client has gone."""
+        visit = Visit(request, self._new_id(), self._clock.monotonic())
+        status = 499
+        try:
+            response = await self._answer(visit)
+            status = response.status
+        except OutpostError as error:
+            response = self.render(error, visit.id)
+            status = error.status
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception:
+            logger.exception("request_failed", extra={"request_id": visit.id})
+            response = self.render(
+                InternalError("The gateway made a mistake; its log has it under the request id."), visit.id
+            )
+            status = response.status
+        finally:
+            if self._log is not None:
+                self._log.note(visit, address(request), status, self._clock.monotonic() - visit.began)
+        return response
+
+    async def _answer(self, visit: Visit) -> web.StreamResponse:
+        request = visit.request
+        endpoint = self._exact.get((request.method, request.raw_path))
+        if endpoint is None:
+            path = request.raw_path.partition("?")[0]
+            endpoint = self._find(request.method, path, visit)
+            if endpoint is None:
+                return self._unknown(request.method, path, visit)
+        if endpoint.permission != "anyone" and not endpoint.identifies:
+            visit.principal = self._permit(endpoint, request)
+        return await endpoint.handler(visit)
+
+    def _find(self, method: str, path: str, visit: Visit) -> Endpoint | None:
+        if method == "HEAD":
+            method = "GET"  # aiohttp leaves the body out
+        endpoint = self._exact.get((method, path))
+        if endpoint is None:
+            for known, prefix, candidate in self._prefixed:
+                if known == method and path.startswith(prefix) and len(path) > len(prefix):
+                    visit.tail = unquote(path[len(prefix) :])
+                    return candidate
+        return endpoint
+
+    def _unknown(self, method: str, path: str, visit: Visit) -> web.Response:
+        allowed = [m for m, p in self._exact if p == path]
+        allowed += [m for m, prefix, _ in self._prefixed if path.startswith(prefix) and len(path) > len(prefix)]
+        if allowed:
+            return not_allowed(method, path, sorted(set(allowed)), self.render, visit.id)
+        known = ", ".join(sorted({e.path for e in self.endpoints}))
+        raise NotFound(f"There is nothing at {ascii(path[:200])[1:-1]}. Paths are: {known}.")
+
+    def _permit(self, endpoint: Endpoint, request: web.BaseRequest) -> Principal:
+        """Raises Unauthenticated or PermissionDenied."""
+        if self._trusted is not None:
+            return self._trusted
+        principal = identify(self._keyring, credential(request))
+        if endpoint.permission == "admin" and principal.role != "admin":
+            raise PermissionDenied("This needs a key with the admin role.")
+        return principal

@@ -1,0 +1,146 @@
+"""An aiohttp request as the exchange's `Incoming` and `Outgoing`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from appliance.errors import BadRequest, BodyTimeout, BodyTooLarge, UnsupportedMediaType
+
+SSE_HEADERS = {
+    "Content-Type": "text/event-stream; charset=utf-8",
+    "Cache-Control": "no-cache",
+    "X-Accel-Buffering": "no",
+}
+SERVER = {"Server": "outpost", "X-Content-Type-Options": "nosniff"}
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """What the door takes from a client. Bytes, levels, seconds, connections."""
+
+    max_body: int = 20 << 20
+    max_json_depth: int = 64
+    header_timeout: float = 10.0
+    body_timeout: float = 30.0
+    write_timeout: float = 30.0
+    drain_timeout: float = 20.0
+    max_connections: int = 4096
+
+
+def credential(request: web.BaseRequest) -> str | None:
+    """The key of `Authorization: Bearer KEY`, None if there is none."""
+    value = request.headers.get("Authorization")
+    if value is None:
+        return None
+    scheme, _, key = value.partition(" ")
+    return key.strip() if scheme.lower() == "bearer" else None
+
+
+def address(request: web.BaseRequest) -> str:
+    """The client's network address; "unix" on a Unix socket."""
+    peer = request.protocol.peername
+    return str(peer[0]) if isinstance(peer, tuple) else "unix"
+
+
+async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
+    """The body as it came. Raises BodyTooLarge, BodyTimeout, UnsupportedMediaType, BadRequest."""
+    headers = request.headers
+    encoding = headers.get("Content-Encoding")
+    if encoding is not None and encoding.lower() != "identity":
+        raise UnsupportedMediaType("Compressed bodies are not accepted; send the body without Content-Encoding.")
+    content = request.content
+    if content.is_eof():
+        body = content.read_nowait(-1)
+        if len(body) > limits.max_body:
+            raise _too_large(limits)
+        return body
+    if (request.content_length or 0) > limits.max_body:
+        raise _too_large(limits)
+    if headers.get("Expect", "").lower() == "100-continue" and request.transport is not None:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.body_timeout):
+            while part := await content.readany():
+                parts.append(part)
+                size += len(part)
+                if size > limits.max_body:
+                    raise _too_large(limits)
+    except TimeoutError:
+        raise BodyTimeout(f"The body did not arrive within {limits.body_timeout:g} s.") from None
+    except (web.RequestPayloadError, HttpProcessingError):
+        raise BadRequest("The body is not properly framed; check Content-Length or the chunks.") from None
+    return b"".join(parts)
+
+
+def _too_large(limits: Limits) -> BodyTooLarge:
+    return BodyTooLarge(f"The body is larger than the {limits.max_body} bytes that are accepted.")
+
+
+class HttpIncoming:
+    """A request on its way in."""
+
+    __slots__ = ("_limits", "_request", "client", "credential", "id")
+
+    def __init__(self, request: web.BaseRequest, id: str, limits: Limits) -> None:
+        self._request = request
+        self._limits = limits
+        self.id = id
+        self.credential = credential(request)
+        self.client = address(request)
+
+    async def body(self) -> bytes:
+        return await read_body(self._request, self._limits)
+
+
+class HttpOutgoing:
+    """A streamed answer on its way out. `response` is None until it has begun."""
+
+    __slots__ = ("_chunked", "_protocol", "_request", "_transport", "_write", "id", "response")
+
+    def __init__(self, request: web.BaseRequest, id: str) -> None:
+        self._request = request
+        self.id = id
+        self.response: web.StreamResponse | None = None
+
+    async def begin(self, headers: dict[str, str], data: bytes) -> None:
+        request = self._request
+        response = web.StreamResponse(headers={**SERVER, **SSE_HEADERS, "x-request-id": self.id, **headers})
+        self.response = response
+        writer = await response.prepare(request)
+        assert writer is not None  # it is only None after the end of an answer
+        await response.write(data)
+        # From here on chunks are framed here: each costs one call into the transport, and no coroutine.
+        self._chunked = response.chunked or response.headers.get("Transfer-Encoding") == "chunked"
+        self._protocol = request.protocol
+        self._transport = request.transport
+
+    def send(self, data: bytes) -> bool:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return True  # The client has gone; the cancellation is on its way.
+        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        return not self._protocol.writing_paused
+
+    async def drained(self) -> None:
+        # An empty write only waits for the transport's buffer to go down.
+        writer = self._request.writer
+        await writer.drain()
+
+    async def end(self, data: bytes) -> web.StreamResponse:
+        """The last bytes of the stream."""
+        assert self.response is not None
+        await self.response.write_eof(data)
+        return self.response
+
+    def cut(self) -> web.StreamResponse:
+        """Drop the connection with whatever is still unsent."""
+        assert self.response is not None
+        self.response.force_close()
+        if self._transport is not None:
+            self._transport.abort()
+        return self.response

@@ -1,0 +1,230 @@
+"""Listeners: sockets, the HTTP server behind them, and an end without broken answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import ssl
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiohttp import web
+from aiohttp.http import HttpRequestParser
+
+from appliance.dialects.errors import body
+from appliance.door.door import Door
+from appliance.door.http import Limits
+from appliance.errors import BadRequest, InternalError, Overloaded
+
+logger = logging.getLogger("outpost.door")
+
+KEEPALIVE_S = 75.0
+_BUSY_BODY = body(Overloaded("Too many connections; try again."))
+_BUSY = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
+    b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(_BUSY_BODY), _BUSY_BODY)
+)
+
+
+def check_http_stack() -> None:
+    """Refuse an aiohttp that parses with known holes or without its C parser. Raises RuntimeError."""
+    version = tuple(int(part) for part in aiohttp.__version__.split(".")[:3] if part.isdigit())
+    if version < (3, 14, 4):
+        raise RuntimeError(f"aiohttp {aiohttp.__version__} has known holes; install 3.14.4 or newer.")
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError("aiohttp runs without its C parser; install a wheel that has it.")
+
+
+class _Connection(web.RequestHandler):
+    """aiohttp's connection, with a bound on the time that a request's head may take."""
+
+    __slots__ = ("_head_timer", "_server")
+
+    def __init__(self, server: _Server, **kwargs: Any) -> None:
+        super().__init__(server, loop=server.event_loop, **kwargs)
+        self._server = server
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if not self._server.enter(self):
+            assert isinstance(transport, asyncio.Transport)
+            transport.write(_BUSY)
+            transport.close()
+            return
+        super().connection_made(transport)
+        self._head_timer = self._loop.call_later(self._server.limits.header_timeout, self._head_late)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._server.leave(self)
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        waiter = self._waiter
+        if waiter is None or waiter.done():
+            if self._head_timer is not None:
+                self._stop_timer()
+        elif self._head_timer is None:
+            # Part of a head has come, and nobody is at work: the rest has to follow soon.
+            self._head_timer = self._loop.call_later(self._server.limits.header_timeout, self._head_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_late(self) -> None:
+        self._head_timer = None
+        if self._waiter is not None and not self._waiter.done():
+            self.force_close()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """What aiohttp itself refuses (a malformed head), in the door's shape, without echoing any of it."""
+        if request.writer.output_size > 0:
+            raise ConnectionError("part of an answer was already sent")
+        error = InternalError("The gateway made a mistake.") if status >= 500 else BadRequest("This is not valid HTTP.")
+        response = self._server.door.render(error, "none")
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """aiohttp's low-level server with our connections."""
+
+    def __init__(self, door: Door, limits: Limits) -> None:
+        super().__init__(door.handle, handler_cancellation=True)
+        self.door = door
+        self.limits = limits
+        self.event_loop = asyncio.get_running_loop()
+        self._open: set[_Connection] = set()
+
+    def enter(self, connection: _Connection) -> bool:
+        if len(self._open) >= self.limits.max_connections:
+            return False
+        self._open.add(connection)
+        return True
+
+    def leave(self, connection: _Connection) -> None:
+        self._open.discard(connection)
+
+    def __call__(self) -> _Connection:
+        return _Connection(
+            self,
+            keepalive_timeout=KEEPALIVE_S,
+            access_log=None,
+            auto_decompress=False,
+            max_line_size=8190,
+            max_field_size=16 * 1024,
+            lingering_time=5.0,
+            read_bufsize=64 * 1024,
+        )
+
+
+class Listener:
+    """One door on one or more sockets."""
+
+    def __init__(self, door: Door, limits: Limits) -> None:
+        self._server = _Server(door, limits)
+        self._listening: list[asyncio.AbstractServer] = []
+        self._unlink: list[Path] = []
+
+    async def tcp(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
+        """Listen; gives the port (which matters when 0 was asked for). Raises OSError."""
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(
+            self._server, host or None, port, ssl=tls, backlog=1024, reuse_address=True
+        )
+        self._listening.append(server)
+        bound: int = server.sockets[0].getsockname()[1]
+        return bound
+
+    async def unix(self, path: Path) -> None:
+        """Listen on a socket file that only this user can open. Raises OSError.
+
+        A file that a dead process has left is replaced; one that somebody listens on is not.
+        """
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.exists() and stat.S_ISSOCK(path.stat().st_mode):
+            if _answers(path):
+                raise OSError(f"{path}: another process is listening there; is the gateway already running?")
+            path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        before = os.umask(0o177)
+        try:
+            with _short(path) as address:
+                sock.bind(address)
+        except OSError:
+            sock.close()
+            raise
+        finally:
+            os.umask(before)
+        path.chmod(0o600)
+        loop = asyncio.get_running_loop()
+        self._listening.append(await loop.create_unix_server(self._server, sock=sock))
+        self._unlink.append(path)
+
+    @property
+    def connections(self) -> int:
+        return len(self._server.connections)
+
+    def stop_accepting(self) -> None:
+        """No new connections, and none of the open ones takes another request."""
+        for server in self._listening:
+            server.close()
+        self._server.pre_shutdown()
+
+    async def close(self, timeout: float) -> None:
+        """End what is left: handlers get `timeout` seconds, then their connections are closed."""
+        await self._server.shutdown(timeout)
+        for server in self._listening:
+            await server.wait_closed()
+        for path in self._unlink:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+
+def _answers(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(0.5)
+        try:
+            with _short(path) as address:
+                probe.connect(address)
+        except OSError:
+            return False
+    return True
+
+
+@contextlib.contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """A way to `path` that fits a socket address (107 bytes), however deep its folder is."""
+    if len(os.fsencode(path)) <= 100:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
+
+def tls_context(cert: Path, key: Path) -> ssl.SSLContext:
+    """TLS 1.2 or newer from PEM files. Raises OSError (ssl.SSLError is one)."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(cert, key)
+    return context
+
+

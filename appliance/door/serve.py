@@ -1,0 +1,118 @@
+"""The doors of the house: which endpoints each has, how they open, and how they close.
+
+    public    server.listen     the APIs, with keys
+    operator  console.listen    the operator's API, with admin keys
+    control   a Unix socket     the operator's API, for whoever may open the file
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+from appliance.door import admin, inference, models
+from appliance.door.access_log import AccessLog
+from appliance.door.admin import Operator
+from appliance.door.door import Door
+from appliance.door.health import healthz, readyz
+from appliance.door.http import Limits
+from appliance.door.listen import Listener, check_http_stack
+from appliance.door.render import openai_error, problem
+from appliance.exchange import Gateway
+from appliance.identity.principal import Principal
+
+logger = logging.getLogger("outpost.door")
+
+CONTROL = Principal(key_id="control-socket", key_name="control-socket", role="admin")
+_LAST_WORDS_S = 2.0
+
+
+def build_public(gateway: Gateway, limits: Limits, log: AccessLog | None = None) -> Door:
+    """The door for clients."""
+    return Door(
+        (
+            healthz(),
+            readyz(gateway),
+            *models.endpoints(gateway, int(gateway.clock.wall())),
+            *inference.endpoints(gateway, limits),
+        ),
+        keyring=gateway.keyring,
+        render=openai_error,
+        clock=gateway.clock,
+        new_id=gateway.new_id,
+        log=log,
+    )
+
+
+def build_operator(
+    operator: Operator, limits: Limits, log: AccessLog | None = None, *, trusted: Principal | None = None
+) -> Door:
+    """The door for operators; with `trusted`, everyone who can connect is that principal."""
+    gateway = operator.gateway
+    return Door(
+        admin.endpoints(operator, limits),
+        keyring=gateway.keyring,
+        render=problem,
+        clock=gateway.clock,
+        new_id=gateway.new_id,
+        log=log,
+        trusted=trusted,
+    )
+
+
+class Doors:
+    """All doors of one process. `open` them, and `close` them once; nothing is lost in between."""
+
+    def __init__(self, operator: Operator, limits: Limits, log: AccessLog | None = None) -> None:
+        check_http_stack()
+        self._gateway = operator.gateway
+        self._limits = limits
+        self._log = log
+        self._public = Listener(build_public(operator.gateway, limits, log), limits)
+        self._operator = Listener(build_operator(operator, limits, log), limits)
+        self._control = Listener(build_operator(operator, limits, log, trusted=CONTROL), limits)
+        self.public_port = 0
+        self.operator_port = 0
+
+    async def open(
+        self,
+        public: tuple[str, int],
+        operator: tuple[str, int],
+        control: Path,
+        *,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        """Listen everywhere, or nowhere. Raises OSError."""
+        try:
+            # The control socket first: it tells at once whether the same data folder is already in use.
+            await self._control.unix(control)
+            self.operator_port = await self._operator.tcp(*operator, tls=tls)
+            self.public_port = await self._public.tcp(*public, tls=tls)
+        except OSError:
+            await self.close(0.0)
+            raise
+
+    async def close(self, drain_timeout: float | None = None, *, note: Callable[[int], None] | None = None) -> None:
+        """Take nothing new, let running exchanges end within `drain_timeout` seconds (the settings' by default),
+        end the others with a clean error, and close. `note` is told how many had to be ended."""
+        gateway = self._gateway
+        gateway.draining = True
+        listeners = (self._public, self._operator, self._control)
+        for listener in listeners:
+            listener.stop_accepting()
+        timeout = self._limits.drain_timeout if drain_timeout is None else drain_timeout
+        try:
+            async with asyncio.timeout(timeout):
+                await gateway.running.wait_idle()
+        except TimeoutError:
+            left = len(gateway.running)
+            logger.warning("exchanges_ended_by_shutdown", extra={"count": left})
+            if note is not None:
+                note(left)
+            gateway.running.stop_all()
+        await asyncio.gather(*(listener.close(_LAST_WORDS_S) for listener in listeners))
+        if self._log is not None:
+            self._log.flush()

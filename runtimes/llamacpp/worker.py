@@ -1,0 +1,138 @@
+"""A child process that does one dangerous thing at a time, under a clock.
+
+Used for what a stranger can make endless or huge: rendering a model's chat template and compiling a
+caller's grammar. The child limits its own memory, files and CPU; this side keeps the wall clock, kills a
+child that is late, and starts a fresh one for the next call. Messages are JSON after a 4-byte length.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from runtimes.engine import EngineError
+
+
+class WorkerDied(EngineError):
+    """The child was killed for being late, or ended by itself (out of memory, out of CPU time)."""
+
+
+class WorkerBroken(EngineError):
+    """The child refused its set-up: `message` says why. Another start would not help."""
+
+
+class Worker:
+    """One child and its pipe. Calls queue up; a cancelled caller does not disturb the next one."""
+
+    def __init__(
+        self, script: Path, setup: dict[str, Any], *, timeout_s: float = 1.0, start_timeout_s: float = 30.0
+    ) -> None:
+        self._script = script
+        self._setup = msgspec.json.encode(setup)
+        self._timeout_s = timeout_s
+        self._start_timeout_s = start_timeout_s
+        self._process: asyncio.subprocess.Process | None = None
+        self._turn = asyncio.Lock()
+        self._calls: set[asyncio.Task[dict[str, Any]]] = set()
+        self._closed = False
+        self.starts = 0
+        """How many children have been started so far."""
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id while one is alive."""
+        return None if self._process is None else self._process.pid
+
+    async def start(self) -> None:
+        """Start the child now. Raises WorkerBroken with its reason, WorkerDied when it never answers."""
+        async with self._turn:
+            await self._ensure()
+
+    async def call(self, message: Any) -> dict[str, Any]:
+        """Send one message and return the answer. Raises WorkerDied when there is none in time.
+
+        Raises ValueError or TypeError when the message cannot be written as JSON.
+        """
+        body = msgspec.json.encode(message)
+        # The exchange runs to its end even when the caller leaves; otherwise its answer would
+        # be taken for the next caller's.
+        task = asyncio.ensure_future(self._exchange_in_turn(body))
+        self._calls.add(task)
+        task.add_done_callback(self._forget)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Kill the child; later calls raise WorkerDied."""
+        self._closed = True
+        await self._kill()
+
+    def _forget(self, task: asyncio.Task[dict[str, Any]]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled():
+            task.exception()  # the caller may be gone: mark the error as seen
+
+    async def _exchange_in_turn(self, body: bytes) -> dict[str, Any]:
+        async with self._turn:
+            await self._ensure()
+            return await self._exchange(body, self._timeout_s)
+
+    async def _ensure(self) -> None:
+        if self._closed:
+            raise WorkerDied("the engine is closing")
+        if self._process is not None and self._process.returncode is None:
+            return
+        # Nothing of our environment goes along, except what the interpreter itself needs to load.
+        environment = {k: v for k, v in os.environ.items() if k in {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}}
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-I",
+            "-B",
+            str(self._script),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env=environment,
+            cwd="/",
+        )
+        self.starts += 1
+        answer = await self._exchange(self._setup, self._start_timeout_s)
+        if "failed" in answer:
+            await self._kill()
+            raise WorkerBroken(str(answer["failed"]))
+
+    async def _exchange(self, body: bytes, timeout_s: float) -> dict[str, Any]:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        try:
+            async with asyncio.timeout(timeout_s):
+                process.stdin.write(struct.pack(">I", len(body)) + body)
+                await process.stdin.drain()
+                (size,) = struct.unpack(">I", await process.stdout.readexactly(4))
+                answer: dict[str, Any] = msgspec.json.decode(await process.stdout.readexactly(size))
+                return answer
+        except TimeoutError:
+            await self._kill()
+            raise WorkerDied(f"it took longer than {timeout_s:g} s") from None
+        except (OSError, asyncio.IncompleteReadError):
+            await self._kill()
+            raise WorkerDied("it used more memory or CPU time than it may") from None
+        except BaseException:
+            await self._kill()
+            raise
+
+    async def _kill(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        if process.stdin is not None:
+            process.stdin.close()
+        await process.wait()

@@ -1,0 +1,148 @@
+"""Keys as pure functions."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.identity.keys import (
+    KEY_BYTES,
+    SHOWN,
+    FixedKey,
+    KeyHasher,
+    KeyTable,
+    fixed_entries,
+    hkdf,
+    is_key,
+    new_key,
+)
+from appliance.identity.principal import Principal
+
+SECRET = bytes(range(32))
+ANY_TEXT = st.text(st.characters(exclude_categories=[]))
+
+
+@given(st.binary(min_size=KEY_BYTES, max_size=KEY_BYTES))
+def test_a_new_key_has_the_form(random: bytes) -> None:
+    key = new_key(lambda size: random[:size])
+    assert is_key(key)
+    assert len(key) == 46
+    assert key.startswith("op-")
+    assert key.isascii()
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_keys_differ_as_their_random_bytes_do(one: bytes, two: bytes) -> None:
+    assert (new_key(lambda _: one) == new_key(lambda _: two)) == (one == two)
+
+
+@given(ANY_TEXT)
+def test_other_texts_are_no_keys(text: str) -> None:
+    assert not is_key(text) or (len(text) == 46 and text.isascii())
+
+
+@pytest.mark.parametrize(
+    ("secret", "salt", "info", "length", "wanted"),
+    [  # RFC 5869, appendix A, test cases 1 to 3
+        (
+            "0b" * 22,
+            "000102030405060708090a0b0c",
+            "f0f1f2f3f4f5f6f7f8f9",
+            42,
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865",
+        ),
+        (
+            bytes(range(0x50)).hex(),
+            bytes(range(0x60, 0xB0)).hex(),
+            bytes(range(0xB0, 0x100)).hex(),
+            82,
+            "b11e398dc80327a1c8e7f78c596a49344f012eda2d4efad8a050cc4c19afa97c59045a99cac7827271cb41c65e590e09"
+            "da3275600c2f09b8367793a9aca3db71cc30c58179ec3e87c14c01d5c1f3434f1d87",
+        ),
+        (
+            "0b" * 22,
+            "",
+            "",
+            42,
+            "8da4e775a563c18f715f802a063c5a31b8a11f5c5ee1879ec3454e5f3c738d2d9d201395faa4b61a96c8",
+        ),
+    ],
+)
+def test_hkdf_vectors(secret: str, salt: str, info: str, length: int, wanted: str) -> None:
+    assert hkdf(bytes.fromhex(secret), bytes.fromhex(info), length, bytes.fromhex(salt)).hex() == wanted
+
+
+@given(st.binary(min_size=1, max_size=64), st.binary(max_size=32), st.integers(0, 200), st.integers(0, 200))
+def test_a_shorter_hkdf_is_a_prefix_of_a_longer(secret: bytes, info: bytes, one: int, two: int) -> None:
+    short, long = sorted((one, two))
+    assert hkdf(secret, info, long)[:short] == hkdf(secret, info, short)
+    assert len(hkdf(secret, info, long)) == long
+
+
+@given(st.binary(min_size=1, max_size=64), st.binary(max_size=32), st.binary(max_size=32))
+def test_purposes_do_not_share_keys(secret: bytes, one: bytes, two: bytes) -> None:
+    assert (hkdf(secret, one) == hkdf(secret, two)) == (one == two)
+
+
+def test_hkdf_has_an_end() -> None:
+    assert len(hkdf(SECRET, b"", 8160)) == 8160
+    with pytest.raises(ValueError, match="8160"):
+        hkdf(SECRET, b"", 8161)
+
+
+@given(ANY_TEXT, ANY_TEXT)
+def test_the_whole_key_is_hashed(one: str, two: str) -> None:
+    hasher = KeyHasher(SECRET)
+    assert (hasher.digest(one) == hasher.digest(two)) == (one == two)
+    assert len(hasher.digest(one)) == 32
+
+
+@given(st.text("abc", min_size=1, max_size=40), st.integers(0, 39))
+def test_equal_prefixes_share_nothing(text: str, cut: int) -> None:
+    hasher = KeyHasher(SECRET)
+    table = KeyTable(hasher)
+    owner = Principal("key_1", "one", "admin")
+    table.add(hasher.digest(text), owner)
+    assert table.identify(text) is owner
+    if cut < len(text):
+        assert table.identify(text[:cut]) is None
+    assert table.identify(text + "a") is None
+
+
+def test_the_digest_is_hmac_under_a_derived_key() -> None:
+    derived = hkdf(SECRET, b"outpost api keys v1")
+    assert KeyHasher(SECRET).digest("op-x") == hmac.new(derived, b"op-x", hashlib.sha256).digest()
+    assert KeyHasher(SECRET).digest("op-x") != KeyHasher(SECRET[::-1]).digest("op-x")
+    assert KeyHasher(SECRET).secret_id != KeyHasher(SECRET[::-1]).secret_id
+
+
+@given(st.dictionaries(st.text(max_size=8), st.integers(0, 5), max_size=12), st.integers(0, 5))
+def test_removing_a_key_id_removes_all_of_it_and_nothing_else(keys: dict[str, int], gone: int) -> None:
+    hasher = KeyHasher(SECRET)
+    table = KeyTable(hasher)
+    for text, number in keys.items():
+        table.add(hasher.digest(text), Principal(f"key_{number}", str(number), "user"))
+    table.remove(f"key_{gone}")
+    for text, number in keys.items():
+        found = table.identify(text)
+        assert (found is None) == (number == gone)
+        assert found is None or found.key_id == f"key_{number}"
+
+
+def test_fixed_keys() -> None:
+    hasher = KeyHasher(SECRET)
+    entries = fixed_entries(hasher, [FixedKey("ci", "x" * 20, "admin"), FixedKey("bot", "y" * 20, "user")])
+    assert entries[hasher.digest("x" * 20)] == Principal("fixed:ci", "ci", "admin")
+    with pytest.raises(ValueError, match="'ci' has under 20"):
+        fixed_entries(hasher, [FixedKey("ci", "x" * 19, "admin")])
+    with pytest.raises(ValueError, match="'two' and 'one' have the same key"):
+        fixed_entries(hasher, [FixedKey("one", "x" * 20, "user"), FixedKey("two", "x" * 20, "user")])
+    assert "xxxx" not in repr(FixedKey("ci", "x" * 20, "admin"))
+
+
+def test_what_is_shown_of_a_key_is_seven_characters() -> None:
+    assert SHOWN == 7

@@ -1,0 +1,58 @@
+"""Reading exchanges back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from appliance.records.database import Database
+from appliance.records.rows import ExchangeRow
+from appliance.records.store import ExchangeStore
+from appliance.records.writer import RowWriter
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[ExchangeStore]:
+    database = await Database.open(tmp_path / "outpost.db")
+    writer = RowWriter(database.writer_engine())
+    writer.write([ExchangeRow(id=f"req_{n}", kind="embeddings", started_at=float(n)) for n in range(1, 11)])
+    writer.close()
+    yield ExchangeStore(database)
+    await database.close()
+
+
+async def test_tail_is_the_newest_oldest_first(store: ExchangeStore) -> None:
+    assert [row.seq for row in await store.tail(3)] == [8, 9, 10]
+    assert len(await store.tail(50)) == 10
+
+
+@pytest.mark.parametrize(
+    ("after", "limit", "wanted"),
+    [
+        (None, 2, [9, 10]),
+        (0, 2, [1, 2]),
+        (7, 100, [8, 9, 10]),
+        (10, 5, []),
+        (3, 0, [4]),
+        (0, 10**9, list(range(1, 11))),
+    ],
+)
+async def test_list(store: ExchangeStore, after: int | None, limit: int, wanted: list[int]) -> None:
+    assert [row.seq for row in await store.list(after, limit)] == wanted
+
+
+async def test_find(store: ExchangeStore) -> None:
+    found = await store.find("req_4")
+    assert found is not None
+    assert (found.seq, found.started_at, found.kind) == (4, 4.0, "embeddings")
+    for stranger in ("req_4' OR '1'='1", "\ud800", "req_", ""):
+        assert await store.find(stranger) is None
+
+
+async def test_find_uses_the_index(store: ExchangeStore) -> None:
+    async with store._database.read() as connection:
+        plan = (await connection.execute(text("EXPLAIN QUERY PLAN SELECT * FROM exchanges WHERE id = 'x'"))).all()
+    assert "ix_exchanges_id" in plan[0][-1]

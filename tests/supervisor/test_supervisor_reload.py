@@ -1,0 +1,73 @@
+"""A new set of specs on running replicas: only what differs is touched."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from runtimes.engine import EngineLost
+from runtimes.supervisor import SpecError
+from tests.supervisor.supervisor_harness import SOON, Make, fake_spec, living_group, ready, until, until_state
+
+
+async def test_replace_touches_only_what_differs(make: Make, tmp_path: Path) -> None:
+    supervisor = make()
+    names = ("kept", "changed", "removed")
+    await ready(supervisor, *(fake_spec(tmp_path, name=name) for name in names))
+    before = {view.deployment: view.pid for view in supervisor.replicas()}
+    await supervisor.replace([
+        fake_spec(tmp_path, name="kept", drain_timeout_s=1.0),
+        fake_spec(tmp_path, name="changed", env={"NEW": "1"}),
+        fake_spec(tmp_path, name="added"),
+    ])  # fmt: skip
+    await supervisor.wait_ready("added", SOON)
+    after = {view.deployment: view for view in supervisor.replicas()}
+    assert sorted(after) == ["added", "changed", "kept"]
+    assert {view.state for view in after.values()} == {"ready"}
+    assert after["kept"].pid == before["kept"]
+    assert after["changed"].pid != before["changed"]
+    assert before["removed"] is not None
+    assert not living_group(before["removed"])
+
+
+async def test_replicas_of_one_deployment_restart_one_by_one(make: Make, tmp_path: Path) -> None:
+    supervisor = make()
+    await supervisor.start([fake_spec(tmp_path, index=i) for i in range(2)])
+    for index in range(2):
+        await until_state(supervisor, "ready", index=index)
+    seen = supervisor.subscribe()
+    await supervisor.replace([fake_spec(tmp_path, index=i, env={"NEW": "1"}) for i in range(2)])
+    seen.close()
+    story = [(view.index, view.state) async for view in seen]
+    assert story.index((0, "ready")) < story.index((1, "stopping"))
+    assert {(view.restarts, view.state) for view in supervisor.replicas()} == {(1, "ready")}
+
+
+async def test_a_reload_that_was_cut_short_can_be_taken_back(make: Make, tmp_path: Path) -> None:
+    supervisor = make()
+    await ready(supervisor, fake_spec(tmp_path))
+    async with supervisor.lease("small"):
+        reload = asyncio.create_task(supervisor.replace([]))
+        await until_state(supervisor, "draining")
+        reload.cancel()
+        await asyncio.gather(reload, return_exceptions=True)
+        await supervisor.replace([fake_spec(tmp_path)])
+    await until(supervisor, lambda view: view.state == "ready" and view.restarts == 1)
+
+
+async def test_bad_specs_change_nothing(make: Make, tmp_path: Path) -> None:
+    supervisor = make()
+    await ready(supervisor, fake_spec(tmp_path))
+    pid = supervisor.replicas("small")[0].pid
+    with pytest.raises(SpecError, match="given twice"):
+        await supervisor.start([fake_spec(tmp_path)])
+    thief = fake_spec(tmp_path, name="thief", socket_path=fake_spec(tmp_path).socket_path)
+    with pytest.raises(SpecError, match="may not take the socket of small/0"):
+        await supervisor.replace([thief])
+    assert [(view.deployment, view.pid) for view in supervisor.replicas()] == [("small", pid)]
+    with pytest.raises(EngineLost, match="'nobody' has no replicas"):
+        await supervisor.wait_ready("nobody", SOON)
+    with pytest.raises(SpecError, match="no replica 7"):
+        await supervisor.restart("small", 7)
