@@ -220,7 +220,7 @@ class Exchange:
         row.completion_tokens = tally.completion_tokens
         row.usage_source = tally.source
         row.finish_reasons = tally.reasons()
-        row.queue_s = tally.queue_s if tally.source == "reported" else None
+        row.queue_s = tally.queue_s
 
     def fail(self, error: OutpostError) -> Answer:
         """The answer that tells of an error: a whole one, or the last event of a stream that has begun."""

@@ -17,7 +17,7 @@ class Tally(msgspec.Struct):
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     source: UsageSource = "none"
-    queue_s: float = 0.0
+    queue_s: float | None = None
     finish_reasons: dict[int, str] = {}
     """Choice → reason, for the choices that have ended."""
 

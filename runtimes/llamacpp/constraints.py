@@ -207,11 +207,6 @@ def _explain(message: str) -> str:
 # --- grammars as text ---------------------------------------------------------------------------
 
 
-def json_object_grammar() -> str:
-    """Any JSON object."""
-    return schema_grammar({"type": "object"})
-
-
 def schema_grammar(schema: dict[str, Any]) -> str:
     """A whole answer that satisfies a checked schema (see `schema.check_schema`)."""
     return json.dumps({"grammars": [{"json_schema": {**schema, "x-guidance": JSON_LAYOUT}}]})
@@ -222,13 +217,13 @@ def lark_schema(schema: dict[str, Any], *, lenient: bool) -> str:
     return "%json " + json.dumps({**schema, "x-guidance": {**COMPACT_LAYOUT, "coerce_one_of": lenient}})
 
 
-def response_grammar(response_format: dict[str, Any] | None) -> str | None:
-    """The grammar of OpenAI's `response_format`, or None for plain text. Raises InvalidRequest."""
+def response_schema(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The checked schema of OpenAI's `response_format`, or None for plain text. Raises InvalidRequest."""
     kind = (response_format or {}).get("type", "text")
     if response_format is None or kind == "text":
         return None
     if kind == "json_object":
-        return json_object_grammar()
+        return {"type": "object"}
     if kind != "json_schema":
         raise InvalidRequest(
             f"`response_format.type` is {json.dumps(kind)[:80]}; it must be text, json_object or json_schema",
@@ -238,5 +233,10 @@ def response_grammar(response_format: dict[str, Any] | None) -> str | None:
     described = response_format.get("json_schema")
     if not isinstance(described, dict) or "schema" not in described:
         raise InvalidRequest("`response_format.json_schema.schema` is missing", param=param)
-    return schema_grammar(check_schema(described["schema"], param=param))
+    return check_schema(described["schema"], param=param)
 
+
+def response_grammar(response_format: dict[str, Any] | None) -> str | None:
+    """The grammar of OpenAI's `response_format`, or None for plain text. Raises InvalidRequest."""
+    schema = response_schema(response_format)
+    return None if schema is None else schema_grammar(schema)

@@ -17,6 +17,7 @@ from runtimes.llamacpp.tools import GENERIC, Tool, ToolFormat, ToolPlan
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 Message = dict[str, Any]
+MAX_EXAMPLES = 4
 
 
 def read_messages(messages: Sequence[Message]) -> list[Message]:
@@ -58,7 +59,9 @@ def _text(content: Any, where: str) -> str:
         text = part.get(kind) if kind in ("text", "refusal") else None
         if not isinstance(text, str):
             param = f"{where}.content[{i}]"
-            raise Unsupported(f"`{param}` has the type {json.dumps(kind)[:40]}; this model only reads text", param=param)
+            raise Unsupported(
+                f"`{param}` has the type {json.dumps(kind)[:40]}; this model only reads text", param=param
+            )
         parts.append(text)
     return "".join(parts)
 
@@ -190,6 +193,7 @@ def generic_offer(plan: ToolPlan, messages: list[Message]) -> list[Message]:
 
 
 def offer_text(tools: Sequence[Tool]) -> str:
+    """What the system message says about the tools."""
     lines = [f"- {tool.name}({', '.join(tool.schema.get('properties', {}))}): {tool.description}" for tool in tools]
     return (
         "For each message, name the tool that is needed, or none.\nTools:\n"
@@ -199,4 +203,12 @@ def offer_text(tools: Sequence[Tool]) -> str:
 
 
 def offer_examples(tools: Sequence[Tool]) -> list[Message]:
-    return []
+    """Turns that show the form: first an answer without a tool, then each tool asked for in its own words."""
+    turns = [("Hi there!", f"{GENERIC.cue}{GENERIC.refusal}Hello! How can I help you today?")]
+    for tool in tools[:MAX_EXAMPLES]:
+        turns.append((tool.description.rstrip(".") or tool.name, f"{GENERIC.cue} {tool.name}"))
+    return [
+        message
+        for question, answer in turns
+        for message in ({"role": "user", "content": question}, {"role": "assistant", "content": answer})
+    ]

@@ -95,7 +95,8 @@ def main() -> None:
         return
     tokens = [text.encode("latin-1") for text in setup["tokens"]]
     limits = llguidance.LLParserLimits(**setup["limits"])
-    tokenizer = llguidance.LLTokenizer(Vocabulary(tokens, setup["eos"]), eos_token=setup["eos"])
+    vocabulary: Any = Vocabulary(tokens, setup["eos"])
+    tokenizer = llguidance.LLTokenizer(vocabulary, eos_token=setup["eos"])
     limit(int(setup["memory"]))
     write_message(sink, {"ok": ""})
     while (message := read_message(source)) is not None:

@@ -27,8 +27,34 @@ INDEX_DIGITS = 6
 # Words of the messages' own structure. Templates compare them, and nothing can be smuggled in them, but a
 # vocabulary with a token like "<|name" would make "name" look like the edge of a control string.
 STRUCTURE = frozenset(
-    "role content name type function tool_calls tool_call_id id arguments parameters properties required "
-    "description strict system user assistant tool developer object string number integer boolean array null".split()
+    {
+        "role",
+        "content",
+        "name",
+        "type",
+        "function",
+        "tool_calls",
+        "tool_call_id",
+        "id",
+        "arguments",
+        "parameters",
+        "properties",
+        "required",
+        "description",
+        "strict",
+        "system",
+        "user",
+        "assistant",
+        "tool",
+        "developer",
+        "object",
+        "string",
+        "number",
+        "integer",
+        "boolean",
+        "array",
+        "null",
+    }
 )
 
 

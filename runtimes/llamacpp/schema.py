@@ -27,16 +27,49 @@ _SCHEMA_LISTS = frozenset({"anyOf", "allOf", "oneOf", "prefixItems"})
 _SCHEMA_MAPS = frozenset({"properties", "patternProperties", "$defs", "definitions"})
 # Keywords that hold plain values and that the grammar enforces.
 _VALUES = frozenset(
-    "type const enum required $ref minItems maxItems minProperties maxProperties minLength maxLength pattern format "
-    "minimum maximum exclusiveMinimum exclusiveMaximum multipleOf".split()
+    {
+        "type",
+        "const",
+        "enum",
+        "required",
+        "$ref",
+        "minItems",
+        "maxItems",
+        "minProperties",
+        "maxProperties",
+        "minLength",
+        "maxLength",
+        "pattern",
+        "format",
+        "minimum",
+        "maximum",
+        "exclusiveMinimum",
+        "exclusiveMaximum",
+        "multipleOf",
+    }
 )
 # Keywords that say nothing about which values are valid.
 _NOTES = frozenset(
-    "$schema $id id $comment $anchor title description default examples example deprecated readOnly writeOnly "
-    "contentEncoding contentMediaType".split()
+    {
+        "$schema",
+        "$id",
+        "id",
+        "$comment",
+        "$anchor",
+        "title",
+        "description",
+        "default",
+        "examples",
+        "example",
+        "deprecated",
+        "readOnly",
+        "writeOnly",
+        "contentEncoding",
+        "contentMediaType",
+    }
 )
-_FORMATS = frozenset("date-time time date duration email hostname ipv4 ipv6 uuid uri".split())
-_TYPES = frozenset("object array string number integer boolean null".split())
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"})
+_TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 
 
 def check_schema(schema: Any, *, param: str, lenient: bool = False) -> dict[str, Any]:
@@ -57,7 +90,8 @@ def check_schema(schema: Any, *, param: str, lenient: bool = False) -> dict[str,
     if size > MAX_BYTES:
         raise InvalidRequest(f"the schema has {size} bytes; at most {MAX_BYTES} are allowed", param=param)
     walk = _Walk(param, lenient, closing=_may_close(schema), root=schema)
-    return walk.schema(schema, depth=1)
+    checked: dict[str, Any] = walk.schema(schema, depth=1)
+    return checked
 
 
 def _may_close(schema: dict[str, Any]) -> bool:
@@ -157,7 +191,7 @@ class _Walk:
     def reference(self, item: Any) -> None:
         if not isinstance(item, str) or not item.startswith("#"):
             raise self.fail(
-                f"the `$ref` {json.dumps(item)[:80]} points outside the schema; only references that begin with # are followed"
+                f"the `$ref` {json.dumps(item)[:80]} points outside the schema; only references from # on are followed"
             )
         here: Any = self._root
         for step in item[1:].split("/")[1:] if item != "#" else []:

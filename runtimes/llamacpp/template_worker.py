@@ -95,7 +95,7 @@ def render(template: jinja2.Template, variables: dict[str, Any], max_output: int
         return {"failed": "the template needs more memory than it may have"}
     except RecursionError:
         return {"failed": "the template recurses too deeply"}
-    except Exception as error:  # whatever a stranger's program raises is an answer, not a crash
+    except Exception as error:  # noqa: BLE001 – whatever a stranger's program raises is an answer, not a crash
         return {"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]}
 
 
@@ -151,7 +151,7 @@ def main() -> None:
     allow_cpu(float(setup["cpu_s"]))
     try:
         template = environment.from_string(setup["template"])
-    except Exception as error:  # a stranger's program again: say why it cannot be used
+    except Exception as error:  # noqa: BLE001 – a stranger's program again: say why it cannot be used
         write_message(sink, {"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]})
         return
     write_message(sink, {"ok": ""})

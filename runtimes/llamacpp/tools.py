@@ -122,9 +122,7 @@ class ToolPlan(msgspec.Struct, frozen=True):
     max_calls: int
 
 
-def read_tools(
-    tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any], parallel: bool
-) -> ToolPlan | None:
+def read_tools(tools: Sequence[Mapping[str, Any]], choice: str | Mapping[str, Any], parallel: bool) -> ToolPlan | None:
     """OpenAI's `tools`, `tool_choice` and `parallel_tool_calls`; None when no tool is on offer.
 
     Raises InvalidRequest or Unsupported naming the field.
@@ -183,43 +181,60 @@ def _named(tools: list[Tool], choice: Mapping[str, Any]) -> Tool:
 # --- the grammar --------------------------------------------------------------------------------
 
 
-def tool_grammar(plan: ToolPlan, form: ToolFormat, special: Mapping[str, int]) -> str:
-    """The Lark grammar of an answer. `special`: texts that are single control tokens of the vocabulary, with ids."""
+def tool_grammar(
+    plan: ToolPlan, form: ToolFormat, special: Mapping[str, int], *, text_schema: dict[str, Any] | None = None
+) -> str:
+    """The Lark grammar of an answer.
+
+    `special`: texts that are single control tokens of the vocabulary, with their ids.
+    `text_schema`: the checked schema that an answer without calls must satisfy.
+    """
 
     def literal(text: str) -> str:
         return _lark_literal(text, special)
 
-    choices = []
-    rules = ["TEXT: /(?s:.*)/"]
-    for i, tool in enumerate(plan.tools):
-        choices.append(f"tool_{i}")
-        schema = lark_schema(tool.schema, lenient=not tool.strict)
-        rules.append(f"tool_{i}: {literal(form.head_of(tool.name))} args_{i} {literal(form.tail)}")
-        rules.append(f"args_{i}: {schema}")
-    rules.append(f"call: {' | '.join(choices)}")
-    more = plan.max_calls - 1 if form.between else 0
-    rest = f" (between call){{0,{more}}}" if more else ""
-    if more:
+    names = [f"tool_{i}" for i in range(len(plan.tools))]
+    rules = ["TEXT: /(?s:.*)/", f"call: {' | '.join(names)}"]
+    for name, tool in zip(names, plan.tools, strict=True):
+        rules.append(f"{name}: {literal(form.head_of(tool.name))} {name}_args {literal(form.tail)}")
+        rules.append(f"{name}_args: {lark_schema(tool.schema, lenient=not tool.strict)}")
+    calls = "call"
+    if form.between and plan.max_calls > 1:
         rules.append(f"between: {literal(form.between)}")
-    calls = f"call{rest} {literal(form.closing)}"
+        calls = f"call (between call){{0,{plan.max_calls - 1}}}"
+    rules.append(f"calls: {calls} {literal(form.closing)}")
     if plan.forced:
-        rules.insert(0, f"start: {literal(form.opening)} {calls}")
-    elif form.trigger:
-        after = literal(form.opening.removeprefix(form.trigger))
-        if form.trigger in special:
-            rules.insert(0, f"start: TEXT | TEXT {literal(form.trigger)} {after} {calls}")
-        else:
-            # A lazy lexeme ends at the first trigger, which is what switches from text to the call.
-            rules.insert(0, f"start: TEXT | begin {after} {calls}")
-            rules.append(f"begin[lazy]: TEXT {literal(form.trigger)}")
-    elif form.refusal:
-        rules.insert(0, f"start: {literal(form.refusal)} TEXT | {literal(form.opening)} {calls}")
+        start = f"{literal(form.opening)} calls"
+    elif text_schema is not None:
+        rules.append(f"answer: {lark_schema(text_schema, lenient=False)}")
+        start = f"{literal(form.refusal)} answer | {literal(form.opening)} calls"
     else:
+        start = _start_of_choice(form, special, rules, literal)
+    return "\n".join(["%llguidance {}", f"start: {start}", *rules, ""])
+
+
+def _start_of_choice(
+    form: ToolFormat, special: Mapping[str, int], rules: list[str], literal: Callable[[str], str]
+) -> str:
+    """Text or calls, as the model likes."""
+    if form.refusal:
+        return f"{literal(form.refusal)} TEXT | {literal(form.opening)} calls"
+    if not form.trigger:
         # The beginning of a call is reserved for calls; any other text is free.
-        reserved = re.escape(form.head.split("NAME")[0]).replace("/", "\\/")
-        rules.insert(0, f"start: OTHER | {calls}")
-        rules.append(f"OTHER: TEXT & ~/{reserved}(?s:.*)/")
-    return "%llguidance {}\n" + "\n".join(rules) + "\n"
+        rules.append(f"OTHER: TEXT & ~/{_regex(form.head.split('NAME')[0])}(?s:.*)/")
+        return "OTHER | calls"
+    after = literal(form.opening.removeprefix(form.trigger))
+    if form.trigger in special:
+        # Spelled out in ordinary tokens it would look like a call that no grammar holds.
+        rules.append(f"OTHER: TEXT & ~/(?s:.*){_regex(form.trigger)}(?s:.*)/")
+        return f"OTHER | OTHER {literal(form.trigger)} {after} calls"
+    # A lazy lexeme ends at the first trigger, which is what switches from text to the call.
+    rules.append(f"begin[lazy]: TEXT {literal(form.trigger)}")
+    return f"TEXT | begin {after} calls"
+
+
+def _regex(text: str) -> str:
+    return re.escape(text).replace("/", "\\/")
 
 
 def _lark_literal(text: str, special: Mapping[str, int]) -> str:
@@ -245,7 +260,9 @@ class ToolScanner:
         self._buffer = ""
         self._arguments = JsonEnd()
         # Before the first call everything from `opening` on is expected at once.
-        self._state = self._in_text if form.trigger else self._at_start
+        self._state: Callable[[list[str], list[ToolCallDelta]], bool] = (
+            self._in_text if form.trigger else self._at_start
+        )
         self.calls = 0
         """Calls that have begun."""
         self.complete = 0

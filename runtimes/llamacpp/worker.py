@@ -109,7 +109,9 @@ class Worker:
 
     async def _exchange(self, body: bytes, timeout_s: float) -> dict[str, Any]:
         process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
+        assert process is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         try:
             async with asyncio.timeout(timeout_s):
                 process.stdin.write(struct.pack(">I", len(body)) + body)

@@ -1,0 +1,269 @@
+"""The appliance as one process: puts the parts together, runs them, reloads them, takes them down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import ssl
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+
+from appliance import __version__, engines
+from appliance.door.access_log import AccessLog
+from appliance.door.admin import Operator
+from appliance.door.http import Limits
+from appliance.door.serve import Doors
+from appliance.errors import BadRequest
+from appliance.exchange import Gateway
+from appliance.identity.key_ring import KeyRing, ensure_first_admin
+from appliance.identity.keys import FixedKey
+from appliance.ids import new_id
+from appliance.providers.openai import OpenAIUpstream, make_session
+from appliance.providers.upstream import Upstream
+from appliance.records.database import Database, database_path
+from appliance.records.recorder import Recorder
+from appliance.records.store import ExchangeStore
+from appliance.routing.build import build_router
+from appliance.routing.routes import Router
+from appliance.routing.watch import Running
+from appliance.settings import (
+    DeploymentTarget,
+    Settings,
+    SettingsError,
+    check_against_catalogue,
+    diff,
+    keep_fixed,
+    load,
+    resolve,
+)
+from runtimes.catalogue import Catalogue
+from runtimes.supervisor import ReplicaSpec, Supervisor, run_directory
+
+logger = logging.getLogger("outpost")
+
+
+class SystemClock:
+    """The clocks of this machine, in seconds."""
+
+    wall = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
+
+
+@dataclass
+class Prepared:
+    """Everything that new settings lead to, checked, before any of it is put in force."""
+
+    settings: Settings
+    specs: list[ReplicaSpec]
+    router: Router
+    fixed: list[FixedKey] = field(default_factory=list)
+
+
+class App:
+    """One running appliance. `start` it once and `stop` it once; `reload` any number of times between."""
+
+    def __init__(self, settings: Settings, path: Path | None, env: Mapping[str, str]) -> None:
+        self.settings = settings
+        self._path = path
+        self._env = env
+        self._data_dir = settings.data_dir.absolute()
+        self._clock = SystemClock()
+        self._stack = contextlib.AsyncExitStack()
+        self._supervisor = Supervisor()
+        self._reloading = asyncio.Lock()
+        self._changing: set[asyncio.Task[None]] = set()
+        self.first_key: str | None = None
+        """The first admin's key, if this start made it; shown once."""
+        self.public_port = 0
+        self.operator_port = 0
+
+    async def start(self) -> None:
+        """Open everything and return when the doors are open; models may still be loading.
+
+        Raises SettingsError, OutpostError, SpecError, OSError – then nothing is left running.
+        """
+        async with contextlib.AsyncExitStack() as stack:
+            await self._start(stack)
+            self._stack = stack.pop_all()
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        settings = self.settings
+        self._data_dir.mkdir(parents=True, exist_ok=True)
+        self._run_dir = run_directory(self._data_dir)
+        self._session = await stack.enter_async_context(make_session())
+        prepared = self._prepare(settings)
+        database = await Database.open(database_path(settings.database_url, self._data_dir))
+        stack.push_async_callback(database.close)
+        ring = await KeyRing.open(database, self._data_dir, prepared.fixed)
+        watching = asyncio.create_task(ring.watch())
+        stack.push_async_callback(_ended, watching)
+        recorder = Recorder(database)
+        await recorder.start()
+        stack.push_async_callback(recorder.close)
+        self._ring = ring
+        self.gateway = Gateway(
+            keyring=ring,
+            recorder=recorder,
+            router=prepared.router,
+            running=Running(),
+            clock=self._clock,
+            new_id=new_id,
+            max_json_depth=settings.server.max_json_depth,
+            write_timeout_s=settings.server.write_timeout,
+        )
+        # Before the doors open, so that nobody finds a gateway without its engines on their way.
+        stack.push_async_callback(self._supervisor.stop, drain=False)
+        await self._supervisor.start(prepared.specs)
+        log = AccessLog(_write_out, time.time) if settings.log.access else None
+        self._doors = Doors(
+            Operator(self.gateway, ring, ExchangeStore(database), self.status, self.reload), self._limits(), log
+        )
+        public, operator = settings.server.listen, settings.console.listen
+        await self._doors.open(
+            (public.host, public.port),
+            (operator.host, operator.port),
+            self._data_dir / "run" / "control.sock",
+            tls=_tls(settings),
+        )
+        self.public_port, self.operator_port = self._doors.public_port, self._doors.operator_port
+        self.first_key = await ensure_first_admin(ring)
+
+    async def stop(self) -> None:
+        """Take nothing new, let what runs finish within server.drain_timeout, then close everything."""
+        await self._doors.close()
+        for task in self._changing:
+            task.cancel()
+        await asyncio.gather(*self._changing, return_exceptions=True)
+        await self._stack.aclose()
+
+    async def wait_ready(self) -> None:
+        """Return when every deployment has a replica that answers. Raises EngineLost with the reason."""
+        for deployment in self.settings.deployments:
+            # The supervisor gives up by its own rules, long before this.
+            await self._supervisor.wait_ready(deployment.name, 10 * deployment.start_timeout)
+
+    # --- for operators --------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """What this process knows of itself beside its doors, as plain data."""
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "data_dir": str(self._data_dir),
+            "config": str(self._path) if self._path else None,
+            "offline": self.settings.offline,
+            "replicas": [msgspec.to_builtins(view) for view in self._supervisor.replicas()],
+        }
+
+    async def reload(self) -> dict[str, Any]:
+        """Read the settings file again and put it in force, all or nothing. Raises BadRequest with every problem.
+
+        Running requests keep the route that they began with; replicas that changed are replaced behind it.
+        """
+        async with self._reloading:
+            try:
+                loaded = load(self._path, self._env)
+                wanted = keep_fixed(self.settings, loaded.settings)
+                changes = diff(self.settings, loaded.settings)
+                prepared = self._prepare(wanted)
+            except SettingsError as error:
+                raise BadRequest("; ".join(str(problem) for problem in error.problems)) from error
+            except engines.DeploymentError as error:
+                raise BadRequest(error.message) from error
+            await self._ring.reload(prepared.fixed)
+            self.settings = wanted
+            self.gateway.router = prepared.router
+            self.gateway.max_json_depth = wanted.server.max_json_depth
+            self.gateway.write_timeout_s = wanted.server.write_timeout
+            logging.getLogger().setLevel(wanted.log.level.upper())
+            # Draining takes as long as the longest answer; the caller need not wait for that.
+            task = asyncio.create_task(self._replace(prepared.specs))
+            self._changing.add(task)
+            task.add_done_callback(self._changing.discard)
+            logger.info("settings reloaded: %s", ", ".join(changes.sections) or "nothing changed")
+            return {
+                "changed": list(changes.sections),
+                "applied": list(changes.live),
+                "needs_restart": list(changes.restart),
+            }
+
+    async def _replace(self, specs: list[ReplicaSpec]) -> None:
+        try:
+            await self._supervisor.replace(specs)
+        except Exception:
+            logger.exception("the replicas could not be brought to the new settings")
+
+    # --- putting together -----------------------------------------------------------------------
+
+    def _prepare(self, settings: Settings) -> Prepared:
+        """Check everything that settings lead to. Raises SettingsError, DeploymentError."""
+        catalogue = Catalogue(list(settings.catalogue.paths), self._data_dir / "models")
+        tasks = {entry.manifest.id: entry.manifest.task for entry in catalogue.list()}
+        findings = check_against_catalogue(settings, tasks)
+        if findings:
+            raise SettingsError.of(self._path, findings)
+        files = engines.resolve(settings.deployments, catalogue)
+        upstreams: dict[str, Upstream] = {
+            deployment.name: engines.upstream(deployment, files[deployment.name], self._supervisor)
+            for deployment in settings.deployments
+        }
+        return Prepared(
+            settings,
+            engines.specs(settings.deployments, files, self._run_dir, self._data_dir / "logs"),
+            build_router(settings.routes, lambda target: self._upstream(settings, target, upstreams)),
+            [FixedKey(key.name, resolve(key.key, self._env), key.role) for key in settings.identity.keys],
+        )
+
+    def _upstream(self, settings: Settings, target: Any, local: Mapping[str, Upstream]) -> Upstream:
+        if isinstance(target, DeploymentTarget):
+            return local[target.deployment]
+        provider = next(each for each in settings.providers if each.name == target.provider)
+        return OpenAIUpstream(
+            str(target),
+            model=target.model,
+            base_url=provider.base_url,
+            api_key=resolve(provider.api_key, self._env) if provider.api_key else None,
+            session=self._session,
+        )
+
+    def _limits(self) -> Limits:
+        server = self.settings.server
+        return Limits(
+            max_body=server.max_body,
+            max_json_depth=server.max_json_depth,
+            header_timeout=server.header_timeout,
+            body_timeout=server.body_timeout,
+            write_timeout=server.write_timeout,
+            drain_timeout=server.drain_timeout,
+            max_connections=server.max_connections,
+        )
+
+
+def _tls(settings: Settings) -> ssl.SSLContext | None:
+    tls = settings.server.tls
+    if tls is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_cert_chain(tls.cert, tls.key)
+    return context
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def _write_out(lines: bytes) -> None:
+    sys.stdout.buffer.write(lines)
+    sys.stdout.buffer.flush()
