@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -37,6 +36,7 @@ from appliance.routing.routes import Router
 from appliance.routing.watch import Running
 from appliance.settings import (
     DeploymentTarget,
+    Loaded,
     Settings,
     SettingsError,
     check_against_catalogue,
@@ -71,9 +71,10 @@ class Prepared:
 class App:
     """One running appliance. `start` it once and `stop` it once; `reload` any number of times between."""
 
-    def __init__(self, settings: Settings, path: Path | None, env: Mapping[str, str]) -> None:
-        self.settings = settings
-        self._path = path
+    def __init__(self, loaded: Loaded, env: Mapping[str, str]) -> None:
+        settings = self.settings = loaded.settings
+        self._loaded = loaded
+        self._path = loaded.path
         self._env = env
         self._data_dir = settings.data_dir.absolute()
         self._clock = SystemClock()
@@ -100,7 +101,7 @@ class App:
         self._data_dir.mkdir(parents=True, exist_ok=True)
         self._run_dir = run_directory(self._data_dir)
         self._session = await stack.enter_async_context(make_session())
-        prepared = self._prepare(settings)
+        prepared = self._prepare(self._loaded, settings)
         database = await Database.open(database_path(settings.database_url, self._data_dir))
         stack.push_async_callback(database.close)
         ring = await KeyRing.open(database, self._data_dir, prepared.fixed)
@@ -171,10 +172,10 @@ class App:
         """
         async with self._reloading:
             try:
-                loaded = load(self._path, self._env)
+                loaded = await asyncio.to_thread(load, self._path, self._env)
                 wanted = keep_fixed(self.settings, loaded.settings)
                 changes = diff(self.settings, loaded.settings)
-                prepared = self._prepare(wanted)
+                prepared = await asyncio.to_thread(self._prepare, loaded, wanted)
             except SettingsError as error:
                 raise BadRequest("; ".join(str(problem) for problem in error.problems)) from error
             except engines.DeploymentError as error:
@@ -204,13 +205,13 @@ class App:
 
     # --- putting together -----------------------------------------------------------------------
 
-    def _prepare(self, settings: Settings) -> Prepared:
-        """Check everything that settings lead to. Raises SettingsError, DeploymentError."""
+    def _prepare(self, loaded: Loaded, settings: Settings) -> Prepared:
+        """Check everything that settings lead to; seconds. Raises SettingsError, DeploymentError."""
         catalogue = Catalogue(list(settings.catalogue.paths), self._data_dir / "models")
         tasks = {entry.manifest.id: entry.manifest.task for entry in catalogue.list()}
         findings = check_against_catalogue(settings, tasks)
         if findings:
-            raise SettingsError.of(self._path, findings)
+            raise SettingsError(loaded.locate(findings))
         files = engines.resolve(settings.deployments, catalogue)
         upstreams: dict[str, Upstream] = {
             deployment.name: engines.upstream(deployment, files[deployment.name], self._supervisor)

@@ -8,7 +8,6 @@ import os
 import resource
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +27,7 @@ class Benchmark:
     measure: Callable[[Plan, Installer, Path, Table], None]
     quick_s: float
     full_s: float
-    """Seconds after which no further round is begun."""
+    """Seconds of measuring after which nothing further is begun; installing and starting is not counted."""
     goals: dict[str, str] = field(default_factory=dict)
 
 
@@ -90,11 +89,11 @@ def main() -> int:
         say(f"{benchmark.title} …")
         table = Table(benchmark.name, benchmark.title, goals=benchmark.goals)
         limit_s = benchmark.quick_s if arguments.quick else benchmark.full_s
-        plan = Plan(arguments.quick, time.monotonic() + limit_s, set(arguments.subject), arguments.model)
+        plan = Plan(arguments.quick, limit_s, set(arguments.subject), arguments.model)
         with tempfile.TemporaryDirectory(prefix="outpost-bench-") as scratch:
             benchmark.measure(plan, installer, Path(scratch), table)
         if plan.cut:
-            say(f"{plan.cut} rounds were left out to stay within {limit_s:.0f} s")
+            say(f"{plan.cut} measurements were left out to stay within {limit_s:.0f} s")
         tables.append(table)
         if not arguments.json:
             print(table.text(), flush=True)

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -54,14 +54,14 @@ def request(text: str, tokens: int) -> str:
     )
 
 
-def job(subject: Running, lanes: list[Lane], *, duration_s: float = 0.0, detail: bool = False) -> Job:
+def job(subject: Running, lanes: list[Lane], limit_s: float, *, duration_s: float = 0.0, detail: bool = False) -> Job:
     return Job(
         subject.port,
         lanes,
         headers=dict(subject.headers),
         stream=True,
         duration_s=duration_s,
-        limit_s=90.0,
+        limit_s=limit_s,
         piece=_PIECE,
         expect_usage=True,
         detail=detail,
@@ -89,34 +89,39 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
             except Unavailable as error:
                 table.skip(engine.name, str(error))
         for subject in subjects:
-            run_load(job(subject, [Lane([chat(random.Random(-1), 8)], requests=1)]))
+            run_load(job(subject, [Lane([chat(random.Random(-1), 8)], requests=1)], 60.0))
+        plan.begin()
         # All subjects get the same prompts in a round, and nobody gets a prompt twice.
-        for turn in plan.rounds():
-            for subject in subjects:
-                throughput(subject, f"idle {turn}", 1 if plan.quick else 2, table)
-        for turn in plan.rounds():
-            for subject in subjects:
-                with neighbour(scratch):
-                    throughput(subject, f"contended {turn}", 1, table, ", beside a busy neighbour")
-        for turn in plan.rounds():
-            for subject in subjects:
-                prefill(subject, f"prefill {turn}", table)
-                stall(subject, f"stall {turn}", table)
+        for turn, subject in plan.turns(subjects):
+            throughput(plan, subject, f"idle {turn}", CHATS, 1 if plan.quick else 2, table)
+        for turn, subject in plan.turns(subjects):
+            stall(plan, subject, f"stall {turn}", table)
+        for turn, subject in plan.turns(subjects):
+            with neighbour(scratch):
+                chats = (4,) if plan.quick else CHATS
+                throughput(plan, subject, f"contended {turn}", chats, 1, table, ", beside a busy neighbour")
+        if not plan.quick:
+            for turn, subject in plan.turns(subjects):
+                prefill(plan, subject, f"prefill {turn}", table)
 
 
-def throughput(subject: Running, seed: str, repeats: int, table: Table, where: str = "") -> None:
+def throughput(
+    plan: Plan, subject: Running, seed: str, sizes: Sequence[int], repeats: int, table: Table, where: str = ""
+) -> None:
     words = random.Random(seed)
-    for chats in CHATS:
+    for chats in sizes:
         count = repeats * (2 if chats == 1 else 1)
         lanes = [Lane([chat(words, ANSWER_TOKENS) for _ in range(count)], requests=count) for _ in range(chats)]
-        result = run_load(job(subject, lanes))
+        result = run_load(job(subject, lanes, plan.limit_s(60)))
         speed = result.completion_tokens / max(result.elapsed_s, 1e-9)
         name = f"{chats} chat{'s' if chats > 1 else ''} of {ANSWER_TOKENS} tokens{where}"
         table.add(name, "tokens/s", subject.name, speed, result, higher_is_better=True)
 
 
-def prefill(subject: Running, seed: str, table: Table) -> None:
-    result = run_load(job(subject, [Lane([long_prompt(random.Random(seed))], requests=1)], detail=True))
+def prefill(plan: Plan, subject: Running, seed: str, table: Table) -> None:
+    result = run_load(
+        job(subject, [Lane([long_prompt(random.Random(seed))], requests=1)], plan.limit_s(60), detail=True)
+    )
     if result.requests:
         only = result.requests[0]
         speed = only.prompt_tokens / (only.end_s - only.start_s)
@@ -126,12 +131,12 @@ def prefill(subject: Running, seed: str, table: Table) -> None:
     table.add("reading a long prompt", "tokens/s", subject.name, speed, result, note=note, higher_is_better=True)
 
 
-def stall(subject: Running, seed: str, table: Table) -> None:
+def stall(plan: Plan, subject: Running, seed: str, table: Table) -> None:
     """Four chats run when a long prompt arrives: how long do their tokens stand still, how long does it wait?"""
     words = random.Random(seed)
     chats = [Lane([chat(words, 256) for _ in range(8)]) for _ in range(4)]
     late = Lane([long_prompt(words)], start_s=1.0, requests=1)
-    result = run_load(job(subject, [*chats, late], duration_s=3.0, detail=True))
+    result = run_load(job(subject, [*chats, late], plan.limit_s(60), duration_s=3.0, detail=True))
     reading = next((r for r in result.requests if r.lane == len(chats)), None)
     if reading is None:
         empty = Result(errors=result.errors or {"the long prompt was not answered": 1})

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.gateways import DIRECT, GATEWAYS, RELAY, Running, start
-from benchmarks.installs import Installer, say
+from benchmarks.installs import Installer
 from benchmarks.load import Job, Lane, Result
 from benchmarks.processes import Child, Unavailable, cpu_seconds, free_port, http_status, rss_bytes, run_load
 from benchmarks.report import Plan, Table, percentile
@@ -118,30 +118,27 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
         for subject in subjects:
             run_load(whole_job(subject, 0.5 if plan.quick else 3.0, 4))
             run_load(burst_job(subject, 0.5, 2))
+        plan.begin()
         capacity: dict[str, list[float]] = {s.name: [] for s in real}
-        for _ in plan.rounds():
-            for s in real:
-                result, cpu_s = counted(s, whole_job(s, plan.seconds(4.0), 16))
-                capacity[s.name].append(result.completed / max(result.elapsed_s, 1e-9))
-                table.add("CPU per whole request", "µs", s.name, cpu_s / max(result.completed, 1) * 1e6, result)
-        for _ in plan.rounds():
-            for s in real:
-                result, cpu_s = counted(s, burst_job(s, plan.seconds(3.0), 8))
-                table.add("CPU per chunk, burst", "µs", s.name, cpu_s / max(chunks(result), 1) * 1e6, result)
+        for _, s in plan.turns(real):
+            result, cpu_s = counted(s, whole_job(s, plan.seconds(4.0), 16))
+            capacity[s.name].append(result.completed / max(result.elapsed_s, 1e-9))
+            table.add("CPU per whole request", "µs", s.name, cpu_s / max(result.completed, 1) * 1e6, result)
+        for _, s in plan.turns(real):
+            result, cpu_s = counted(s, burst_job(s, plan.seconds(3.0), 8))
+            table.add("CPU per chunk, burst", "µs", s.name, cpu_s / max(chunks(result), 1) * 1e6, result)
         paced: dict[str, list[float]] = {s.name: [] for s in real}
-        for _ in plan.rounds():
-            for s in real:
-                result, cpu_s = counted(s, paced_job(s, s.streams, 1 if plan.quick else 3, 20, TOKENS_STREAM))
-                paced[s.name].append(cpu_s / max(chunks(result), 1))
-                measure_name = "CPU per chunk, paced (20 ms)"
-                table.add(measure_name, "µs", s.name, paced[s.name][-1] * 1e6, result, note=f"{s.streams} streams")
+        for _, s in plan.turns(real):
+            result, cpu_s = counted(s, paced_job(s, s.streams, 1 if plan.quick else 3, 20, TOKENS_STREAM))
+            paced[s.name].append(cpu_s / max(chunks(result), 1))
+            name = "CPU per chunk, paced (20 ms)"
+            table.add(name, "µs", s.name, paced[s.name][-1] * 1e6, result, note=f"{s.streams} streams")
         direct = subjects[-1]
-        for _ in plan.rounds():
-            for s in real:
-                rate = statistics.median(capacity[s.name]) / 2
-                added_latency(s, direct, rate, plan.seconds(5.0), table)
-                streams = max(2, min(300, int(0.5 / (statistics.median(paced[s.name]) * 50))))
-                added_ttft(s, direct, streams, 1 if plan.quick else 3, table)
+        for _, s in plan.turns([s for s in real if capacity[s.name] and paced[s.name]]):
+            added_latency(s, direct, statistics.median(capacity[s.name]) / 2, plan.seconds(5.0), table)
+            # Half of one core's worth of streams at 50 chunks a second each.
+            streams = int(0.5 / max(50 * statistics.median(paced[s.name]), 1e-9))
+            added_ttft(s, direct, max(2, min(300, streams)), 1 if plan.quick else 3, table)
 
 
 def chunks(result: Result) -> int:
@@ -180,21 +177,19 @@ def measure_many(plan: Plan, installer: Installer, scratch: Path, table: Table) 
     table.reference = RELAY
     streams = 300 if plan.quick else MANY_STREAMS
     with running(plan, scratch, installer, table) as subjects:
-        for _ in plan.rounds(2):
-            for s in subjects:
-                if s.slow:
-                    continue
-                with lag_probe(s) as waits:
-                    result, cpu_s = counted(s, paced_job(s, streams, 2, 50, 40 if plan.quick else 100))
-                note = f"{streams} streams × 20/s"
-                if s.pid:
-                    name = "CPU per chunk, 50 ms"
-                    table.add(name, "µs", s.name, cpu_s / max(chunks(result), 1) * 1e6, result, note=note)
-                    table.add("resident memory", "MB", s.name, rss_bytes(s.pid) / 1e6, result, note=note)
-                late = [max(0.0, gap - 0.05) for gap in result.gaps_s]
-                table.add("chunk later than paced, p99", "ms", s.name, percentile(late, 0.99) * 1e3, result, note=note)
-                label = "health check while they run, p99 (loop lag)"
-                table.add(label, "ms", s.name, percentile(waits, 0.99) * 1e3, result, note=note)
+        plan.begin()
+        note = f"{streams} streams × 20/s"
+        for _, s in plan.turns([s for s in subjects if not s.slow], 2):
+            with lag_probe(s) as waits:
+                result, cpu_s = counted(s, paced_job(s, streams, 2, 50, 40 if plan.quick else 100))
+            if s.pid:
+                per_chunk = cpu_s / max(chunks(result), 1)
+                table.add("CPU per chunk, 50 ms", "µs", s.name, per_chunk * 1e6, result, note=note)
+                table.add("resident memory", "MB", s.name, rss_bytes(s.pid) / 1e6, result, note=note)
+            late = [max(0.0, gap - 0.05) for gap in result.gaps_s]
+            table.add("chunk later than paced, p99", "ms", s.name, percentile(late, 0.99) * 1e3, result, note=note)
+            label = "health check while they run, p99 (loop lag)"
+            table.add(label, "ms", s.name, percentile(waits, 0.99) * 1e3, result, note=note)
 
 
 @contextmanager
@@ -216,4 +211,3 @@ def lag_probe(subject: Running) -> Iterator[list[float]]:
     finally:
         stop.set()
         thread.join()
-        say(f"  {subject.name}: {len(waits)} probes")

@@ -9,8 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.load import Result
+
+
+Subject = TypeVar("Subject")
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -23,29 +27,38 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 @dataclass
 class Plan:
-    """How much to measure and until when."""
+    """How much to measure and for how long."""
 
     quick: bool
-    deadline: float
-    """On time.monotonic(); no further round is begun after it."""
+    budget_s: float
+    """Seconds of measuring, counted from `begin`; nothing is begun after them."""
     subjects: set[str] = field(default_factory=set)
     """Only these; empty = all."""
     model: Path | None = None
     """A GGUF file in place of the catalogue's."""
     cut: int = 0
-    """Rounds that were left out for lack of time."""
+    """Measurements that were left out for lack of time."""
+    _deadline: float = field(default=0.0, init=False)
+
+    def begin(self) -> None:
+        """The subjects run (installing and starting them does not count); from here on time is short."""
+        self._deadline = time.monotonic() + self.budget_s
 
     def seconds(self, full: float) -> float:
         return full / 4 if self.quick else full
 
-    def rounds(self, full: int = 3) -> Iterator[int]:
-        """Rounds in which the subjects take turns; at least one."""
-        wanted = 1 if self.quick else full
-        for i in range(wanted):
-            if i and time.monotonic() > self.deadline:
-                self.cut += wanted - i
-                return
-            yield i
+    def turns(self, subjects: Sequence[Subject], full: int = 3) -> Iterator[tuple[int, Subject]]:
+        """(round, subject): the subjects take turns, round after round, as long as there is time."""
+        for turn in range(1 if self.quick else full):
+            for subject in subjects:
+                if time.monotonic() > self._deadline:
+                    self.cut += 1
+                else:
+                    yield turn, subject
+
+    def limit_s(self, wanted: float) -> float:
+        """A limit for one load job: what is wanted, but not far beyond the end of the budget."""
+        return max(5.0, min(wanted, self._deadline - time.monotonic() + 15))
 
 
 @dataclass

@@ -10,6 +10,11 @@ def visible(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
 
+def readable(text: str) -> str:
+    """A text of several lines safe for a terminal: as `visible`, but line ends and tabs stay."""
+    return "".join(c if c in "\n\t" else visible(c) for c in text)
+
+
 def moment(unix_s: float | None) -> str:
     """Local date and time to the second; empty for None."""
     return "" if unix_s is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))

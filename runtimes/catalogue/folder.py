@@ -40,7 +40,7 @@ def find_model(path: Path) -> Path:
         raise UnsafeModel(f"{path}: is a link to a folder.", "Give the folder itself.")
     if path.is_dir():
         return _only_model(path, _search(path))
-    target = path.resolve()
+    target = _target(path, path.name)
     _check_name(target, path.name)
     if target.suffix.lower() != ".gguf":
         raise UnsafeModel(f"{path.name}: is not a GGUF file.", "Give a .gguf file, or a folder with one.")
@@ -59,7 +59,7 @@ def _search(root: Path) -> list[Path]:
         for name in folders + names:
             entry = Path(folder, name)
             shown = entry.relative_to(base).as_posix()
-            if entry.is_symlink() and not entry.resolve().is_relative_to(base):
+            if entry.is_symlink() and not _target(entry, shown).is_relative_to(base):
                 raise UnsafeModel(f"{shown}: is a link that leaves the folder.", "Replace the link by the file itself.")
             if name in folders:
                 if entry.is_symlink():
@@ -73,7 +73,7 @@ def _search(root: Path) -> list[Path]:
 
 def _checked(entry: Path, shown: str) -> Path:
     _check_name(entry, shown)
-    target = entry.resolve()
+    target = _target(entry, shown)
     if target != entry:
         _check_name(target, shown)
     if not target.is_file():
@@ -81,6 +81,13 @@ def _checked(entry: Path, shown: str) -> Path:
     if entry.suffix.lower() == ".json":
         _check_config(entry, shown)
     return entry
+
+
+def _target(entry: Path, shown: str) -> Path:
+    try:
+        return entry.resolve()
+    except (OSError, RuntimeError):
+        raise UnsafeModel(f"{shown}: is a link that leads nowhere.", "Replace the link by the file itself.") from None
 
 
 def _check_name(path: Path, shown: str) -> None:
@@ -116,9 +123,16 @@ def _check_config(path: Path, shown: str) -> None:
 
 
 def _asks_for_code(value: Any) -> bool:
-    if isinstance(value, dict):
-        return "auto_map" in value or any(_asks_for_code(v) for v in value.values())
-    return isinstance(value, list) and any(_asks_for_code(v) for v in value)
+    waiting = [value]
+    while waiting:
+        at = waiting.pop()
+        if isinstance(at, dict):
+            if "auto_map" in at:
+                return True
+            waiting += at.values()
+        elif isinstance(at, list):
+            waiting += at
+    return False
 
 
 def _only_model(root: Path, files: list[Path]) -> Path:

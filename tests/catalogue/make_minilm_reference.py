@@ -73,7 +73,7 @@ UNLIKE = {
     "한국어 텍스트": "syllables: llama.cpp keeps the first letter of each, the library takes them apart",
     "नमस्ते दुनिया": "spacing vowel signs: llama.cpp drops them, the library keeps them",
     "x" * 101: "words of more than 100 characters: the library gives up on them, llama.cpp splits them",
-    "[CLS] [MASK] [SEP]": "names of control tokens in a text: the library takes them for the tokens, llama.cpp for words",
+    "[CLS] [MASK] [SEP]": "names of control tokens: tokens to the library, words to llama.cpp",
 }
 """Where llama.cpp is known to read a text in another way: the test shows that it is still so."""
 

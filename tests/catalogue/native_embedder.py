@@ -24,7 +24,7 @@ class NativeEmbedder:
         self.vocabulary = llama_cpp.llama_model_get_vocab(self._model)
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = context
-        params.n_threads = params.n_threads_batch = 2
+        params.n_threads = params.n_threads_batch = 1  # threads that wait for each other starve beside other work
         params.embeddings = True
         self._context = llama_cpp.llama_init_from_model(self._model, params)
         assert self._context

@@ -143,7 +143,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused() -> None:
 
 def test_strings_around_the_window() -> None:
     """The walk over a long array meets the edge of the window at every possible place."""
-    for extra in range(0, 24):
+    for extra in range(24):
         words = ["x" * 11] * (WINDOW // 19 + 5)
         header = parse(build({"filler": string("f" * extra), "words": array("string", words), "end": scalar("u8", 7)}))
         assert header.metadata["words"] == Array("string", len(words), None)
@@ -243,9 +243,7 @@ def test_mutations_of_the_real_header(model_store: Path, catalogue) -> None:
         candidate = mutated(raw[:2000], rng) + raw[2000:]
         start = time.process_time()
         try:
-            parse_header(
-                lambda offset, size, c=candidate: c[offset : offset + size], header.file_size, "mutated.gguf"
-            )
+            parse_header(lambda offset, size, c=candidate: c[offset : offset + size], header.file_size, "mutated.gguf")
         except FormatError as e:
             assert e.message.startswith("mutated.gguf: ")
         assert time.process_time() - start < 1.0

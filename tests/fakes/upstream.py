@@ -144,14 +144,17 @@ BEHAVIOURS: dict[str, Callable[[Seen], Reply]] = {
     "silent": _held,
     "role-then-silent": _stream(hold_after=1),
     "stall": _stream(hold_after=3),
-    "cut": _stream(end="cut", after=3),
-    "reset": _stream(end="reset", after=3),
+    # The faults after the first token wait for `release`, so that the token is out before they happen.
+    "cut": _stream(end="cut", after=3, hold_after=3),
+    "reset": _stream(end="reset", after=3, hold_after=3),
     "cut-before-token": _stream(end="cut", after=1),
-    "no-end-marker": _stream(end="no_marker"),
-    "malformed": lambda seen: Reply(events=[*chat_events()[:3], b'{"choices": [{"delta"', *chat_events()[3:]]),
+    "no-end-marker": _stream(end="no_marker", hold_after=3),
+    "malformed": lambda seen: Reply(
+        events=[*chat_events()[:3], b'{"choices": [{"delta"', *chat_events()[3:]], hold_after=3
+    ),
     "malformed-first": lambda seen: Reply(events=[b"{nonsense", *chat_events()]),
     "error-in-stream": lambda seen: Reply(
-        events=[*chat_events()[:3], b'{"error": {"message": "account sk-secret is broke", "code": 500}}']
+        events=[*chat_events()[:3], b'{"error": {"message": "account sk-secret is broke", "code": 500}}'], hold_after=3
     ),
     "error-first": lambda seen: Reply(events=[b'{"error": {"message": "no"}}']),
     "empty": _fixed(Reply(events=[])),
@@ -246,10 +249,10 @@ class FakeUpstream:
         await self._send(reply, writer, _head(reply.status, head))
         eol = reply.line_end
         for i, data in enumerate(reply.events):
-            if reply.after == i:
-                break
             if reply.hold_after == i and not await self._wait(reader):
                 return False
+            if reply.after == i:
+                break
             if reply.comments:
                 await self._send(reply, writer, _chunked(b": keep-alive" + eol + eol))
             await self._send(reply, writer, _chunked(b"data: " + data + eol + eol))

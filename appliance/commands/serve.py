@@ -1,0 +1,166 @@
+"""`outpost serve`: runs the appliance in the foreground until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+import uvloop
+
+from appliance.app import App
+from appliance.errors import OutpostError
+from appliance.settings import Loaded, SettingsError, choose_file, load
+from runtimes.engine import EngineLost
+from runtimes.supervisor import SpecError
+
+logger = logging.getLogger("outpost")
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", "-c", help="Settings file. Left out: $OUTPOST_CONFIG, else outpost.yaml here, else the defaults."
+    ),
+]
+
+
+def serve(config: ConfigOption = None) -> None:
+    """Run the appliance until SIGINT or SIGTERM; SIGHUP applies the settings file anew."""
+    try:
+        loaded = load(choose_file(config, os.environ, Path.cwd()), os.environ)
+    except SettingsError as error:
+        for problem in error.problems:
+            typer.echo(str(problem), err=True)
+        raise typer.Exit(1) from None
+    _log_to_stderr(loaded.settings.log.level)
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        raise typer.Exit(runner.run(_serve(loaded)))
+
+
+async def _serve(loaded: Loaded) -> int:
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    app = App(loaded, os.environ)
+    try:
+        await app.start()
+    except (OutpostError, SpecError) as error:
+        sys.stderr.write(f"outpost: {getattr(error, 'message', error)}\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"outpost: cannot start: {error.strerror or error} ({_where(loaded)})\n")
+        return 1
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, _stop, stopping)
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(app))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    _say_hello(app, loaded)
+    greeting = loop.create_task(_say_ready(app))
+    await stopping.wait()
+    greeting.cancel()
+    await app.stop()
+    return 0
+
+
+def _stop(stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        os._exit(130)  # asked twice: the operator does not want to wait; engines end with this process
+    stopping.set()
+    sys.stderr.write("outpost: stopping; running requests may finish (once more to end at once)\n")
+
+
+async def _reload(app: App) -> None:
+    try:
+        await app.reload()
+    except OutpostError as error:
+        logger.error("settings not reloaded, the old ones stay in force: %s", error.message)
+    except Exception:
+        logger.exception("settings not reloaded, the old ones stay in force")
+
+
+def _where(loaded: Loaded) -> str:
+    settings = loaded.settings
+    return f"listening on {settings.server.listen} and {settings.console.listen}, data in {settings.data_dir}"
+
+
+# --- what the terminal shows --------------------------------------------------------------------------
+
+
+def _base_url(app: App, loaded: Loaded) -> str:
+    listen = loaded.settings.server.listen
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listen.host, listen.host)
+    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
+    return f"{'https' if loaded.settings.server.tls else 'http'}://{host}:{app.public_port}"
+
+
+def _say_hello(app: App, loaded: Loaded) -> None:
+    settings = loaded.settings
+    base = _base_url(app, loaded)
+    say = sys.stderr.write
+    say(f"\nOutpost is listening on {base}   (settings: {loaded.path or 'built in'}, data: {settings.data_dir})\n")
+    if app.first_key is not None:
+        say(f"\n  First admin key, shown this once:  {app.first_key}\n")
+    shown = app.first_key or "$OUTPOST_API_KEY"
+    chat = next((r.model for r in settings.routes), "MODEL")
+    question = f'{{"model": "{chat}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    say(
+        f"\n  curl {base}/v1/chat/completions "
+        f"-H \"Authorization: Bearer {shown}\" -H 'Content-Type: application/json' \\\n    -d '{question}'\n"
+    )
+    if app.first_key is None:
+        say("\n  A key for $OUTPOST_API_KEY:  outpost keys create NAME\n")
+    say("\n")
+    sys.stderr.flush()
+
+
+async def _say_ready(app: App) -> None:
+    began = time.monotonic()
+    try:
+        await app.wait_ready()
+    except EngineLost as error:
+        sys.stderr.write(f"outpost: not every model could be started: {error.message}\n")
+        return
+    if app.settings.deployments:
+        sys.stderr.write(f"outpost: all models are ready ({time.monotonic() - began:.1f} s). Stop with Ctrl-C.\n")
+        sys.stderr.flush()
+
+
+class _JsonLines(logging.Formatter):
+    """One JSON object a line; whatever a message holds, it stays one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+        }
+        if (request_id := getattr(record, "request_id", None)) is not None:
+            line["request_id"] = request_id
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        if threading.current_thread() is not threading.main_thread():
+            line["thread"] = record.threadName
+        return msgspec.json.encode(line).decode()
+
+
+def _log_to_stderr(level: str) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JsonLines())
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from appliance.dialects.passing import PassThrough, read_whole
+from appliance.dialects.sse import event
+from appliance.dialects.tally import Tally
+from appliance.errors import UpstreamFailed
+from tests.fakes import upstream as fake
+
+EVENTS = fake.chat_events()
+STREAM = b"".join(map(event, EVENTS)) + event(b"[DONE]")
+WITH_USAGE = b"".join(map(event, EVENTS))
+WITHOUT_USAGE = b"".join(map(event, EVENTS[:-1]))
+
+
+def run(pieces: list[bytes], *, keep_usage: bool = False) -> tuple[bytes, Tally, bool]:
+    tally = Tally()
+    reader = PassThrough("up", tally, keep_usage=keep_usage)
+    out = b""
+    for piece in pieces:
+        out += reader.feed(piece)
+        if reader.done:
+            break
+    return out, tally, reader.done
+
+
+@pytest.mark.parametrize("keep_usage", [True, False])
+def test_every_cut_gives_the_same_answer(keep_usage: bool) -> None:
+    expected = WITH_USAGE if keep_usage else WITHOUT_USAGE
+    for i in range(1, len(STREAM)):
+        out, tally, done = run([STREAM[:i], STREAM[i:]], keep_usage=keep_usage)
+        assert out == expected
+        assert done
+        assert (tally.prompt_tokens, tally.completion_tokens, tally.source) == (5, 4, "reported")
+        assert tally.reasons() == ["stop"]
+
+
+def test_byte_by_byte() -> None:
+    out, _, done = run([STREAM[i : i + 1] for i in range(len(STREAM))])
+    assert out == WITHOUT_USAGE
+    assert done
+
+
+def test_a_read_in_the_middle_passes_as_the_same_object() -> None:
+    reader = PassThrough("up", Tally(), keep_usage=False)
+    assert reader.feed(event(EVENTS[0]) + event(EVENTS[1]))
+    piece = event(EVENTS[2]) + event(EVENTS[3])
+    assert reader.feed(piece) is piece
+
+
+def test_nothing_leaves_before_the_first_token() -> None:
+    reader = PassThrough("up", Tally(), keep_usage=False)
+    assert reader.feed(event(EVENTS[0])) == b""
+    assert reader.feed(b": comment\n\n") == b""
+    assert reader.feed(event(EVENTS[1])) == event(EVENTS[0]) + event(EVENTS[1])
+
+
+@pytest.mark.parametrize(
+    "delta",
+    [
+        {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}]},
+        {"refusal": "no"},
+        {"reasoning_content": "hm"},
+    ],
+)
+def test_other_things_than_text_count_as_first_token(delta: dict[str, object]) -> None:
+    assert run([event(fake.chunk(delta))])[0]
+
+
+@pytest.mark.parametrize("cut", [STREAM[: STREAM.index(b"[DONE]")], WITHOUT_USAGE, b"", event(EVENTS[0])])
+def test_an_end_without_marker_is_a_failure(cut: bytes) -> None:
+    reader = PassThrough("up", Tally(), keep_usage=False)
+    if cut:
+        reader.feed(cut)
+    with pytest.raises(UpstreamFailed):
+        reader.feed(b"")
+
+
+def test_an_end_marker_without_its_empty_line_counts() -> None:
+    out, _, done = run([STREAM[:-2], b""])
+    assert out == WITHOUT_USAGE
+    assert done
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"{nonsense", b'"text"', b"[]", b"{}", b'{"choices": 5}', b'{"choices": null}', b"\xff", b'{"choices":[{"index":'],
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_a_chunk_of_another_form_is_a_failure(data: bytes, first: bool) -> None:
+    reader = PassThrough("up", Tally(), keep_usage=False)
+    if not first:
+        reader.feed(event(EVENTS[0]) + event(EVENTS[1]))
+    with pytest.raises(UpstreamFailed, match="not of the expected form"):
+        reader.feed(event(data))
+
+
+def test_an_error_in_the_stream_is_told_without_the_targets_words() -> None:
+    reader = PassThrough("up", Tally(), keep_usage=False)
+    with pytest.raises(UpstreamFailed) as caught:
+        reader.feed(event(b'{"error": {"message": "sk-secret"}}'))
+    assert "sk-secret" not in caught.value.message
+
+
+def test_empty_choices_in_the_middle_do_no_harm() -> None:
+    odd = json.dumps({"id": "x", "choices": [], "prompt_filter_results": []}).encode()
+    out, _, done = run([event(odd) + STREAM])
+    assert out == event(odd) + WITHOUT_USAGE
+    assert done
+
+
+def test_usage_beside_choices_is_counted_and_passes() -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 2}}
+    last = fake.chunk({"content": "x"}, "stop", usage=usage)
+    out, tally, _ = run([event(last) + event(b"[DONE]")])
+    assert out == event(last)
+    assert (tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens) == (3, 1, 2)
+
+
+def test_without_usage_chunks_are_an_estimate() -> None:
+    _, tally, _ = run([b"".join(map(event, EVENTS[:-1])) + event(b"[DONE]")])
+    assert tally.source == "estimated"
+    assert tally.completion_tokens > 0
+
+
+def test_nothing_after_the_end_marker_passes() -> None:
+    out, _, done = run([STREAM + event(EVENTS[1])])
+    assert out == WITHOUT_USAGE
+    assert done
+
+
+def test_whole_answers_are_counted() -> None:
+    tally = Tally()
+    read_whole(fake.chat_whole(), tally, "up", vectors=False)
+    assert (tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens) == (5, 4, 2)
+    assert tally.reasons() == ["stop"]
+    vectors = Tally()
+    read_whole(fake.embeddings_whole(), vectors, "up", vectors=True)
+    assert (vectors.prompt_tokens, vectors.source) == (3, "reported")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"choices": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize("vectors", [True, False])
+def test_whole_answers_of_another_form_are_failures(body: bytes, vectors: bool) -> None:
+    with pytest.raises(UpstreamFailed):
+        read_whole(body, Tally(), "up", vectors=vectors)

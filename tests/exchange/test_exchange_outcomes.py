@@ -1,0 +1,474 @@
+"""Whole exchanges over real sockets: what a client sees and what is on record, target by target, fault by fault."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from appliance.dialects.sse import Framer
+from appliance.providers.upstream import Readiness
+from appliance.routing.routes import Deadlines
+from tests.fakes import openai_schema as schema
+from tests.fakes import upstream as fake
+from tests.fakes.house import UPSTREAM_KEY, USER_KEY, House, open_house
+
+TEXT = "".join(fake.TEXT)
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with open_house(tmp_path) as opened:
+        yield opened
+
+
+async def events_of(response: aiohttp.ClientResponse) -> list[Any]:
+    """The events of a stream; [DONE] as a string."""
+    found = Framer().feed(await response.read())[0]
+    return [data.decode() if data == b"[DONE]" else json.loads(data) for data in found]
+
+
+def text_of(events: list[Any]) -> str:
+    choices = [c for e in events if isinstance(e, dict) for c in e.get("choices", [])]
+    return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+# --- what goes well -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["local", "remote"])
+async def test_a_whole_answer(house: House, model: str) -> None:
+    response = await house.chat(model)
+    assert response.status == 200
+    answer = await response.json()
+    assert schema.complaints(schema.CHAT, answer) == []
+    row = await house.recorder.wait_for(1)
+    assert response.headers["x-request-id"] == row.id
+    assert response.headers["x-outpost-target"] == row.target
+    assert response.headers["x-outpost-attempts"] == "1"
+    assert (row.kind, row.route, row.status, row.outcome) == ("chat.completions", model, 200, "completed")
+    assert (row.key_id, row.key_name, row.stream, row.client) == ("k-user", "user", False, "127.0.0.1")
+    assert row.finish_reasons == ["stop"]
+    assert row.usage_source == "reported"
+    assert (row.prompt_tokens, row.completion_tokens) == (
+        answer["usage"]["prompt_tokens"], answer["usage"]["completion_tokens"],
+    )  # fmt: skip
+    assert row.cached_tokens > 0
+    assert [attempt.outcome for attempt in row.attempts] == ["completed"]
+
+
+@pytest.mark.parametrize("model", ["local", "remote"])
+@pytest.mark.parametrize("usage", [True, False])
+async def test_a_stream(house: House, model: str, usage: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if usage else {}
+    response = await house.chat(model, stream=True, **options)
+    assert response.status == 200
+    assert response.headers["Content-Type"].startswith("text/event-stream")
+    events = await events_of(response)
+    assert events[-1] == "[DONE]"
+    for chunk in events[:-1]:
+        assert schema.complaints(schema.CHAT_CHUNK, chunk) == []
+    assert [chunk for chunk in events[:-1] if chunk.get("usage")] == (events[-2:-1] if usage else [])
+    row = await house.recorder.wait_for(1)
+    assert (row.stream, row.outcome, row.usage_source, row.finish_reasons) == (True, "completed", "reported", ["stop"])
+    assert row.ttft_s is not None
+    assert 0 < row.ttft_s <= row.duration_s
+
+
+async def test_an_alias_answers_under_the_routes_name(house: House) -> None:
+    answer = await (await house.chat("gpt-4o-mini")).json()
+    assert answer["model"] == "local"
+
+
+async def test_what_the_upstream_sees(house: House) -> None:
+    house.route("over", house.provider("ok", temperature=0.25))
+    response = await house.post(
+        "/v1/chat/completions",
+        {
+            "model": "over",
+            "messages": [{"role": "user", "content": "Hi"}],
+            "temperature": 1.5,
+            "stream": True,
+            "user": "ann",
+            "metadata": {"team": "x"},
+            "store": False,
+            "service_tier": "auto",
+            "safety_identifier": "s",
+            "prompt_cache_key": "k",
+        },
+        **{"X-Tenant": "admin", "X-Forwarded-For": "1.2.3.4", "Cookie": "a=b", "OpenAI-Organization": "org"},
+    )
+    assert response.status == 200
+    seen = house.upstream.seen[-1]
+    assert seen.path == "/v1/chat/completions"
+    assert seen.body == {
+        "model": "ok",
+        "messages": [{"role": "user", "content": "Hi"}],
+        "temperature": 0.25,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    assert set(seen.headers) == {
+        "host", "authorization", "content-type", "content-length", "accept-encoding", "user-agent",
+    }  # fmt: skip
+    assert seen.headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
+
+
+async def test_connections_to_the_upstream_are_used_again(house: House) -> None:
+    for stream in (True, False, True, True, False):
+        assert (await house.chat("remote", stream=stream)).status == 200
+    assert house.upstream.connections == 1
+
+
+# --- faults before the first token ----------------------------------------------------------------
+
+MOVES_ON = [
+    "500", "503", "503-after", "429", "429-after", "401", "404", "redirect", "garbage", "compressed", "closed",
+    "cut-whole",
+]  # fmt: skip
+MOVES_ON_STREAM = [
+    "500", "429", "closed", "cut-before-token", "malformed-first", "error-first", "empty", "json-for-stream", "garbage",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("fault", MOVES_ON)
+async def test_a_failed_attempt_moves_on(house: House, fault: str) -> None:
+    house.route("m", fault, "ok")
+    response = await house.chat("m")
+    assert response.status == 200
+    assert (await response.json())["choices"][0]["message"]["content"] == TEXT
+    assert response.headers["x-outpost-attempts"] == "2"
+    assert response.headers["x-outpost-target"] == "fake/ok"
+    row = await house.recorder.wait_for(1)
+    assert [(a.target, a.outcome) for a in row.attempts] == [(f"fake/{fault}", "failed"), ("fake/ok", "completed")]
+    assert row.target == "fake/ok"
+    assert row.completion_tokens == 4
+
+
+@pytest.mark.parametrize("fault", MOVES_ON_STREAM)
+async def test_a_failed_stream_moves_on_while_nothing_was_seen(house: House, fault: str) -> None:
+    house.route("m", fault, "ok")
+    response = await house.chat("m", stream=True)
+    events = await events_of(response)
+    assert (text_of(events), events[-1]) == (TEXT, "[DONE]")
+    assert response.headers["x-outpost-attempts"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("fault", "status", "code", "attempts"),
+    [
+        ("500", 502, "upstream_error", 3),
+        ("503", 503, "upstream_unavailable", 1),
+        ("429", 429, "rate_limit_exceeded", 1),
+        ("401", 502, "upstream_credentials", 1),
+        ("404", 502, "upstream_not_found", 1),
+        ("garbage", 502, "upstream_error", 3),
+        ("closed", 502, "upstream_error", 3),
+        ("cut-whole", 502, "upstream_error", 3),
+        ("400", 400, "invalid_value", 1),
+        ("400-context", 400, "context_length_exceeded", 1),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_when_nothing_helps_the_error_is_told(
+    house: House, fault: str, status: int, code: str, attempts: int, stream: bool
+) -> None:
+    if fault == "cut-whole" and stream:
+        fault = "cut-before-token"
+    house.route("m", fault)
+    response = await house.chat("m", stream=stream)
+    assert response.status == status
+    body = await response.json()
+    assert schema.complaints(schema.ERROR, body) == []
+    assert body["error"]["code"] == code
+    assert "sk-upstream-key" not in await response.text()
+    assert response.headers["x-outpost-attempts"] == str(attempts)
+    row = await house.recorder.wait_for(1)
+    assert (row.status, row.error_code, len(row.attempts)) == (status, code, attempts)
+    assert row.outcome == ("refused" if status == 400 else "upstream_error")
+
+
+async def test_retry_after_is_passed_on(house: House) -> None:
+    house.route("m", "429-after")
+    assert (await house.chat("m")).headers["Retry-After"] == "7"
+    house.route("n", "503-after")
+    assert (await house.chat("n")).headers["Retry-After"] == "3"
+    house.route("o", "429")
+    assert "Retry-After" not in (await house.chat("o")).headers
+
+
+async def test_a_500_once_is_asked_again(house: House) -> None:
+    house.upstream.script("flaky", "500", "ok")
+    house.route("m", "flaky")
+    response = await house.chat("m")
+    assert response.status == 200
+    assert response.headers["x-outpost-attempts"] == "2"
+
+
+async def test_a_callers_mistake_is_not_tried_elsewhere(house: House) -> None:
+    house.route("m", "400-context", "ok")
+    response = await house.chat("m")
+    assert response.status == 400
+    assert len(house.upstream.seen) == 1
+
+
+async def test_nobody_listens(house: House) -> None:
+    dead = house.provider("ok")
+    house.route("m", _at(house, "http://127.0.0.1:1/v1"), retries=0)
+    response = await house.chat("m")
+    assert (response.status, (await response.json())["error"]["code"]) == (502, "upstream_unreachable")
+    house.route("n", _at(house, "http://127.0.0.1:1/v1"), dead)
+    assert (await house.chat("n")).status == 200
+
+
+def _at(house: House, url: str) -> Any:
+    from appliance.providers.openai import OpenAIUpstream
+    from appliance.routing.routes import Target
+
+    return Target(OpenAIUpstream("dead", model="x", base_url=url, api_key=None, session=house.session))
+
+
+@pytest.mark.parametrize("fault", ["silent", "role-then-silent"])
+async def test_a_slow_first_token_moves_on(house: House, fault: str) -> None:
+    house.route("m", fault, "ok", deadlines=Deadlines(first_token=0.2))
+    response = await house.chat("m", stream=True)
+    assert (await events_of(response))[-1] == "[DONE]"
+    assert response.headers["x-outpost-attempts"] == "2"
+    async with asyncio.timeout(5):
+        await house.upstream.hung_up.acquire()
+    row = await house.recorder.wait_for(1)
+    assert row.attempts[0].error_code == "upstream_timeout"
+
+
+async def test_a_slow_first_token_and_no_other_target(house: House) -> None:
+    house.route("m", "role-then-silent", deadlines=Deadlines(first_token=0.2))
+    response = await house.chat("m", stream=True)
+    assert (response.status, (await response.json())["error"]["code"]) == (504, "upstream_timeout")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_the_total_deadline_covers_everything(house: House, stream: bool) -> None:
+    house.route("m", "silent", "silent", deadlines=Deadlines(total=0.3))
+    response = await house.chat("m", stream=stream)
+    assert (response.status, (await response.json())["error"]["code"]) == (504, "deadline_exceeded")
+    assert len(house.upstream.seen) == 1
+
+
+# --- faults after the first token -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["cut", "reset", "no-end-marker", "malformed", "error-in-stream"])
+async def test_a_broken_stream_is_told_and_has_no_clean_end(house: House, fault: str) -> None:
+    house.route("m", fault, "ok")
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    headers = {"Authorization": f"Bearer {USER_KEY}"}
+    async with house.session.post(f"{house.url}/v1/chat/completions", json=body, headers=headers) as response:
+        assert response.status == 200
+        got = await response.content.readany()
+        house.upstream.release.set()
+        got += await response.content.read()
+    events = [json.loads(data) for data in Framer().feed(got)[0]]
+    assert b"[DONE]" not in got
+    assert schema.complaints(schema.ERROR, events[-1]) == []
+    assert events[-1]["error"]["code"] == "upstream_error"
+    assert text_of(events).startswith("Hello")
+    assert b"sk-secret" not in got
+    row = await house.recorder.wait_for(1)
+    assert (row.status, row.outcome, row.error_code) == (200, "upstream_error", "upstream_error")
+    assert (row.usage_source, len(row.attempts)) == ("reported" if fault == "no-end-marker" else "estimated", 1)
+    assert row.completion_tokens > 0
+
+
+async def test_a_stall_is_cut_by_the_idle_deadline(house: House) -> None:
+    house.route("m", "stall", deadlines=Deadlines(idle=0.2))
+    events = await events_of(await house.chat("m", stream=True))
+    assert events[-1]["error"]["code"] == "upstream_timeout"
+    async with asyncio.timeout(5):
+        await house.upstream.hung_up.acquire()
+
+
+@pytest.mark.parametrize("how", ["slices", "crlf", "comments"])
+async def test_odd_but_sound_streams(house: House, how: str) -> None:
+    house.route("m", how)
+    events = await events_of(await house.chat("m", stream=True))
+    assert (text_of(events), events[-1]) == (TEXT, "[DONE]")
+
+
+async def test_an_upstream_without_usage_is_estimated(house: House) -> None:
+    house.route("m", "no-usage")
+    await house.chat("m", stream=True)
+    row = await house.recorder.wait_for(1)
+    assert row.usage_source == "estimated"
+    assert row.completion_tokens > 0
+
+
+# --- the engine's faults --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("marker", "status", "code", "param"),
+    [
+        ("!invalid", 400, "invalid_value", "response_format"),
+        ("!context", 400, "context_length_exceeded", "messages"),
+        ("!unsupported", 400, "unsupported_parameter", "tools"),
+        ("!overloaded", 503, "overloaded", None),
+        ("!lost", 503, "engine_lost", None),
+        ("!broken", 502, "upstream_error", None),
+    ],
+)
+@pytest.mark.parametrize("stream", [True, False])
+async def test_engine_errors(
+    house: House, marker: str, status: int, code: str, param: str | None, stream: bool
+) -> None:
+    response = await house.chat("local", marker, stream=stream)
+    error = (await response.json())["error"]
+    assert (response.status, error["code"], error["param"]) == (status, code, param)
+    assert "internal detail" not in error["message"]
+    if marker == "!overloaded":
+        assert response.headers["Retry-After"] == "1"
+    assert house.engine.leases == 0
+
+
+async def test_an_engine_that_dies_in_the_middle(house: House) -> None:
+    events = await events_of(await house.chat("local", "!dies", stream=True))
+    assert events[-1]["error"]["code"] == "engine_lost"
+    assert text_of(events) == "Paris is "
+    row = await house.recorder.wait_for(1)
+    assert (row.usage_source, row.prompt_tokens, row.completion_tokens) == ("estimated", 7, 2)
+
+
+async def test_an_engine_that_dies_in_a_whole_answer_is_asked_again(house: House) -> None:
+    response = await house.chat("local", "!dies")
+    assert (response.status, response.headers["x-outpost-attempts"]) == (503, "3")
+
+
+async def test_nothing_is_up(house: House) -> None:
+    house.readiness.append(Readiness(False, "starting", loading=True, retry_after_s=4))
+    response = await house.chat("local")
+    assert (response.status, response.headers["Retry-After"]) == (503, "4")
+    assert (await response.json())["error"]["code"] == "model_loading"
+    row = await house.recorder.wait_for(1)
+    assert (row.outcome, row.attempts) == ("refused", [])
+
+
+async def test_what_the_engine_is_asked(house: House) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    await house.chat(
+        "local",
+        max_completion_tokens=3, temperature=0, top_p=0.5, top_k=-1, min_p=0.1, seed=4, stop="x", n=2,
+        logit_bias={"5": 1.5}, repetition_penalty=1.2, tools=[tool], tool_choice="auto", parallel_tool_calls=False,
+        response_format={"type": "json_object"}, logprobs=True, top_logprobs=1,
+    )  # fmt: skip
+    asked = house.engine.requests[-1]
+    assert asked.messages == [{"role": "user", "content": "Hi"}]
+    assert (asked.max_tokens, asked.stop, asked.n, asked.logprobs) == (3, ["x"], 2, 1)
+    assert asked.tools == [tool]
+    assert (asked.tool_choice, asked.parallel_tool_calls) == ("auto", False)
+    assert asked.response_format == {"type": "json_object"}
+    assert asked.cache_partition == "k-user"
+    s = asked.sampling
+    assert (s.temperature, s.top_p, s.top_k, s.min_p, s.seed, s.repeat_penalty) == (0, 0.5, 0, 0.1, 4, 1.2)
+    assert s.logit_bias == {5: 1.5}
+
+
+async def test_the_other_operations(house: House) -> None:
+    vectors = await (await house.post("/v1/embeddings", {"model": "embedder", "input": ["a", "b"]})).json()
+    assert schema.complaints(schema.EMBEDDINGS, vectors) == []
+    assert len(vectors["data"]) == 2
+    packed = {"model": "embedder", "input": "a", "encoding_format": "base64"}
+    assert isinstance((await (await house.post("/v1/embeddings", packed)).json())["data"][0]["embedding"], str)
+    plain = {"model": "local", "prompt": ["a", "b"], "n": 2, "max_tokens": 2, "logprobs": 1}
+    answer = await (await house.post("/v1/completions", plain)).json()
+    assert schema.complaints(schema.COMPLETION, answer) == []
+    assert [choice["text"] for choice in answer["choices"]] == ["Paris is "] * 4
+    assert answer["usage"]["prompt_tokens"] == 14
+    events = await events_of(await house.post("/v1/completions", {**plain, "stream": True}))
+    for i in range(4):
+        mine = [c["text"] for e in events[:-1] for c in e["choices"] if c["index"] == i]
+        assert "".join(mine) == "Paris is "
+    remote = await (await house.post("/v1/embeddings", {"model": "remote", "input": "a"})).json()
+    assert remote["data"][0]["embedding"] == [0.6, 0.8]
+
+
+async def test_one_of_several_prompts_that_fails_ends_all(house: House) -> None:
+    body = {"model": "local", "prompt": ["!stall", "!invalid"]}
+    response = await house.post("/v1/completions", body)
+    assert response.status == 400
+    assert house.engine.running == 0
+
+
+# --- records --------------------------------------------------------------------------------------
+
+
+async def test_the_row_is_durable_before_the_last_byte_of_a_whole_answer(house: House) -> None:
+    house.recorder.gate.clear()
+    asking = asyncio.create_task(house.chat("local"))
+    async with asyncio.timeout(5):
+        await house.engine.ended.acquire()
+    done, _ = await asyncio.wait([asking], timeout=0.2)
+    assert not done
+    house.recorder.gate.set()
+    assert (await asking).status == 200
+
+
+async def test_the_row_is_durable_before_the_end_of_a_stream(house: House) -> None:
+    house.recorder.gate.clear()
+    body = {"model": "local", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+    headers = {"Authorization": f"Bearer {USER_KEY}"}
+    async with house.session.post(f"{house.url}/v1/chat/completions", json=body, headers=headers) as response:
+        got = b""
+        async with asyncio.timeout(5):
+            while b'"finish_reason":"stop"' not in got:
+                got += await response.content.readany()
+        assert b"[DONE]" not in got
+        assert house.recorder.rows == []
+        house.recorder.gate.set()
+        async with asyncio.timeout(5):
+            got += await response.read()
+        assert got.endswith(b"data: [DONE]\n\n")
+    assert len(house.recorder.rows) == 1
+
+
+async def test_what_cannot_be_recorded_is_not_answered(house: House) -> None:
+    house.recorder.failing = True
+    whole = await house.chat("local")
+    assert (whole.status, (await whole.json())["error"]["code"]) == (503, "records_unavailable")
+    assert "Paris" not in await whole.text()
+    events = await events_of(await house.chat("local", stream=True))
+    assert events[-1]["error"]["code"] == "records_unavailable"
+    refused = await house.chat("local", temperature=9)
+    assert refused.status == 503
+    house.recorder.failing = False
+    assert (await house.chat("local")).status == 200
+
+
+async def test_refusals_are_recorded_and_strangers_are_not(house: House) -> None:
+    assert (await house.chat("local", temperature=9)).status == 400
+    assert (await house.chat("nope")).status == 404
+    rows = list(house.recorder.rows)
+    assert [(row.status, row.error_code, row.outcome) for row in rows] == [
+        (400, "invalid_value", "refused"), (404, "model_not_found", "refused"),
+    ]  # fmt: skip
+    assert (await house.post("/v1/chat/completions", {}, key=None)).status == 401
+    assert (await house.post("/v1/nothing", {})).status == 404
+    assert house.recorder.rows == rows
+
+
+async def test_a_mistake_of_ours_is_a_500_that_tells_nothing(
+    house: House, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr("appliance.exchange.make_plan", broken)
+    response = await house.chat("local")
+    assert response.status == 500
+    assert "secret detail" not in await response.text()
+    row = await house.recorder.wait_for(1)
+    assert row.outcome == "internal_error"
+    assert "ZeroDivisionError" in caplog.text
