@@ -160,9 +160,21 @@ class App:
             "version": __version__,
             "pid": os.getpid(),
             "data_dir": str(self._data_dir),
+            "listening": self._listening(),
             "config": str(self._path) if self._path else None,
             "offline": self.settings.offline,
             "replicas": [msgspec.to_builtins(view) for view in self._supervisor.replicas()],
+        }
+
+    def _listening(self) -> dict[str, str] | None:
+        """The addresses of the two doors, with the ports that were taken for port 0; None before they are open."""
+        if not self.public_port:
+            return None
+        server, console = self.settings.server, self.settings.console
+        scheme = "https" if server.tls else "http"
+        return {
+            "public": f"{scheme}://{_url_host(server.listen.host)}:{self.public_port}",
+            "operator": f"{scheme}://{_url_host(console.listen.host)}:{self.operator_port}",
         }
 
     async def reload(self) -> dict[str, Any]:
@@ -247,6 +259,12 @@ class App:
             drain_timeout=server.drain_timeout,
             max_connections=server.max_connections,
         )
+
+
+def _url_host(host: str) -> str:
+    """A listen address as people can put it into a URL on this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

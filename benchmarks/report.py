@@ -13,7 +13,6 @@ from typing import TypeVar
 
 from benchmarks.load import Result
 
-
 Subject = TypeVar("Subject")
 
 

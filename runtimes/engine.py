@@ -96,7 +96,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
-    """The prompt was accepted: its size is known and no client error can follow."""
+    """The request left the waiting list: the prompt's size is known, and its computation begins now."""
 
     prompt_tokens: int
 

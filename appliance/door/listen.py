@@ -75,6 +75,12 @@ class _Connection(web.RequestHandler):
             # Part of a head has come, and nobody is at work: the rest has to follow soon.
             self._head_timer = self._loop.call_later(self._server.limits.header_timeout, self._head_late)
 
+    def close(self) -> None:
+        idle = self._waiter is not None
+        super().close()
+        if idle and self.transport is not None:
+            self.transport.close()
+
     def _stop_timer(self) -> None:
         if self._head_timer is not None:
             self._head_timer.cancel()
@@ -138,7 +144,7 @@ class Listener:
 
     def __init__(self, door: Door, limits: Limits) -> None:
         self._server = _Server(door, limits)
-        self._listening: list[asyncio.AbstractServer] = []
+        self.servers: list[asyncio.Server] = []
         self._unlink: list[Path] = []
 
     async def tcp(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
@@ -147,7 +153,7 @@ class Listener:
         server = await loop.create_server(
             self._server, host or None, port, ssl=tls, backlog=1024, reuse_address=True
         )
-        self._listening.append(server)
+        self.servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
 
@@ -173,7 +179,7 @@ class Listener:
             os.umask(before)
         path.chmod(0o600)
         loop = asyncio.get_running_loop()
-        self._listening.append(await loop.create_unix_server(self._server, sock=sock))
+        self.servers.append(await loop.create_unix_server(self._server, sock=sock))
         self._unlink.append(path)
 
     @property
@@ -182,14 +188,14 @@ class Listener:
 
     def stop_accepting(self) -> None:
         """No new connections, and none of the open ones takes another request."""
-        for server in self._listening:
+        for server in self.servers:
             server.close()
         self._server.pre_shutdown()
 
     async def close(self, timeout: float) -> None:
         """End what is left: handlers get `timeout` seconds, then their connections are closed."""
         await self._server.shutdown(timeout)
-        for server in self._listening:
+        for server in self.servers:
             await server.wait_closed()
         for path in self._unlink:
             with contextlib.suppress(FileNotFoundError):

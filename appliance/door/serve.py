@@ -68,11 +68,12 @@ class Doors:
 
     def __init__(self, operator: Operator, limits: Limits, log: AccessLog | None = None) -> None:
         check_http_stack()
+        self.operator = operator
         self._gateway = operator.gateway
         self._limits = limits
         self._log = log
         self._public = Listener(build_public(operator.gateway, limits, log), limits)
-        self._operator = Listener(build_operator(operator, limits, log), limits)
+        self._console = Listener(build_operator(operator, limits, log), limits)
         self._control = Listener(build_operator(operator, limits, log, trusted=CONTROL), limits)
         self.public_port = 0
         self.operator_port = 0
@@ -89,7 +90,7 @@ class Doors:
         try:
             # The control socket first: it tells at once whether the same data folder is already in use.
             await self._control.unix(control)
-            self.operator_port = await self._operator.tcp(*operator, tls=tls)
+            self.operator_port = await self._console.tcp(*operator, tls=tls)
             self.public_port = await self._public.tcp(*public, tls=tls)
         except OSError:
             await self.close(0.0)
@@ -100,7 +101,7 @@ class Doors:
         end the others with a clean error, and close. `note` is told how many had to be ended."""
         gateway = self._gateway
         gateway.draining = True
-        listeners = (self._public, self._operator, self._control)
+        listeners = (self._public, self._console, self._control)
         for listener in listeners:
             listener.stop_accepting()
         timeout = self._limits.drain_timeout if drain_timeout is None else drain_timeout

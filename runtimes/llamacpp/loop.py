@@ -54,6 +54,8 @@ class Job:
     plan: TextPlan
     seed: int
     arrived: float
+    first: list[Event] = field(default_factory=list)
+    """What is said when the first of its choices gets a slot."""
     open: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
@@ -276,6 +278,8 @@ class DecodeLoop:
         if job.started is None:
             job.started = self._clock()
             job.cached_tokens = keep
+            for event in job.first:
+                self._emit(job, event)
 
     # --- computing ------------------------------------------------------------------------------
 

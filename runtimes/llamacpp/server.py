@@ -172,20 +172,21 @@ class Service:
         plan, tokens = await self._plan(request)
         check_prompt(len(tokens), self._native.context_length, "messages" if request.messages else "prompt")
         seed = request.sampling.seed
-        job = Job(
-            id=number,
-            request=request,
-            prompt=np.array(tokens, dtype=np.int32),
-            plan=plan,
-            seed=secrets.randbits(31) if seed is None else seed,
-            arrived=arrived,
-        )
         first: list[Event] = [Started(len(tokens))]
         if request.echo:
             text = b"".join(map(self._native.piece, tokens)).decode("utf-8", "replace")
             first.extend(Delta(index, text) for index in range(request.n))
-        self._send_events(number, first)
-        self.decode.submit(job)
+        self.decode.submit(
+            Job(
+                id=number,
+                request=request,
+                prompt=np.array(tokens, dtype=np.int32),
+                plan=plan,
+                seed=secrets.randbits(31) if seed is None else seed,
+                arrived=arrived,
+                first=first,
+            )
+        )
 
     async def _plan(self, request: GenerateRequest) -> tuple[TextPlan, list[int]]:
         if self._text is None:
@@ -264,11 +265,6 @@ class Service:
                 self._answer(number, lambda client_id: wire.Embedded(client_id, result))
 
         self._loop.call_soon_threadsafe(deliver)
-
-    def _send_events(self, number: int, events: list[Event]) -> None:
-        route = self._routes.get(number)
-        if route is not None:
-            route.send(wire.Events([(route.client_id, events)]))
 
     def _answer(self, number: int, build: Callable[[int], wire.Reply]) -> None:
         route = self._routes.get(number)

@@ -22,6 +22,7 @@ from runtimes.llamacpp.worker import Worker, WorkerBroken, WorkerDied
 MAX_OUTPUT = 4 << 20
 WORKER_MEMORY = 512 << 20
 RENDER_TIMEOUT_S = 1.0
+START_TIMEOUT_S = 15.0
 WORKER_SCRIPT = Path(__file__).with_name("template_worker.py")
 
 
@@ -66,7 +67,7 @@ class TemplateRenderer:
         self._nonce = nonce
         # CPU time is for the case that nobody is left to look at the clock, so it is larger.
         setup = {"template": template, "max_output": max_output, "memory": memory, "cpu_s": timeout_s + 1.0}
-        self._worker = Worker(WORKER_SCRIPT, setup, timeout_s=timeout_s)
+        self._worker = Worker(WORKER_SCRIPT, setup, timeout_s=timeout_s, start_timeout_s=START_TIMEOUT_S)
         self.info = TemplateInfo(
             system=True, alternates=False, tools=False, tool_history=False, arguments_as_text=False
         )
@@ -82,6 +83,8 @@ class TemplateRenderer:
             await self._worker.start()
         except WorkerBroken as error:
             raise TemplateUnusable(f"the model's chat template cannot be used: {error.message}") from None
+        except WorkerDied as error:
+            raise TemplateUnusable(f"the model's chat template cannot be compiled: {error.message}") from None
         self.info = await probe(self)
 
     async def close(self) -> None:

@@ -10,10 +10,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 
 from runtimes.engine import InvalidRequest
-from runtimes.llamacpp.templates import WORKER_SCRIPT, TemplateRenderer
+from runtimes.llamacpp import template_worker
+from runtimes.llamacpp.templates import WORKER_SCRIPT, TemplateRenderer, TemplateUnusable
+from runtimes.llamacpp.worker import WorkerDied
 
 # Each of these reaches for Python behind the template. What would show success: "HARMED" or an object's repr.
 ESCAPES = {
@@ -72,8 +75,8 @@ SIGNS = ("HARMED", "<class", "<function", "<module", "root:", "built-in", "__bui
 class Child:
     """The worker itself, driven over its pipes as the renderer drives it, to look at it from outside."""
 
-    def __init__(self, template: str, *, timeout: float = 4.0) -> None:
-        setup = {"template": template, "max_output": 1 << 20, "memory": 512 << 20, "cpu_s": 2.0}
+    def __init__(self, template: str) -> None:
+        setup = {"template": template, "max_output": 1 << 20, "memory": 512 << 20, "cpu_s": 0.1}
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-B", str(WORKER_SCRIPT)],
             stdin=subprocess.PIPE,
@@ -104,27 +107,33 @@ def test_there_are_enough_payloads() -> None:
     assert len(ESCAPES) >= 25
 
 
-@pytest.fixture(scope="module")
-def answers() -> dict[str, dict[str, str]]:
-    """Every escape in one child: a payload that harms the sandbox would be seen by the next ones too."""
-    names = list(ESCAPES)
-    out = {}
-    for name in names:
-        child = Child(ESCAPES[name])
-        try:
-            out[name] = child.first if "failed" in child.first else child.ask({"messages": [{"content": "hi"}], "now": 0})
-        finally:
-            child.close()
-    return out
+def answer_to(template: str) -> dict[str, str]:
+    """What the worker's own code says, without a process around it."""
+    environment = template_worker.build_environment()
+    try:
+        compiled = environment.from_string(template)
+    except jinja2.TemplateError as error:
+        return {"failed": str(error)}
+    return template_worker.render(compiled, {"messages": [{"content": "hi"}], "now": 0}, 1 << 20)
 
 
 @pytest.mark.parametrize("name", ESCAPES)
-def test_no_payload_gets_out(name: str, answers: dict[str, dict[str, str]]) -> None:
-    answer = answers[name]
+def test_no_payload_gets_out(name: str) -> None:
+    answer = answer_to(ESCAPES[name])
     assert answer.keys() <= {"ok", "failed", "refused"}
     text = answer.get("ok", "")
     assert not any(sign in text for sign in SIGNS), text
     assert len(json.dumps(answer)) < 2000
+
+
+def test_all_payloads_together_get_nothing_out_of_the_real_child() -> None:
+    child = Child("{% set m = messages %}" + "".join(t for n, t in ESCAPES.items() if answer_to(t).keys() == {"ok"}))
+    try:
+        answer = child.ask({"messages": [{"content": "hi"}], "now": 0})
+        assert answer.keys() == {"ok"}
+        assert not any(sign in answer["ok"] for sign in SIGNS)
+    finally:
+        child.close()
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -134,8 +143,9 @@ async def test_no_payload_uses_the_machine_up(name: str) -> None:
     try:
         try:
             await renderer.start()
-        except Exception as error:  # a bomb that goes off while Jinja folds constants is refused at the start
-            assert "template" in str(error)
+        except (TemplateUnusable, WorkerDied) as error:
+            # A bomb that goes off while Jinja folds constants is refused at the start.
+            assert len(error.message) < 700
             return
         try:
             text = await renderer.render([{"role": "user", "content": "go"}])
