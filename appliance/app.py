@@ -160,13 +160,13 @@ class App:
             "version": __version__,
             "pid": os.getpid(),
             "data_dir": str(self._data_dir),
-            "listening": self._listening(),
+            "listening": self.listening(),
             "config": str(self._path) if self._path else None,
             "offline": self.settings.offline,
             "replicas": [msgspec.to_builtins(view) for view in self._supervisor.replicas()],
         }
 
-    def _listening(self) -> dict[str, str] | None:
+    def listening(self) -> dict[str, str] | None:
         """The addresses of the two doors, with the ports that were taken for port 0; None before they are open."""
         if not self.public_port:
             return None

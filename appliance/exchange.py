@@ -278,6 +278,7 @@ class Exchange:
             with stream.attempt:
                 self._streaming = True
                 self.row.ttft_s = self._now()
+                watch.arm(self._gateway.write_timeout_s, _stalled)
                 await self._outgoing.begin(self._headers(), stream.first)
                 watch.arm(stream.idle_s, stream.silent)
                 async for data in events:

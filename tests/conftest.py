@@ -1,16 +1,19 @@
-"""What several parts of the suite share: the models."""
+"""What several parts of the suite share: the models, and one running gateway over them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from runtimes.catalogue import Catalogue, CatalogueError
+from tests.gateway import MODELS, Gateway, UpstreamThread, fake_routes, open_gateway
 
 ROOT = Path(__file__).parents[1]
-MODELS = ("smollm2-135m-instruct", "all-minilm-l6-v2")
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +35,42 @@ def model_store() -> Path:
 def catalogue(model_store: Path) -> Catalogue:
     """The catalogue over `model_store`. Read it only: other tests use the same files."""
     return Catalogue([], model_store)
+
+
+@pytest.fixture(scope="session")
+def upstream() -> Iterator[UpstreamThread]:
+    """The fake upstream that the session's gateway has as its provider `fake`."""
+    with UpstreamThread() as upstream:
+        yield upstream
+
+
+@pytest.fixture(scope="session")
+def gateway(
+    model_store: Path, upstream: UpstreamThread, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Gateway]:
+    """One gateway for the whole session with both bundled models and the routes of `fake_routes`.
+
+    Tests that stop it, break it or change its settings take `new_gateway` instead.
+    """
+    settings = fake_routes(upstream, "ok", "429", "429-after", "500", "503", "401", "404", "400", "cut", "silent")
+    with open_gateway(tmp_path_factory.mktemp("gateway"), settings, store=model_store) as gateway:
+        yield gateway
+        gateway.stop()
+
+
+@pytest.fixture
+def new_gateway(model_store: Path, tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
+    """Starts gateways of the test's own: `new_gateway(settings, ready=…, env=…)`; they end with the test."""
+    with ExitStack() as stack:
+        count = 0
+
+        def make(
+            settings: Mapping[str, Any] | None = None, *, ready: bool = True, env: Mapping[str, str] | None = None
+        ) -> Gateway:
+            nonlocal count
+            count += 1
+            folder = tmp_path / f"gateway-{count}"
+            folder.mkdir()
+            return stack.enter_context(open_gateway(folder, settings, store=model_store, env=env, ready=ready))
+
+        yield make

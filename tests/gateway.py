@@ -16,19 +16,22 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-import openai
 import psutil
 import yaml
 
 from appliance.commands.control import Control, ControlError
 from tests.fakes.upstream import FakeUpstream
 
+if TYPE_CHECKING:
+    import openai
+
 ROOT = Path(__file__).parents[1]
 CHAT = "smollm2-135m-instruct"
 EMBEDDER = "all-minilm-l6-v2"
+MODELS = (CHAT, EMBEDDER)
 ADMIN_KEY = "op-contract-admin-0123456789abcdef"
 USER_KEY = "op-contract-user-0123456789abcdef"
 START_S = 120.0
@@ -237,9 +240,13 @@ class Gateway:
 
     def openai(self, **options: Any) -> openai.OpenAI:
         """OpenAI's client, without retries unless asked for; close it."""
+        import openai  # takes a second, and few tests need it
+
         return openai.OpenAI(**{"base_url": self.base_url, "api_key": self.key, "max_retries": 0, **options})
 
     def async_openai(self, **options: Any) -> openai.AsyncOpenAI:
+        import openai
+
         return openai.AsyncOpenAI(**{"base_url": self.base_url, "api_key": self.key, "max_retries": 0, **options})
 
 
@@ -301,3 +308,26 @@ class UpstreamThread:
             return function()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
+
+
+def fake_routes(upstream: UpstreamThread, *behaviours: str) -> dict[str, Any]:
+    """Settings with the two bundled models, and one route `fake-BEHAVIOUR` to the fake upstream for each behaviour.
+
+    The route `refused` leads to an address where nobody listens.
+    """
+    # Port 1 (tcpmux) needs a privilege that nobody uses for it; a connection there is refused at once.
+    nobody = {"name": "nobody", "kind": "openai", "zone": "on_box", "base_url": "http://127.0.0.1:1/v1"}
+    fake = {"name": "fake", "kind": "openai", "zone": "on_box", "base_url": upstream.url}
+    return {
+        "deployments": [{"name": name, "model": name, "engine": "llamacpp"} for name in MODELS],
+        "providers": [fake, nobody],
+        "routes": [
+            {"model": CHAT, "aliases": ["gpt-4o-mini"], "targets": [{"deployment": CHAT}]},
+            {"model": EMBEDDER, "targets": [{"deployment": EMBEDDER}]},
+            *(
+                {"model": f"fake-{name}", "retries": 0, "targets": [{"provider": "fake", "model": name}]}
+                for name in behaviours
+            ),
+            {"model": "refused", "retries": 0, "targets": [{"provider": "nobody", "model": "any"}]},
+        ],
+    }

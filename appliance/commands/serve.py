@@ -101,16 +101,9 @@ def _where(loaded: Loaded) -> str:
 # --- what the terminal shows --------------------------------------------------------------------------
 
 
-def _base_url(app: App, loaded: Loaded) -> str:
-    listen = loaded.settings.server.listen
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(listen.host, listen.host)
-    host = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"{'https' if loaded.settings.server.tls else 'http'}://{host}:{app.public_port}"
-
-
 def _say_hello(app: App, loaded: Loaded) -> None:
     settings = loaded.settings
-    base = _base_url(app, loaded)
+    base = (app.listening() or {}).get("public", "")
     say = sys.stderr.write
     say(f"\nOutpost is listening on {base}   (settings: {loaded.path or 'built in'}, data: {settings.data_dir})\n")
     if app.first_key is not None:

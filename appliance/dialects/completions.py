@@ -13,7 +13,7 @@ from appliance.dialects.wire import Wire
 from appliance.errors import BadRequest, UnsupportedParameter
 
 TokenId = Annotated[int, Meta(ge=0, le=2**31 - 1)]
-MAX_PROMPTS = 128
+MAX_CHOICES = 128
 DEFAULT_MAX_TOKENS = 16
 """OpenAI's default for this endpoint."""
 
@@ -100,8 +100,8 @@ def check(request: CompletionRequest) -> None:
             raise BadRequest(
                 "prompt mixes strings, token ids and arrays; use one kind.", param="prompt", code="invalid_type"
             )
-        if len(request.prompts()) > MAX_PROMPTS:
-            raise BadRequest(f"prompt must hold at most {MAX_PROMPTS} prompts.", param="prompt")
+    if request.choices > MAX_CHOICES:
+        raise BadRequest(f"prompt: prompts times n must be at most {MAX_CHOICES}.", param="prompt")
     if request.suffix:
         raise UnsupportedParameter("suffix is not supported: no model here fills in the middle.", param="suffix")
     if request.best_of is not None and request.best_of > (request.n or 1):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from typing import cast
 
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from appliance.errors import BadRequest, BodyTimeout, BodyTooLarge, UnsupportedMediaType
+
+LARGE = 64 * 1024
+"""Bytes of an answer beyond which the client's pace matters."""
 
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -97,13 +101,39 @@ class HttpIncoming:
         return await read_body(self._request, self._limits)
 
 
+async def send_large(request: web.BaseRequest, response: web.Response, timeout: float) -> web.StreamResponse:
+    """Send a whole answer that does not fit the socket's buffers; cut the connection when the client takes none
+    of it for `timeout` seconds."""
+    body = cast(bytes, response.body)
+    streamed = web.StreamResponse(status=response.status, headers=response.headers)
+    streamed.content_length = len(body)
+    await streamed.prepare(request)
+    try:
+        for at in range(0, len(body), LARGE):
+            async with asyncio.timeout(timeout):
+                await streamed.write(body[at : at + LARGE])
+                await request.writer.drain()
+        async with asyncio.timeout(timeout):
+            await streamed.write_eof()
+    except TimeoutError:
+        _abort(request, streamed)
+    return streamed
+
+
+def _abort(request: web.BaseRequest, response: web.StreamResponse) -> None:
+    response.force_close()
+    if request.transport is not None:
+        request.transport.abort()
+
+
 class HttpOutgoing:
     """A streamed answer on its way out. `response` is None until it has begun."""
 
-    __slots__ = ("_chunked", "_protocol", "_request", "_transport", "_write", "id", "response")
+    __slots__ = ("_chunked", "_protocol", "_request", "_transport", "_write_timeout", "id", "response")
 
-    def __init__(self, request: web.BaseRequest, id: str) -> None:
+    def __init__(self, request: web.BaseRequest, id: str, write_timeout: float) -> None:
         self._request = request
+        self._write_timeout = write_timeout
         self.id = id
         self.response: web.StreamResponse | None = None
 
@@ -127,20 +157,23 @@ class HttpOutgoing:
         return not self._protocol.writing_paused
 
     async def drained(self) -> None:
-        # An empty write only waits for the transport's buffer to go down.
-        writer = self._request.writer
-        await writer.drain()
+        await self._request.writer.drain()
 
     async def end(self, data: bytes) -> web.StreamResponse:
         """The last bytes of the stream."""
         assert self.response is not None
-        await self.response.write_eof(data)
+        if not self._protocol.writing_paused:
+            await self.response.write_eof(data)
+            return self.response
+        try:
+            async with asyncio.timeout(self._write_timeout):
+                await self.response.write_eof(data)
+        except TimeoutError:
+            return self.cut()
         return self.response
 
     def cut(self) -> web.StreamResponse:
         """Drop the connection with whatever is still unsent."""
         assert self.response is not None
-        self.response.force_close()
-        if self._transport is not None:
-            self._transport.abort()
+        _abort(self._request, self.response)
         return self.response

@@ -8,14 +8,14 @@ from aiohttp import web
 
 from appliance.dialects.kinds import CHAT, COMPLETIONS, EMBEDDINGS, Kind
 from appliance.door.endpoint import Endpoint, Visit
-from appliance.door.http import HttpIncoming, HttpOutgoing, Limits
+from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, Limits, send_large
 from appliance.door.render import respond
 from appliance.exchange import Gateway, run
 
 
 async def answer(gateway: Gateway, kind: Kind, limits: Limits, visit: Visit) -> web.StreamResponse:
     """One exchange; its last byte leaves after it is on record."""
-    outgoing = HttpOutgoing(visit.request, visit.id)
+    outgoing = HttpOutgoing(visit.request, visit.id, limits.write_timeout)
     try:
         result = await run(gateway, kind, HttpIncoming(visit.request, visit.id, limits), outgoing)
     except Exception:
@@ -25,7 +25,8 @@ async def answer(gateway: Gateway, kind: Kind, limits: Limits, visit: Visit) -> 
         raise
     visit.row = result.row
     if not result.streamed:
-        return respond(result.body, visit.id, status=result.status, headers=result.headers)
+        response = respond(result.body, visit.id, status=result.status, headers=result.headers)
+        return response if len(result.body) <= LARGE else await send_large(visit.request, response, limits.write_timeout)
     if result.cut:
         return outgoing.cut()
     return await outgoing.end(result.body)

@@ -11,7 +11,7 @@ import ssl
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from aiohttp import web
@@ -53,9 +53,10 @@ class _Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self._server.enter(self):
-            assert isinstance(transport, asyncio.Transport)
-            transport.write(_BUSY)
-            transport.close()
+            # uvloop's transports are not asyncio's by class.
+            refused = cast(asyncio.Transport, transport)
+            refused.write(_BUSY)
+            refused.close()
             return
         super().connection_made(transport)
         self._head_timer = self._loop.call_later(self._server.limits.header_timeout, self._head_late)

@@ -47,7 +47,7 @@ ACCEPTED: list[dict[str, Any]] = [
     {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL], "refusal": None,
                          "annotations": [], "audio": None, "function_call": None},
                   {"role": "tool", "tool_call_id": "c1", "content": "42"}]},
-    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}]},
+    {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png,"}}]}]},
 ]  # fmt: skip
 
 
@@ -200,7 +200,7 @@ def test_any_json_is_a_request_or_a_clear_refusal(extra: dict[str, Any], message
     try:
         request = chat.parse(json.dumps(body).encode())
     except OutpostError as error:
-        assert error.status == 400  # noqa: PT017 - both ways are right, this one has a shape
+        assert error.status == 400
         assert error.message
     else:
         assert list(chat.needs(request)) is not None

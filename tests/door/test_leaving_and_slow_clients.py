@@ -12,7 +12,7 @@ import pytest
 from appliance.door.http import Limits
 from tests.fakes.house import House, open_house
 from tests.fakes.raw_client import RawClient, request_bytes
-from tests.fakes.upstream import Reply, chunk
+from tests.fakes.upstream import Reply, chat_whole, chunk
 
 
 @pytest.fixture
@@ -111,6 +111,37 @@ async def test_a_reader_that_stalls_pauses_the_upstream_and_is_cut(tmp_path: Pat
         assert row.completion_tokens * 60_000 < 30_000_000
         assert sent < 30_000_000
         await idle(house)
+
+
+async def test_a_large_whole_answer_is_cut_as_well(tmp_path: Path) -> None:
+    async with open_house(tmp_path, Limits(write_timeout=0.3)) as house:
+        large = chat_whole("x" * 30_000_000)
+        house.upstream.behave("large", lambda seen: Reply(body=large))
+        house.route("m", "large")
+        async with RawClient(house.doors.public_port, receive_buffer=4096) as client:
+            await client.send(asking("m", "Hi", stream=False))
+            await client.until(b"\r\n\r\n")
+            async with asyncio.timeout(5):
+                while b'"status":200' not in b"".join(house.log):
+                    await asyncio.sleep(0.01)
+            assert len(await client.rest()) < len(large)
+        response = await house.chat("m")
+        assert len(await response.read()) == len(large)
+
+
+async def test_leaving_ends_every_one_of_several_prompts(house: House) -> None:
+    body = {"model": "local", "prompt": ["!hold", "!stall", "!hold"], "stream": True}
+    async with RawClient(house.doors.public_port) as client:
+        await client.send(request_bytes("/v1/completions", body))
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                await house.engine.holding.acquire()
+        client.vanish()
+        for _ in range(3):
+            async with asyncio.timeout(5):
+                await house.engine.ended.acquire()
+    assert house.engine.cancelled == 3
+    await idle(house)
 
 
 async def test_a_slow_but_steady_reader_gets_everything(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ async def test_tools(house: House) -> None:
 
 async def test_the_other_endpoints(house: House) -> None:
     async with client(house) as sdk:
-        assert [model.id async for model in sdk.models.list()][0] == "local"
+        assert "local" in [model.id async for model in sdk.models.list()]
         assert (await sdk.models.retrieve("embedder")).id == "embedder"
         completion = await sdk.completions.create(model="local", prompt="The capital", max_tokens=16)
         assert completion.choices[0].text.startswith("Paris")

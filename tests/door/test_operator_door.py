@@ -133,9 +133,9 @@ def listener(house: House) -> Listener:
 async def test_a_socket_that_is_in_use_is_not_taken(house: House) -> None:
     with pytest.raises(OSError, match="already running"):
         await listener(house).unix(house.control)
-    async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path=str(house.control))) as session:
-        async with session.get("http://control/healthz") as response:
-            assert response.status == 200
+    connector = aiohttp.UnixConnector(path=str(house.control))
+    async with aiohttp.ClientSession(connector=connector) as session, session.get("http://c/healthz") as response:
+        assert response.status == 200
 
 
 async def test_a_socket_file_left_behind_is_replaced_even_deep_down(house: House, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from appliance.providers.http_errors import clean, from_status, retry_after
 SECRET = "sk-very-secret-value"
 
 
-def error(status: int, message: str = "m", code: str | None = None, headers: dict[str, str] | None = None) -> OutpostError:
+def error(status: int, message: str = "m", code: str | None = None) -> OutpostError:
     body = json.dumps({"error": {"message": message, "code": code, "param": "p", "type": "t"}}).encode()
-    return from_status("up", status, headers or {}, body, now=0.0, secret=SECRET)
+    return from_status("up", status, {}, body, now=0.0, secret=SECRET)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,11 @@ def test_repeated_words_are_one_printable_line(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("body", "says"),
-    [(b'{"error": "plain words"}', "plain words"), (b'{"detail": "of fastapi"}', "of fastapi"), (b"<html>", "did not say")],
+    [
+        (b'{"error": "plain words"}', "plain words"),
+        (b'{"detail": "of fastapi"}', "of fastapi"),
+        (b"<html>", "did not say"),
+    ],
 )
 def test_other_shapes_of_errors(body: bytes, says: str) -> None:
     assert says in from_status("up", 400, {}, body, now=0.0).message

@@ -1,0 +1,13 @@
+"""Exchanges are tested on the event loop that they run on."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+import uvloop
+
+
+@pytest.fixture(scope="session")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    return uvloop.EventLoopPolicy()
