@@ -72,7 +72,6 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="one short round of what is installed; writes no page")
     parser.add_argument("--json", action="store_true", help="print the values as JSON instead of tables")
     parser.add_argument("--subject", action="append", default=[], help="only this one (repeatable); writes no page")
-    parser.add_argument("--model", type=Path, help="GGUF file for the engines, in place of the catalogue's")
     arguments = parser.parse_args()
     if unknown := set(arguments.names) - set(names):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -89,7 +88,7 @@ def main() -> int:
         say(f"{benchmark.title} …")
         table = Table(benchmark.name, benchmark.title, goals=benchmark.goals)
         limit_s = benchmark.quick_s if arguments.quick else benchmark.full_s
-        plan = Plan(arguments.quick, limit_s, set(arguments.subject), arguments.model)
+        plan = Plan(arguments.quick, limit_s, set(arguments.subject))
         with tempfile.TemporaryDirectory(prefix="outpost-bench-") as scratch:
             benchmark.measure(plan, installer, Path(scratch), table)
         if plan.cut:

@@ -72,7 +72,7 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
     """The `engine` benchmark. Subjects take turns within each measurement."""
     table.reference = CPP_SERVER
     try:
-        model = model_file(plan.model)
+        model = model_file(installer)
     except Unavailable as error:
         table.skip("all engines", str(error))
         return

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
-import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.gateways import OUTPOST, Launch, Running, outpost_command
-from benchmarks.installs import Installer, engine_libraries
+from benchmarks.installs import Installer, engine_libraries, run_step
 from benchmarks.processes import ROOT, Child, Unavailable, free_port
+from runtimes.catalogue import Catalogue, CatalogueError, NotImported
 
 CPP_SERVER = "llama.cpp C++ server"
 MODEL = "smollm2-135m-instruct"
@@ -39,31 +38,33 @@ class EngineSubject:
     """(port, shape, scratch folder, installer) → launch. Raises Unavailable."""
 
 
-def model_file(chosen: Path | None) -> Path:
-    """The GGUF file that all engines load: the chosen one, or the catalogue's. Raises Unavailable."""
-    if chosen is not None:
-        if not chosen.is_file():
-            raise Unavailable(f"{chosen} is no file")
-        return chosen.resolve()
-    command = [*outpost_command(), "models", "show", MODEL, "--json"]
-    done = subprocess.run([str(c) for c in command], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    if done.returncode:
-        raise Unavailable(f"outpost models show {MODEL}: {(done.stderr or done.stdout).strip()[-200:]}")
-    paths = [Path(file["path"]) for file in json.loads(done.stdout)["files"] if file.get("path")]
-    found = next((path for path in paths if path.is_file()), None)
-    if found is None:
-        raise Unavailable(f"{MODEL} is not imported yet: outpost models import {MODEL}")
-    return found.resolve()
+def model_file(installer: Installer) -> Path:
+    """The model in a catalogue store of the benchmarks' own, imported on demand. Raises Unavailable."""
+    data_dir = installer.cache / "outpost-data"
+    catalogue = Catalogue([], data_dir / "models")
+    try:
+        return catalogue.resolve(MODEL).main
+    except NotImported:
+        installer.check_allowed(MODEL)
+        command = [*outpost_command(), "models", "import", MODEL, "--data-dir", data_dir]
+        run_step(command, installer.cache / "import.log")
+    except CatalogueError as error:
+        raise Unavailable(str(error)) from None
+    return catalogue.resolve(MODEL).main
 
 
 def _outpost(port: int, shape: Shape, scratch: Path, installer: Installer) -> Launch:
     key = "op-" + secrets.token_urlsafe(32)
     arguments = f"{{context: {shape.context}, slots: {shape.slots}, threads: {shape.threads}}}"
+    data_dir = scratch / "data"
+    data_dir.mkdir(exist_ok=True)
+    # Fresh records for each run, the benchmarks' model store for all.
+    (data_dir / "models").symlink_to(installer.cache / "outpost-data" / "models")
     config = scratch / "outpost.yaml"
     config.write_text(
         f"""server: {{listen: "127.0.0.1:{port}"}}
 console: {{listen: "127.0.0.1:{free_port()}"}}
-data_dir: {scratch / "data"}
+data_dir: {data_dir}
 identity: {{keys: [{{name: bench, key: {{env: OUTPOST_BENCH_KEY}}, role: user}}]}}
 deployments:
   - {{name: bench, model: {MODEL}, engine: llamacpp, replicas: {{min: 1}}, args: {arguments}}}

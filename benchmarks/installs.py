@@ -45,7 +45,7 @@ class Installer:
         wanted = "\n".join(requirements) + "\n"
         if stamp.exists() and stamp.read_text() == wanted:
             return python
-        self._check_allowed(name)
+        self.check_allowed(name)
         say(f"installing {' '.join(requirements)}")
         shutil.rmtree(folder, ignore_errors=True)
         run_step([sys.executable, "-m", "venv", folder], self.cache / f"{name}.log")
@@ -73,7 +73,7 @@ class Installer:
         for tool in ("cmake", "ninja"):
             if shutil.which(tool) is None:
                 raise Unavailable(f"{tool} is not installed")
-        self._check_allowed("llama-server")
+        self.check_allowed("llama-server")
         log = self.cache / "llama-server.log"
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -92,9 +92,10 @@ class Installer:
         (folder / "installed.txt").write_text(version)
         return server
 
-    def _check_allowed(self, name: str) -> None:
+    def check_allowed(self, name: str) -> None:
+        """Raises Unavailable where nothing may be fetched."""
         if not self.may_install:
-            raise Unavailable(f"{name} is not installed yet (a run without --quick installs it)")
+            raise Unavailable(f"{name} is not here yet (a run without --quick fetches it)")
 
 
 def _server_flags() -> list[str]:

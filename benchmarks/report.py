@@ -33,8 +33,6 @@ class Plan:
     """Seconds of measuring, counted from `begin`; nothing is begun after them."""
     subjects: set[str] = field(default_factory=set)
     """Only these; empty = all."""
-    model: Path | None = None
-    """A GGUF file in place of the catalogue's."""
     cut: int = 0
     """Measurements that were left out for lack of time."""
     _deadline: float = field(default=0.0, init=False)

@@ -45,9 +45,7 @@ def upstream() -> Iterator[UpstreamThread]:
 
 
 @pytest.fixture(scope="session")
-def gateway(
-    model_store: Path, upstream: UpstreamThread, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Gateway]:
+def gateway(model_store: Path, upstream: UpstreamThread, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """One gateway for the whole session with both bundled models and the routes of `fake_routes`.
 
     Tests that stop it, break it or change its settings take `new_gateway` instead.

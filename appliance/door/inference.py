@@ -26,7 +26,9 @@ async def answer(gateway: Gateway, kind: Kind, limits: Limits, visit: Visit) -> 
     visit.row = result.row
     if not result.streamed:
         response = respond(result.body, visit.id, status=result.status, headers=result.headers)
-        return response if len(result.body) <= LARGE else await send_large(visit.request, response, limits.write_timeout)
+        if len(result.body) <= LARGE:
+            return response
+        return await send_large(visit.request, response, limits.write_timeout)
     if result.cut:
         return outgoing.cut()
     return await outgoing.end(result.body)

@@ -65,10 +65,10 @@ class LlamaCppArgs(Section):
         json_schema_extra={"unit": "threads"},
     )
     prefill_chunk: Integer = Field(
-        default=64,
+        default=256,
         ge=1,
         le=8192,
-        description="Most prompt tokens read in one step; smaller keeps other answers flowing, larger reads faster.",
+        description="Most prompt tokens computed in one step; beside running answers the engine takes fewer by itself.",
         json_schema_extra={"unit": "tokens"},
     )
     max_waiting: Integer = Field(

@@ -86,6 +86,8 @@ class GrammarConstraint:
         self._n_vocab = n_vocab
 
     def allows(self, token: int) -> bool:
+        if self._matcher.is_stopped():
+            return not self._matcher.is_error() and bool(self.mask()[token])
         return self._matcher.validate_tokens([token]) == 1
 
     def mask(self) -> NDArray[np.bool_]:
@@ -96,6 +98,8 @@ class GrammarConstraint:
         return allowed
 
     def accept(self, token: int) -> None:
+        if self.is_done() and self.allows(token):
+            return  # the end itself: the matcher would take it for one token too many
         if not self._matcher.consume_token(token):
             raise self._failure()
 

@@ -1,0 +1,84 @@
+"""From declared deployments to replicas: what is started, and what its state means for a request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from appliance import engines
+from appliance.settings import from_mapping
+from runtimes.catalogue import Catalogue
+from runtimes.llamacpp.launch import LaunchSettings
+
+
+@dataclass
+class Seen:
+    state: str
+    reason: str = "because"
+
+
+@pytest.mark.parametrize(
+    ("states", "ready", "loading"),
+    [
+        (["ready"], True, False),
+        (["failed", "ready"], True, False),
+        (["starting"], False, True),
+        (["failed", "warming"], False, True),
+        (["failed", "quarantined"], False, False),
+        (["stopped"], False, False),
+        ([], False, False),
+    ],
+)
+def test_readiness_is_that_of_the_most_hopeful_replica(states: list[str], ready: bool, loading: bool) -> None:
+    found = engines.readiness("small", [Seen(state) for state in states])
+    assert (found.ready, found.loading) == (ready, loading)
+    assert ready or (found.reason and (found.retry_after_s or not states))
+
+
+def test_the_engines_log_is_not_for_clients() -> None:
+    found = engines.readiness("small", [Seen("failed", "exit status 1\nLast log lines:\nsecret path")])
+    assert "exit status 1" in found.reason
+    assert "secret" not in found.reason
+
+
+def test_replicas_are_started_with_what_the_settings_and_the_manifest_say(catalogue: Catalogue, tmp_path: Path) -> None:
+    settings = from_mapping({
+        "deployments": [
+            {"name": "small", "model": "smollm2-135m-instruct", "replicas": {"min": 2},
+             "args": {"context": 512, "slots": 3, "threads": 1}},
+            {"name": "vectors", "model": "all-minilm-l6-v2"},
+        ]
+    })  # fmt: skip
+    files = engines.resolve(settings.deployments, catalogue)
+    specs = engines.specs(settings.deployments, files, tmp_path / "run", tmp_path / "logs")
+    assert [spec.key for spec in specs] == [("small", 0), ("small", 1), ("vectors", 0)]
+    assert len({spec.socket_path for spec in specs}) == len({spec.log_path for spec in specs}) == 3
+    small = msgspec.json.decode(specs[0].argv[-1], type=LaunchSettings)
+    assert (small.task, small.context, small.slots, small.threads) == ("generate", 512, 3, 1)
+    assert small.default_system
+    vectors = msgspec.json.decode(specs[2].argv[-1], type=LaunchSettings)
+    assert (vectors.task, vectors.context) == ("embed", 512)
+
+
+def test_capabilities_are_those_of_the_manifest(catalogue: Catalogue) -> None:
+    chat = engines.capabilities(catalogue.get("smollm2-135m-instruct"), 512)
+    assert chat.kinds == {"chat.completions", "completions"}
+    assert {"tools", "json_schema", "json_object", "logprobs"} <= chat.features
+    assert chat.context_length == 512
+    embed = engines.capabilities(catalogue.get("all-minilm-l6-v2"), 512)
+    assert embed.kinds == {"embeddings"}
+    assert embed.dimensions == 384
+
+
+def test_what_cannot_be_started_is_named_with_a_cure(catalogue: Catalogue, tmp_path: Path) -> None:
+    settings = from_mapping(
+        {"deployments": [{"name": "small", "model": "smollm2-135m-instruct", "args": {"context": 100_000}}]}
+    )
+    files = engines.resolve(settings.deployments, catalogue)
+    with pytest.raises(engines.DeploymentError, match=r"deployments\.small\.args\.context.*8192"):
+        engines.specs(settings.deployments, files, tmp_path, tmp_path)
+    with pytest.raises(engines.DeploymentError, match=r"deployments\.small\.model.*outpost models import"):
+        engines.resolve(settings.deployments, Catalogue([], tmp_path / "empty"))
