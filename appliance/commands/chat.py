@@ -20,11 +20,15 @@ class ChatFailed(Exception):
 
 def chat(
     message: Annotated[str | None, typer.Argument(help="Ask this and stop; left out, a conversation.")] = None,
-    url: Annotated[str, typer.Option("--url", envvar="OUTPOST_URL", help="Base address of the gateway.")] = "http://127.0.0.1:8080",
+    url: Annotated[
+        str, typer.Option("--url", envvar="OUTPOST_URL", help="Base address of the gateway.")
+    ] = "http://127.0.0.1:8080",
     key: Annotated[
         str | None, typer.Option("--key", envvar="OUTPOST_API_KEY", help="API key.", show_envvar=True)
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Model name; left out, the first that chats.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="Model name; left out, the first that chats.")
+    ] = None,
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
     temperature: Annotated[float, typer.Option("--temperature", min=0.0, max=2.0)] = 0.7,
 ) -> None:
@@ -116,4 +120,3 @@ def _say(event: bytes, said: list[str]) -> bool:
 def _message_of(answer: Any) -> str:
     error = answer.get("error", {}) if isinstance(answer, dict) else {}
     return visible(str(error.get("message", "the gateway gave an answer that is no answer")))
-

@@ -61,5 +61,3 @@ async def warm_up(engine: Engine) -> None:
         last = events[-1]
     if not isinstance(last, Usage):
         raise EngineError("the warm-up prompt got no complete answer")
-
-

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 import time
+from pathlib import Path
 
 from runtimes.llamacpp.pace import Threads, idle_processors
 
-STAT = "/proc/stat"
+STAT = Path("/proc/stat")
 
 
 def read_times() -> tuple[float, float]:
     """(idle, total) processor time of the whole machine in clock ticks; (0, 0) where it cannot be read."""
     try:
-        with open(STAT, encoding="ascii") as file:
+        with STAT.open(encoding="ascii") as file:
             fields = [float(value) for value in file.readline().split()[1:9]]
     except OSError:
         return 0.0, 0.0

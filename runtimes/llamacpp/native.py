@@ -95,9 +95,7 @@ class Native:
             self._batch.n_seq_id[i] = 1
         self._seq = [self._batch.seq_id[i] for i in range(self.n_batch)]
         self._pieces: dict[int, bytes] = {}
-        self.eog: frozenset[int] = frozenset(
-            t for t in range(self.n_vocab) if llama.llama_vocab_is_eog(self._vocab, t)
-        )
+        self.eog: frozenset[int] = frozenset(t for t in range(self.n_vocab) if llama.llama_vocab_is_eog(self._vocab, t))
 
     def _new_context(self, settings: NativeSettings) -> Any:
         params = llama.llama_context_default_params()
@@ -168,9 +166,7 @@ class Native:
         """Text → id of every control and user-defined token."""
         special = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED
         return {
-            self.token_text(t): t
-            for t in range(self.n_vocab)
-            if llama.llama_vocab_get_attr(self._vocab, t) & special
+            self.token_text(t): t for t in range(self.n_vocab) if llama.llama_vocab_get_attr(self._vocab, t) & special
         }
 
     @property

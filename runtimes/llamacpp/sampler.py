@@ -27,7 +27,7 @@ class Candidates:
         self.ids = np.arange(n_vocab, dtype=np.int32)
         self.data = np.zeros(n_vocab, dtype=_TOKEN_DATA)
         self._pointer = self.data.ctypes.data_as(llama.llama_token_data_p)
-        self._array = llama.llama_token_data_array()
+        self._array: Any = llama.llama_token_data_array()
 
     def draw(self, chain: Any, logits: NDArray[np.float32]) -> int:
         """Run a sampler chain over logits of shape (n_vocab,); the chosen token id."""
@@ -54,9 +54,7 @@ class Sampler:
             if params.logit_bias
             else None
         )
-        self._penalised = bool(
-            params.presence_penalty or params.frequency_penalty or params.repeat_penalty != 1.0
-        )
+        self._penalised = bool(params.presence_penalty or params.frequency_penalty or params.repeat_penalty != 1.0)
         self._chain = None if params.temperature <= 0 else _build_chain(params, seed)
 
     def close(self) -> None:

@@ -143,7 +143,7 @@ class Service:
             tokens_reused=counters.reused if counters else 0,
             steps=counters.steps if counters else (embed.steps if embed else 0),
             open_requests=len(self._routes),
-            descriptors=len(os.listdir("/proc/self/fd")),
+            descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
             native_tools=self._text.native_tools if self._text else False,
         )
 
@@ -196,7 +196,8 @@ class Service:
             for position, token in enumerate(plan.tokens):
                 if not 0 <= token < self._native.n_vocab:
                     raise InvalidRequest(
-                        f"prompt[{position}]: token id {token} is outside the vocabulary (0 … {self._native.n_vocab - 1})",
+                        f"prompt[{position}]: token id {token} is outside the vocabulary "
+                        f"(0 … {self._native.n_vocab - 1})",
                         param="prompt",
                     )
         size = sum(len(segment.text) for segment in plan.segments)
@@ -377,8 +378,13 @@ async def serve(settings: LaunchSettings) -> int:
     path.unlink(missing_ok=True)
     server = await loop.create_unix_server(lambda: Connection(service), str(path))
     path.chmod(0o600)
-    log.info("ready after %.1f s: %d slots of %d tokens, %d threads",
-             time.monotonic() - began, native.settings.sequences, native.context_length, native.settings.threads)  # fmt: skip
+    log.info(
+        "ready after %.1f s: %d slots of %d tokens, %d threads",
+        time.monotonic() - began,
+        native.settings.sequences,
+        native.context_length,
+        native.settings.threads,
+    )
     status: int = await stop
     server.close()
     worker.close()

@@ -154,7 +154,11 @@ class Desk:
 def make(slots: int, batch: int = 16) -> tuple[FakeNative, Desk, DecodeLoop]:
     native, desk, now = FakeNative(slots, batch), Desk(), iter(range(10**9))
     loop = DecodeLoop(
-        native, desk.deliver, clock=lambda: next(now) / 100, compute=Compute(2), max_prefill=batch  # type: ignore[arg-type]
+        native,
+        desk.deliver,
+        clock=lambda: next(now) / 100,
+        compute=Compute(2),
+        max_prefill=batch,  # type: ignore[arg-type]
     )
     return native, desk, loop
 
@@ -274,7 +278,9 @@ def test_a_defect_in_one_requests_text_costs_only_that_request() -> None:
 
 def test_several_choices_share_one_prefill() -> None:
     native, desk, loop = make(4, 64)
-    prompt = next([*range(30), *range(9), last] for last in range(38) if END not in alone([*range(30), *range(9), last], 4))
+    prompt = next(
+        [*range(30), *range(9), last] for last in range(38) if END not in alone([*range(30), *range(9), last], 4)
+    )
     loop.submit(job(1, prompt, 4, n=4))
     finish(loop)
     check_alone(desk, 1, prompt, 4, 4)

@@ -13,8 +13,15 @@ def tokens(values: list[int]) -> np.ndarray:
     return np.array(values, dtype=np.int32)
 
 
-def slot(index: int, held: list[int], *, free: bool = True, coming: list[int] | None = None,
-         partition: str = "", used: int = 0) -> SlotView:  # fmt: skip
+def slot(
+    index: int,
+    held: list[int],
+    *,
+    free: bool = True,
+    coming: list[int] | None = None,
+    partition: str = "",
+    used: int = 0,
+) -> SlotView:
     return SlotView(index, free, tokens(held), tokens(coming if coming is not None else held), partition, used)
 
 
@@ -29,8 +36,14 @@ def slot_sets(draw: st.DrawFn) -> list[SlotView]:
         held = coming[: draw(st.integers(0, len(coming)))]
         free = draw(st.booleans())
         views.append(
-            slot(index, held, free=free, coming=held if free else coming,
-                 partition=draw(st.sampled_from(["", "a"])), used=draw(st.integers(0, 9)))  # fmt: skip
+            slot(
+                index,
+                held,
+                free=free,
+                coming=held if free else coming,
+                partition=draw(st.sampled_from(["", "a"])),
+                used=draw(st.integers(0, 9)),
+            )
         )
     return views
 

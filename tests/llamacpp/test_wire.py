@@ -43,10 +43,12 @@ CALLS: list[wire.Call] = [
 ]
 LOGPROBS = PositionLogprobs(TokenLogprob("a", -0.5, [97]), [TokenLogprob("�", -1.0, [0xE2])])
 REPLIES: list[wire.Reply] = [
-    wire.Events([
-        (1, [Started(9), Delta(0, "text", [ToolCallDelta(0, "id", "f", "{")], [LOGPROBS])]),
-        (2, [Finished("length", 1), Usage(9, 3, 2, 0.5)]),
-    ]),
+    wire.Events(
+        [
+            (1, [Started(9), Delta(0, "text", [ToolCallDelta(0, "id", "f", "{")], [LOGPROBS])]),
+            (2, [Finished("length", 1), Usage(9, 3, 2, 0.5)]),
+        ]
+    ),
     wire.Embedded(3, Embeddings([b"\0" * 8], 2, 1)),
     wire.Counted(4, 17),
     wire.State(6, EngineStatus(model="m", task="generate", context_length=8, slots=1)),
