@@ -9,7 +9,7 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,13 +19,15 @@ from appliance import __version__, engines
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
 from appliance.door.http import Limits
+from appliance.door.line_writer import LineWriter
 from appliance.door.serve import Doors
 from appliance.errors import BadRequest
 from appliance.exchange import Gateway
 from appliance.identity.key_ring import KeyRing, ensure_first_admin
 from appliance.identity.keys import FixedKey
 from appliance.ids import new_id
-from appliance.providers.openai import OpenAIUpstream, make_session
+from appliance.providers.kinds import PROVIDER_KINDS
+from appliance.providers.openai import make_session
 from appliance.providers.upstream import Upstream
 from appliance.records.database import Database, database_path
 from appliance.records.recorder import Recorder
@@ -123,7 +125,11 @@ class App:
         # Before the doors open, so that nobody finds a gateway without its engines on their way.
         stack.push_async_callback(self._supervisor.stop, drain=False)
         await self._supervisor.start(prepared.specs)
-        log = AccessLog(_write_out, time.time) if settings.log.access else None
+        log = None
+        if settings.log.access:
+            writer = LineWriter(sys.stdout.buffer)
+            stack.callback(writer.close)
+            log = AccessLog(writer, time.time)
         self._doors = Doors(
             Operator(self.gateway, ring, ExchangeStore(database), self.status, self.reload), self._limits(), log
         )
@@ -231,7 +237,7 @@ class App:
         return Prepared(
             settings,
             engines.specs(settings.deployments, files, self._run_dir, self._data_dir / "logs"),
-            build_router(settings.routes, lambda target: self._upstream(settings, target, upstreams)),
+            _router(settings, lambda target: self._upstream(settings, target, upstreams)),
             [FixedKey(key.name, resolve(key.key, self._env), key.role) for key in settings.identity.keys],
         )
 
@@ -239,7 +245,7 @@ class App:
         if isinstance(target, DeploymentTarget):
             return local[target.deployment]
         provider = next(each for each in settings.providers if each.name == target.provider)
-        return OpenAIUpstream(
+        return PROVIDER_KINDS[provider.kind](
             str(target),
             model=target.model,
             base_url=provider.base_url,
@@ -266,6 +272,13 @@ def _url_host(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
+def _router(settings: Settings, upstream_of: Callable[[Any], Upstream]) -> Router:
+    try:
+        return build_router(settings.routes, upstream_of)
+    except ValueError as error:
+        raise engines.DeploymentError(f"routes: {error}") from error
+
+
 def _tls(settings: Settings) -> ssl.SSLContext | None:
     tls = settings.server.tls
     if tls is None:
@@ -280,8 +293,3 @@ async def _ended(task: asyncio.Task[None]) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-
-
-def _write_out(lines: bytes) -> None:
-    sys.stdout.buffer.write(lines)
-    sys.stdout.buffer.flush()

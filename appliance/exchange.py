@@ -262,13 +262,18 @@ class Exchange:
     async def _open(self, route: Route, candidate: Candidate) -> _Stream:
         """A stream with its first token: until then another target may take over."""
         call = self._call(route, candidate)
-        name, deadlines = candidate.target.name, route.deadlines
+        name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
+
+        def started() -> None:
+            watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
+
+        call.started, call.queued = started, watch.disarm
         attempt = self._attempt(candidate)
         with attempt:
-            self._watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
+            started()
             events = candidate.target.upstream.stream(call)
             first = await anext(events)
-        self._watch.disarm()
+        watch.disarm()
         return _Stream(first, events, attempt, name, deadlines.idle)
 
     async def _pump(self, stream: _Stream) -> None:

@@ -36,7 +36,7 @@ BENCHMARKS = (
         "gateway",
         "What the gateway costs",
         gateway.measure,
-        quick_s=60,
+        quick_s=45,
         full_s=480,
         goals={
             "CPU per whole request": "≤ 350",
@@ -50,7 +50,7 @@ BENCHMARKS = (
         "streams",
         "1,000 streams at once",
         gateway.measure_many,
-        quick_s=20,
+        quick_s=15,
         full_s=150,
         goals={"resident memory": "≤ 600", "health check while they run, p99 (loop lag)": "≤ 20"},
     ),

@@ -89,7 +89,7 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
             except Unavailable as error:
                 table.skip(engine.name, str(error))
         for subject in subjects:
-            run_load(job(subject, [Lane([chat(random.Random(-1), 8)], requests=1)], 60.0))
+            run_load(job(subject, [Lane([chat(random.Random(-1), 8)], requests=1)], 20.0))
         plan.begin()
         # All subjects get the same prompts in a round, and nobody gets a prompt twice.
         for turn, subject in plan.turns(subjects):

@@ -249,7 +249,7 @@ def check(request: ChatRequest) -> None:
     if request.top_logprobs is not None and not request.logprobs:
         raise BadRequest("top_logprobs needs logprobs: true.", param="top_logprobs")
     if request.modalities is not None and request.modalities != ["text"]:
-        raise UnsupportedParameter("modalities: only [\"text\"] is supported.", param="modalities")
+        raise UnsupportedParameter('modalities: only ["text"] is supported.', param="modalities")
     if (
         request.max_tokens is not None
         and request.max_completion_tokens is not None

@@ -9,9 +9,7 @@ from appliance.errors import OutpostError
 
 def body(error: OutpostError) -> bytes:
     """{"error": {message, type, param, code}} as OpenAI's SDK expects it."""
-    return encode(
-        {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
-    )
+    return encode({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
 
 
 def stream_event(error: OutpostError) -> bytes:

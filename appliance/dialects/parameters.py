@@ -62,9 +62,7 @@ def check_service(store: bool | None, tier: str | None) -> None:
             "store: true is not supported: answers are not stored. Leave it out or send false.", param="store"
         )
     if tier is not None and tier not in ("auto", "default"):
-        raise UnsupportedParameter(
-            f"service_tier: {tier} is not supported; use auto or default.", param="service_tier"
-        )
+        raise UnsupportedParameter(f"service_tier: {tier} is not supported; use auto or default.", param="service_tier")
 
 
 _TOKEN_ID = re.compile(r"[0-9]{1,9}\Z")

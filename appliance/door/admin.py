@@ -128,9 +128,7 @@ def state(gateway: Gateway) -> dict[str, Any]:
     }
 
 
-def _json(
-    visit: Visit, value: Any, *, status: int = 200, headers: dict[str, str] | None = None
-) -> web.StreamResponse:
+def _json(visit: Visit, value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.StreamResponse:
     return respond(encode(value), visit.id, status=status, headers=headers)
 
 

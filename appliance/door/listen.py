@@ -151,9 +151,7 @@ class Listener:
     async def tcp(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Listen; gives the port (which matters when 0 was asked for). Raises OSError."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            self._server, host or None, port, ssl=tls, backlog=1024, reuse_address=True
-        )
+        server = await loop.create_server(self._server, host or None, port, ssl=tls, backlog=1024, reuse_address=True)
         self.servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound
@@ -196,8 +194,6 @@ class Listener:
     async def close(self, timeout: float) -> None:
         """End what is left: handlers get `timeout` seconds, then their connections are closed."""
         await self._server.shutdown(timeout)
-        for server in self.servers:
-            await server.wait_closed()
         for path in self._unlink:
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
@@ -225,13 +221,3 @@ def _short(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{folder}/{path.name}"
     finally:
         os.close(folder)
-
-
-def tls_context(cert: Path, key: Path) -> ssl.SSLContext:
-    """TLS 1.2 or newer from PEM files. Raises OSError (ssl.SSLError is one)."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(cert, key)
-    return context
-
-

@@ -1,8 +1,8 @@
 """The doors of the house: which endpoints each has, how they open, and how they close.
 
-    public    server.listen     the APIs, with keys
-    operator  console.listen    the operator's API, with admin keys
-    control   a Unix socket     the operator's API, for whoever may open the file
+public    server.listen     the APIs, with keys
+operator  console.listen    the operator's API, with admin keys
+control   a Unix socket     the operator's API, for whoever may open the file
 """
 
 from __future__ import annotations

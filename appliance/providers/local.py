@@ -68,6 +68,8 @@ class LocalUpstream:
     async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
         try:
             async with self._lease() as engine:
+                # All slots may be busy: how long others' answers take says nothing about this engine's health.
+                call.queued()
                 answer = _stream_answer(call)
                 async with aclosing(_events(engine, call)) as events:
                     async for batch in events:
@@ -99,6 +101,7 @@ async def _single(engine: e.Engine, request: e.GenerateRequest, call: Call) -> A
                 elif isinstance(item, e.Started):
                     tally.prompt_tokens = item.prompt_tokens
                     tally.source = "estimated"
+                    call.started()
             yield batch
     finally:
         await _close(events)

@@ -95,7 +95,8 @@ class OpenAIUpstream:
             **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
         }
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
-        self._lingering: set[asyncio.Task[None]] = set()
+        self.lingering: set[asyncio.Task[None]] = set()
+        """Answers whose last bytes are still being read, so that their connections can be used again."""
 
     @property
     def name(self) -> str:
@@ -141,8 +142,8 @@ class OpenAIUpstream:
             return
         # The bytes that end the HTTP message often come right after [DONE]; the client does not wait for them.
         task = asyncio.ensure_future(_linger(response))
-        self._lingering.add(task)
-        task.add_done_callback(self._lingering.discard)
+        self.lingering.add(task)
+        task.add_done_callback(self.lingering.discard)
 
     async def _post(self, call: Call) -> aiohttp.ClientResponse:
         timeout = self._timeouts.get(call.connect_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import msgspec
@@ -34,6 +34,10 @@ class Readiness(msgspec.Struct, frozen=True):
 READY = Readiness(True)
 
 
+def _nothing() -> None:
+    pass
+
+
 class Call(msgspec.Struct):
     """One attempt: the canonical request for one target, and where to count what it used."""
 
@@ -49,6 +53,10 @@ class Call(msgspec.Struct):
     """Prefix reuse and caches never cross partitions."""
     connect_s: float
     tally: Tally
+    queued: Callable[[], None] = _nothing
+    """To be called when the target has taken the call but lets it wait: the time to the first token stands still."""
+    started: Callable[[], None] = _nothing
+    """To be called when the waiting is over."""
 
     @property
     def answer_id(self) -> str:

@@ -191,7 +191,10 @@ class Deadlines(Section):
         default=2.0, ge=0.01, le=300.0, description="Longest time until a target accepts the connection."
     )
     first_token: Duration = Field(
-        default=60.0, ge=0.01, le=3600.0, description="Longest time until a target's first piece of the answer."
+        default=60.0,
+        ge=0.01,
+        le=3600.0,
+        description="Longest time until a stream's first piece; waiting for a slot on this box does not count.",
     )
     idle: Duration = Field(
         default=30.0, ge=0.01, le=3600.0, description="Longest silence between two pieces of an answer."

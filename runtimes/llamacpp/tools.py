@@ -187,7 +187,8 @@ def tool_grammar(
     """The Lark grammar of an answer.
 
     `special`: texts that are single control tokens of the vocabulary, with their ids.
-    `text_schema`: the checked schema that an answer without calls must satisfy.
+    `text_schema`: the checked schema that an answer without calls must satisfy. Raises Unsupported when the
+    format cannot tell such an answer from a call by its first letters.
     """
 
     def literal(text: str) -> str:
@@ -206,6 +207,11 @@ def tool_grammar(
     if plan.forced:
         start = f"{literal(form.opening)} calls"
     elif text_schema is not None:
+        if not (form.trigger or form.refusal):
+            raise Unsupported(
+                "this model cannot choose between tools and `response_format`; set `tool_choice` to none or required",
+                param="response_format",
+            )
         rules.append(f"answer: {lark_schema(text_schema, lenient=False)}")
         start = f"{literal(form.refusal)} answer | {literal(form.opening)} calls"
     else:

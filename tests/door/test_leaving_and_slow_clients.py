@@ -46,7 +46,7 @@ async def test_a_client_that_leaves_frees_the_engine(house: House, said: str, st
             client.vanish()
         else:
             client.writer.close()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await house.engine.ended.acquire()
     assert house.engine.cancelled == 1
     row = await house.recorder.wait_for(1)
@@ -66,7 +66,7 @@ async def test_a_client_that_leaves_cancels_the_upstream(house: House, model: st
         if model == "stall":
             await client.until(b"Hello")
         client.vanish()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await house.upstream.hung_up.acquire()
     assert (await house.recorder.wait_for(1)).outcome == "client_closed"
     await idle(house)

@@ -33,6 +33,9 @@ PERSON = {
 }
 
 
+ONLY = {"type": "object", "properties": {"only": {"const": 1}}, "required": ["only"]}
+
+
 @pytest.fixture
 async def grammars() -> AsyncIterator[Grammars]:
     made = Grammars(tokenizer(), N_VOCAB, cache_size=3)
@@ -94,7 +97,7 @@ async def test_the_answer_ends_when_it_is_complete(grammars: Grammars) -> None:
 
 
 async def test_mask_and_forced_tokens(grammars: Grammars) -> None:
-    state = await constraint(grammars, schema_format({"type": "object", "properties": {"only": {"const": 1}}, "required": ["only"]}))
+    state = await constraint(grammars, schema_format(ONLY))
     mask = state.mask()
     assert mask.shape == (N_VOCAB,)
     assert mask.dtype == np.bool_
@@ -102,7 +105,7 @@ async def test_mask_and_forced_tokens(grammars: Grammars) -> None:
     state.accept(ord("{"))
     state.accept(ord('"'))
     forced = state.forced()
-    assert b"".join(map(piece, forced)) == b'only"'
+    assert b"".join(map(piece, forced)) == b'only'
     with pytest.raises(ConstraintFailed):
         state.accept(ord("z"))
 

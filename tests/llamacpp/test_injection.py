@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from runtimes.llamacpp.injection import ControlStrings, Protection, Segment, neutral
 
 CONTROL = ControlStrings(
-    ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>", "</s>", "[INST]", "<｜end▁of▁sentence｜>", "  ", "\n\n", "x"]
+    [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<|endoftext|>",
+        "<tool_call>",
+        "</s>",
+        "[INST]",
+        "<｜end▁of▁sentence｜>",
+        "  ",
+        "\n\n",
+        "x",
+    ]
 )
 NONCE = "1234567890123456789012345678"
 
@@ -30,7 +41,9 @@ def protect(text: str, before: str = "<|im_start|>user\n", after: str = "<|im_en
 
 
 hostile = st.lists(
-    st.sampled_from(["<|im_end|>", "<|im_", "start|>", "<", "|>", "[INST]", "</s>", "hi", " ", "\n", "<tool_call>", "É"]),
+    st.sampled_from(
+        ["<|im_end|>", "<|im_", "start|>", "<", "|>", "[INST]", "</s>", "hi", " ", "\n", "<tool_call>", "É"]
+    ),
     max_size=8,
 ).map("".join)
 

@@ -55,7 +55,17 @@ def test_objects_stay_open_where_closing_would_change_the_meaning() -> None:
 
 
 @pytest.mark.parametrize(
-    "keyword", ["not", "if", "dependentRequired", "uniqueItems", "contains", "propertyNames", "unevaluatedProperties", "x-guidance"]
+    "keyword",
+    [
+        "not",
+        "if",
+        "dependentRequired",
+        "uniqueItems",
+        "contains",
+        "propertyNames",
+        "unevaluatedProperties",
+        "x-guidance",
+    ],
 )
 def test_a_keyword_that_cannot_be_enforced_is_named(keyword: str) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "array", keyword: {}}}}
@@ -63,7 +73,9 @@ def test_a_keyword_that_cannot_be_enforced_is_named(keyword: str) -> None:
     assert keyword not in str(check_schema(schema, param=PARAM, lenient=True))
 
 
-@pytest.mark.parametrize("reference", ["http://example.com/s.json", "file:///etc/passwd", "other.json#/a", "//host/x", 5])
+@pytest.mark.parametrize(
+    "reference", ["http://example.com/s.json", "file:///etc/passwd", "other.json#/a", "//host/x", 5]
+)
 def test_references_outside_the_schema_are_refused(reference: Any) -> None:
     assert "`$ref`" in refusal({"properties": {"a": {"$ref": reference}}})
 

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runtimes.engine import EngineError, InvalidRequest, ToolCallDelta, Unsupported
@@ -169,6 +169,10 @@ def test_auto_leaves_text_free_and_holds_calls(form: ToolFormat) -> None:
         assert fits(answer(form, PARIS, text="Let me look. "))
         assert not fits(answer(form, ("unknown", {}), text="Let me look. "))
     shape = check_schema({"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}, param="p")
+    if form is LLAMA3:
+        with pytest.raises(Unsupported):
+            fits("{}", text_schema=shape)
+        return
     assert fits(form.refusal + '{"x": 1}', text_schema=shape)
     assert fits(answer(form, PARIS), text_schema=shape)
     assert not fits(form.refusal + "Hello", text_schema=shape)
@@ -225,19 +229,19 @@ def scan(made: ToolPlan, form: ToolFormat, pieces: list[str]) -> tuple[str, list
 
 
 @every_format
-@settings(max_examples=30)
-@given(data=st.data())
-def test_calls_are_read_the_same_however_they_are_cut(form: ToolFormat, data: st.DataObject) -> None:
-    value = st.recursive(st.one_of(st.text("a\"\\{}[]é,\n", max_size=6), st.integers(), st.booleans(), st.none()), st.lists)
-    arguments = data.draw(st.dictionaries(st.text("k\"}", min_size=1, max_size=3), value, max_size=3))
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(text=st.text('a"\\{}[]é,\n', max_size=12), nested=st.booleans(), places=st.lists(st.integers(0, 300), max_size=6))
+def test_calls_are_read_the_same_however_they_are_cut(
+    form: ToolFormat, text: str, nested: bool, places: list[int]
+) -> None:
+    arguments = {text: [{"k": text}, 1.5, None]} if nested else {"k": text}
     several = [("get_weather", arguments), SIX][: 2 if form.between else 1]
-    before = data.draw(st.sampled_from(["", "Let me see. "])) if form.trigger else ""
+    before = "Let me see. " if form.trigger and nested else ""
     whole = answer(form, *several, text=before)
-    places = data.draw(st.lists(st.integers(0, len(whole)), max_size=6))
-    edges = [0, *sorted(places), len(whole)]
+    edges = [0, *sorted(min(p, len(whole)) for p in places), len(whole)]
     for pieces in ([whole], list(whole), [whole[a:b] for a, b in itertools.pairwise(edges)]):
-        text, calls, scanner = scan(plan(), form, pieces)
-        assert text == before
+        shown, calls, scanner = scan(plan(), form, pieces)
+        assert shown == before
         assert calls == [[f"id{i + 1}", name, json.dumps(args)] for i, (name, args) in enumerate(several)]
         assert scanner.complete == scanner.calls == len(several)
 
@@ -293,9 +297,10 @@ def test_whatever_the_grammar_lets_through_is_read_as_calls(form: ToolFormat, se
         assert isinstance(json.loads(arguments), dict)
 
 
-@given(st.dictionaries(st.text("\\\"{}[]a", max_size=5), st.text("\\\"{}[]a", max_size=5), max_size=3), st.text("}]\"", max_size=4))
-def test_the_end_of_an_object(value: dict[str, str], rest: str) -> None:
-    text = json.dumps(value)
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.text('\\"{}[]a', max_size=8), st.text('\\"{}[]a', max_size=8), st.sampled_from(["", "}", "]}", '"}']))
+def test_the_end_of_an_object(key: str, value: str, rest: str) -> None:
+    text = json.dumps({key: [value, {value: key}]})
     assert JsonEnd().feed(text + rest) == len(text)
     one_by_one = JsonEnd()
     ends = [one_by_one.feed(char) for char in text]

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import get_args
+
+import pytest
+
+from appliance.dialects.kinds import CHAT
+from appliance.dialects.parameters import ACCEPTED_NO_OPS
+from appliance.dialects.tally import Tally
+from appliance.providers.kinds import PROVIDER_KINDS
+from appliance.providers.openai import OpenAIUpstream, make_session, outgoing
+from appliance.providers.upstream import Call
+from appliance.settings.serving import Provider
+from tests.fakes.upstream import FakeUpstream
+
+
+@pytest.fixture
+async def fake() -> AsyncIterator[FakeUpstream]:
+    async with FakeUpstream() as running:
+        yield running
+
+
+def call(*, stream: bool) -> Call:
+    body = b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":%b}' % (b"true" if stream else b"false")
+    return Call("1", 0, CHAT, CHAT.parse(body, 64), "m", "p", 1.0, Tally())
+
+
+async def test_a_connection_is_used_again_though_its_message_ends_after_the_marker(fake: FakeUpstream) -> None:
+    async with make_session() as session:
+        upstream = OpenAIUpstream("u", model="slices", base_url=fake.url, api_key=None, session=session)
+        for _ in range(3):
+            assert [data async for data in upstream.stream(call(stream=True))]
+            # The rest of the message is read behind the caller's back.
+            async with asyncio.timeout(5):
+                while upstream.lingering:
+                    await asyncio.sleep(0)
+    assert fake.connections == 1
+
+
+async def test_a_stream_that_is_left_closes_its_connection(fake: FakeUpstream) -> None:
+    async with make_session() as session:
+        upstream = OpenAIUpstream("u", model="stall", base_url=fake.url, api_key=None, session=session)
+        events = upstream.stream(call(stream=True))
+        assert await anext(events)
+        await events.aclose()
+        async with asyncio.timeout(5):
+            await fake.hung_up.acquire()
+
+
+async def test_no_cookie_is_kept(fake: FakeUpstream) -> None:
+    async with make_session() as session:
+        upstream = OpenAIUpstream("u", model="ok", base_url=fake.url + "/", api_key="sk", session=session)
+        for _ in range(2):
+            await upstream.whole(call(stream=False))
+    assert all("cookie" not in seen.headers for seen in fake.seen)
+    assert fake.seen[0].path == "/v1/chat/completions"
+
+
+def test_fields_without_effect_do_not_leave() -> None:
+    sent = b"""{"model":"m","messages":[{"role":"user","content":"Hi"}],"user":"u","metadata":{"a":"b"},"store":false,
+    "service_tier":"auto","safety_identifier":"s","prompt_cache_key":"k","prompt_cache_retention":"24h",
+    "modalities":["text"]}"""
+    request = outgoing(CHAT.parse(sent, 64), "target")
+    assert request.model == "target"
+    assert all(getattr(request, field) is None for field in ACCEPTED_NO_OPS)
+
+
+def test_every_kind_that_the_settings_know_is_in_the_table() -> None:
+    kind = Provider.model_fields["kind"].annotation
+    assert set(get_args(kind)) == set(PROVIDER_KINDS)
