@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from appliance import __version__, engines
+from appliance import __version__, data_dir, engines
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
 from appliance.door.http import Limits
@@ -99,7 +99,7 @@ class App:
 
     async def _start(self, stack: contextlib.AsyncExitStack) -> None:
         settings = self.settings
-        self._data_dir.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(data_dir.hold(self._data_dir))
         self._run_dir = run_directory(self._data_dir)
         self._session = await stack.enter_async_context(make_session())
         prepared = self._prepare(self._loaded, settings)

@@ -6,12 +6,14 @@ import os
 import time
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
+_SHIFTS = range(120, -10, -10)
 
 
 def make_id(milliseconds: int, random: bytes) -> str:
     """26 characters of Crockford's base 32 (a ULID): 48 bits of Unix time, then 80 random bits (10 bytes)."""
     number = (milliseconds & (1 << 48) - 1) << 80 | int.from_bytes(random[:10], "big")
-    return "".join(_ALPHABET[(number >> shift) & 31] for shift in range(125, -5, -5))
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in _SHIFTS])
 
 
 def new_id() -> str:

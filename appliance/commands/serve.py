@@ -51,6 +51,8 @@ async def _serve(loaded: Loaded) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     app = App(loaded, os.environ)
+    # Until there is something to reload, the signal must not end the process, as it does by default.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         await app.start()
     except (OutpostError, SpecError) as error:

@@ -18,6 +18,7 @@ from runtimes.engine import (
     EngineStatus,
     Event,
     GenerateRequest,
+    InvalidRequest,
     Usage,
 )
 from runtimes.llamacpp import wire
@@ -170,7 +171,12 @@ class LlamaClient(asyncio.Protocol):
     def _send(self, call: wire.Call) -> None:
         if self._transport is None:
             raise EngineLost("the engine process is gone")
-        self._transport.write(wire.frame(call))
+        try:
+            data = wire.frame(call)
+        except (ValueError, OverflowError, TypeError) as error:
+            # Lone surrogates, numbers beyond 64 bits: no fault of the engine's.
+            raise InvalidRequest(f"the request cannot be sent to the engine: {error}") from error
+        self._transport.write(data)
 
 
 async def connect(socket_path: Path) -> LlamaClient:

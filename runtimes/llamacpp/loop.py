@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.engine import (
-    ContextLengthExceeded,
     Delta,
     EngineError,
     Event,
@@ -223,19 +222,21 @@ class DecodeLoop:
         request = job.request
         room = self._native.context_length - len(job.prompt)
         budget = room if request.max_tokens is None else min(room, request.max_tokens)
+        choices: list[Choice] = []
+        try:
+            for index in range(request.n):
+                sampler = Sampler(request.sampling, self._candidates, job.seed + index)
+                choices.append(Choice(job, index, sampler, job.plan.constraint(), job.plan.parser(index), budget))
+        except Exception:
+            # One request's parameters must not take the others along.
+            log.exception("request %d could not be taken", job.id)
+            for choice in choices:
+                choice.sampler.close()
+            self._out.failures[job.id] = EngineError("the engine failed on this request; its log says why")
+            return
         self._jobs[job.id] = job
         job.open = request.n
-        for index in range(request.n):
-            self._waiting.append(
-                Choice(
-                    job=job,
-                    index=index,
-                    sampler=Sampler(request.sampling, self._candidates, job.seed + index),
-                    constraint=job.plan.constraint(),
-                    parser=job.plan.parser(index),
-                    budget=budget,
-                )
-            )
+        self._waiting.extend(choices)
 
     def _place_waiting(self) -> None:
         skipped = 0
@@ -465,13 +466,3 @@ def _choice(slot: Slot) -> Choice:
     if slot.choice is None:
         raise EngineError(f"slot {slot.index} is not in use")
     return slot.choice
-
-
-def check_prompt(tokens: int, context_length: int, param: str) -> None:
-    """Raise ContextLengthExceeded unless a prompt leaves room for at least one token of answer."""
-    if tokens >= context_length:
-        raise ContextLengthExceeded(
-            f"This model's maximum context length is {context_length} tokens, but the prompt has {tokens} tokens "
-            "and at least one token of answer must fit. Shorten the prompt.",
-            param=param,
-        )

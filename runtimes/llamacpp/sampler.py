@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from runtimes.engine import Sampling
 
+COLDEST = 1e-5
+"""Below this temperature the most likely token has all of the probability, and dividing by it would overflow."""
+
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 
 
@@ -55,7 +58,7 @@ class Sampler:
             else None
         )
         self._penalised = bool(params.presence_penalty or params.frequency_penalty or params.repeat_penalty != 1.0)
-        self._chain = None if params.temperature <= 0 else _build_chain(params, seed)
+        self._chain = None if params.temperature < COLDEST else _build_chain(params, seed)
 
     def close(self) -> None:
         """Free the native chain; safe to call twice."""

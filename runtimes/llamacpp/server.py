@@ -41,10 +41,11 @@ from runtimes.engine import (
     Usage,
 )
 from runtimes.llamacpp import wire
+from runtimes.llamacpp.bounds import check_prompt, check_request
 from runtimes.llamacpp.constraints import build_tokenizer
 from runtimes.llamacpp.embed import EmbedJob, EmbedLoop
 from runtimes.llamacpp.launch import LaunchSettings
-from runtimes.llamacpp.loop import DecodeLoop, Delivery, Job, check_prompt
+from runtimes.llamacpp.loop import DecodeLoop, Delivery, Job
 from runtimes.llamacpp.machine import Compute
 from runtimes.llamacpp.native import Native, NativeSettings
 from runtimes.llamacpp.plan import ModelTraits, TextPlan, TextSide
@@ -78,6 +79,7 @@ class Service:
         self._routes: dict[int, Route] = {}
         self._by_client: dict[tuple[int, int], int] = {}
         self._next = 0
+        self._coming = 0
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self.decode: DecodeLoop | None = None
         self.embed: EmbedLoop | None = None
@@ -167,8 +169,18 @@ class Service:
         arrived = time.monotonic()
         if self.decode is None:
             raise Unsupported(f"{self._settings.name} makes embeddings, not text", param="model")
-        if self.decode.waiting + request.n > self._settings.max_waiting:
-            raise EngineOverloaded(f"{self.decode.waiting} requests are waiting for a slot already; try again soon")
+        check_request(request, n_vocab=self._native.n_vocab, max_waiting=self._settings.max_waiting)
+        # Those that are still being prepared count too: a burst arrives before any of it has been submitted.
+        waiting = self.decode.waiting + self._coming
+        if waiting + request.n > self._settings.max_waiting:
+            raise EngineOverloaded(f"{waiting} requests are waiting for a slot already; try again soon")
+        self._coming += request.n
+        try:
+            await self._submit(number, request, arrived, self.decode)
+        finally:
+            self._coming -= request.n
+
+    async def _submit(self, number: int, request: GenerateRequest, arrived: float, decode: DecodeLoop) -> None:
         plan, tokens = await self._plan(request)
         check_prompt(len(tokens), self._native.context_length, "messages" if request.messages else "prompt")
         seed = request.sampling.seed
@@ -176,7 +188,7 @@ class Service:
         if request.echo:
             text = b"".join(map(self._native.piece, tokens)).decode("utf-8", "replace")
             first.extend(Delta(index, text) for index in range(request.n))
-        self.decode.submit(
+        decode.submit(
             Job(
                 id=number,
                 request=request,
@@ -217,6 +229,8 @@ class Service:
     async def _start_embedding(self, number: int, request: EmbedRequest) -> None:
         if self.embed is None:
             raise Unsupported(f"{self._settings.name} makes text, not embeddings", param="model")
+        if not request.inputs:
+            raise InvalidRequest("input holds no text", param="input")
         inputs: list[list[int]] = []
         for index, item in enumerate(request.inputs):
             if isinstance(item, str):

@@ -11,7 +11,7 @@ import numpy as np
 from runtimes.llamacpp.constraints import Constraint
 from tests.llamacpp.template_shapes import CONTROL
 
-WORDS = ['{"', '": ', '", "', '"}', '"name"', "get", "_weather", "location", " none", "Tool:", "true", "  ", "tool_call"]
+WORDS = ['{"', '": ', '", "', '"}', '"name"', "get", "_weather", "location", " none", "Tool:", "true", "  ", "tool"]
 PIECES: list[bytes] = [bytes([i]) for i in range(256)] + [word.encode() for word in WORDS]
 SPECIAL = {text: len(PIECES) + i for i, text in enumerate(CONTROL)}
 N_VOCAB = len(PIECES) + len(SPECIAL)

@@ -72,7 +72,8 @@ async def test_json_object(grammars: Grammars) -> None:
 async def test_a_schema_holds(grammars: Grammars) -> None:
     good = json.dumps({"name": "Ann", "age": 7, "tags": ["a"]})
     assert accepts(await constraint(grammars, schema_format(PERSON)), good)
-    for bad in (good.replace("7", "151"), good.replace('"a"', '"c"'), good.replace("age", "size"), good[:-1] + ', "x": 1}'):
+    swaps = (("7", "151"), ('"a"', '"c"'), ("age", "size"), ("]}", '], "x": 1}'))
+    for bad in (good.replace(*swap) for swap in swaps):
         assert not accepts(await constraint(grammars, schema_format(PERSON)), bad), bad
 
 
@@ -105,7 +106,7 @@ async def test_mask_and_forced_tokens(grammars: Grammars) -> None:
     state.accept(ord("{"))
     state.accept(ord('"'))
     forced = state.forced()
-    assert b"".join(map(piece, forced)) == b'only'
+    assert b"".join(map(piece, forced)) == b"only"
     with pytest.raises(ConstraintFailed):
         state.accept(ord("z"))
 
@@ -153,7 +154,7 @@ def test_plain_text_has_no_grammar(response_format: dict[str, Any] | None) -> No
     ("schema", "words"),
     [
         ({"type": "object", "properties": {"a": False}, "required": ["a"]}, "unsatisfiable"),
-        ({"oneOf": [{"type": "object", "properties": {"a": {}}}, {"type": "object", "properties": {"b": {}}}]}, "`oneOf`"),
+        ({"oneOf": [{"type": "object"}, {"type": "object", "properties": {"b": {}}}]}, "`oneOf`"),
         ({"type": "string", "pattern": "(?=x)y"}, "compiled"),
         ({"type": "string", "pattern": "("}, "compiled"),
         ({"type": "array", "minItems": 3, "maxItems": 1}, "compiled"),
@@ -167,7 +168,7 @@ async def test_schemas_that_do_not_compile(grammars: Grammars, schema: Any, word
 
 # These pass every static check on purpose: they stand for the bombs that nobody has listed yet.
 BOMBS = {
-    "overlapping patterns": {"type": "object", "patternProperties": {f"^(a|b|{i}).{{0,300}}x{i}$": {} for i in range(16)}},
+    "overlapping patterns": {"patternProperties": {f"^(a|b|{i}).{{0,300}}x{i}$": {} for i in range(16)}},
     "states": {"type": "string", "pattern": "^(.*a.{60})+$"},
     "nested repeats": {"type": "string", "pattern": "^((a{1,100}){1,100}){1,100}$"},
     "unicode classes": {"type": "string", "pattern": "^[\\p{L}\\p{N}]{1,1000}(\\p{L}|\\w){500}$"},

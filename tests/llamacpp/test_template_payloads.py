@@ -39,7 +39,7 @@ ESCAPES = {
     "format_map string": "{{ '{a.__class__}'.format_map({'a': 1}) }}",
     "format through map": "{{ ['{0.__class__}'] | map('format', range) | list }}",
     "format by a variable": "{% set f = '{0.__class__.__base__}'.format %}{{ f(range) }}",
-    "macro caller": "{% macro m() %}{{ caller.__globals__ }}{% endmacro %}{% call m() %}{% endcall %}{{ m.__globals__ }}",
+    "macro caller": "{% macro m() %}{{ caller.__globals__ }}{% endmacro %}{% call m() %}{% endcall %}{{ m.__init__ }}",
     "loop frame": "{% for x in [1] %}{{ loop.__class__.__init__.__globals__ }}{% endfor %}",
     "generator frame": "{{ ([1] | map('string')).gi_frame.f_globals }}",
     "item access": "{{ ''['__class__'] }}{{ {}['__class__'] }}",
@@ -57,7 +57,7 @@ BOMBS = {
     "string multiplication": "{{ 'a' * (10 ** 10) }}",
     "list multiplication": "{{ ([0] * (10 ** 10)) | length }}",
     "power": "{{ 9 ** 9 ** 9 % 7 }}",
-    "doubling": "{% set n = namespace(s='aaaaaaaa') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
+    "doubling": "{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s + n.s %}{% endfor %}{{ n.s }}",
     "macro recursion": "{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}",
     "recursive loop": "{% for x in [[1]] recursive %}{{ loop([x]) }}{% endfor %}",
     "endless loop": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
@@ -67,7 +67,8 @@ BOMBS = {
     "join": "{{ (['x' * 1000000] * 100000) | join }}",
     "indent": "{{ ('x\\n' * 1000000) | indent(10000) }}",
     "slow replace": "{% for i in range(99999) %}{% set x = ('a' * 100000).replace('a', 'bb') %}{% endfor %}",
-    "nested json": "{% set n = namespace(v=[]) %}{% for i in range(90000) %}{% set n.v = [n.v] %}{% endfor %}{{ n.v | tojson }}",
+    "nested json": "{% set n = namespace(v=[]) %}{% for i in range(90000) %}{% set n.v = [n.v] %}{% endfor %}"
+    "{{ n.v | tojson }}",
 }
 SIGNS = ("HARMED", "<class", "<function", "<module", "root:", "built-in", "__builtins__", "/bin/", "environment object")
 

@@ -134,7 +134,7 @@ every_vocabulary = pytest.mark.parametrize("special", [SPECIAL, SPELLED], ids=["
 @every_vocabulary
 def test_required_holds_the_whole_answer(form: ToolFormat, special: dict[str, int]) -> None:
     def fits(text: str) -> bool:
-        return accepts(constraint(plan("required"), form, special), text if special else text)
+        return accepts(constraint(plan("required"), form, special), text)
 
     if not special and any(word in form.opening + form.tail for word in SPECIAL):
         # The test vocabulary would encode the marker as its token; spell it differently for this one.
@@ -230,7 +230,7 @@ def scan(made: ToolPlan, form: ToolFormat, pieces: list[str]) -> tuple[str, list
 
 @every_format
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(text=st.text('a"\\{}[]é,\n', max_size=12), nested=st.booleans(), places=st.lists(st.integers(0, 300), max_size=6))
+@given(st.text('a"\\{}[]é,\n', max_size=12), st.booleans(), st.lists(st.integers(0, 300), max_size=6))
 def test_calls_are_read_the_same_however_they_are_cut(
     form: ToolFormat, text: str, nested: bool, places: list[int]
 ) -> None:
@@ -277,7 +277,9 @@ def test_a_call_that_is_cut_off_is_incomplete(form: ToolFormat) -> None:
     assert (scanner.calls, scanner.complete) == (1, 0)
 
 
-@pytest.mark.parametrize("broken", ["<tool_call>\nnonsense", '<tool_call>\n{"name": "other", "arguments": {}}', "<tool_call>"])
+@pytest.mark.parametrize(
+    "broken", ["<tool_call>\nno", '<tool_call>\n{"name": "other", "arguments": {}}', "<tool_call>"]
+)
 def test_what_only_looks_like_a_call_comes_out_as_text(broken: str) -> None:
     for pieces in ([broken], list(broken)):
         text, calls, scanner = scan(plan(), HERMES, pieces)

@@ -1,0 +1,52 @@
+"""What a request may ask of the engine: checked before any of it reaches the compute loop.
+
+The gateway checks the same fields for its own clients; an engine must not depend on that, since one
+wrong number would take all other requests along.
+"""
+
+from __future__ import annotations
+
+import math
+
+from runtimes.engine import ContextLengthExceeded, GenerateRequest, InvalidRequest, Sampling
+
+MOST_LOGPROBS = 20
+
+
+def check_request(request: GenerateRequest, *, n_vocab: int, max_waiting: int) -> None:
+    """Raise InvalidRequest naming the field that is out of range."""
+    if not 1 <= request.n <= max_waiting:
+        raise InvalidRequest(f"n is {request.n}; this engine takes 1 to {max_waiting} choices at once", param="n")
+    if request.max_tokens is not None and request.max_tokens < 1:
+        raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1", param="max_tokens")
+    if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
+        raise InvalidRequest(f"logprobs is {request.logprobs}; it must be 0 to {MOST_LOGPROBS}", param="logprobs")
+    _check_sampling(request.sampling, n_vocab)
+
+
+def _check_sampling(sampling: Sampling, n_vocab: int) -> None:
+    for field in ("temperature", "top_p", "min_p", "presence_penalty", "frequency_penalty", "repeat_penalty"):
+        value = getattr(sampling, field)
+        if not math.isfinite(value):
+            raise InvalidRequest(f"{field} is {value}; it must be a finite number", param=field)
+    if sampling.repeat_penalty <= 0:
+        raise InvalidRequest(
+            f"repeat_penalty is {sampling.repeat_penalty}; it must be more than 0", param="repeat_penalty"
+        )
+    for token, bias in sampling.logit_bias.items():
+        if not 0 <= token < n_vocab:
+            raise InvalidRequest(
+                f"logit_bias: token id {token} is outside the vocabulary (0 … {n_vocab - 1})", param="logit_bias"
+            )
+        if not math.isfinite(bias):
+            raise InvalidRequest(f"logit_bias: the value of token {token} is {bias}", param="logit_bias")
+
+
+def check_prompt(tokens: int, context_length: int, param: str) -> None:
+    """Raise ContextLengthExceeded unless a prompt leaves room for at least one token of answer."""
+    if tokens >= context_length:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {context_length} tokens, but the prompt has {tokens} tokens "
+            "and at least one token of answer must fit. Shorten the prompt.",
+            param=param,
+        )
