@@ -13,12 +13,21 @@ from appliance.dialects.wire import encode
 from runtimes.engine import Delta, Event, Finished, PositionLogprobs, Started
 
 
-def _logprobs(positions: Sequence[PositionLogprobs], offset: int) -> dict[str, Any]:
-    """The legacy shape; `offset` is where the first token starts, in characters of the choice's text."""
+def _begun(data: Sequence[int]) -> int:
+    """How many characters begin in these bytes of UTF-8."""
+    return sum(byte & 0xC0 != 0x80 for byte in data)
+
+
+def _logprobs(positions: Sequence[PositionLogprobs], begun: int) -> dict[str, Any]:
+    """The legacy shape; `begun` characters of the choice's text begin before the first token.
+
+    Offsets are counted on bytes: several tokens may make up one character, whose offset they share.
+    """
     offsets: list[int] = []
     for at in positions:
-        offsets.append(offset)
-        offset += len(at.chosen.token)
+        inside = bool(at.chosen.bytes) and not _begun(at.chosen.bytes[:1])
+        offsets.append(max(begun - inside, 0))
+        begun += _begun(at.chosen.bytes)
     return {
         "tokens": [at.chosen.token for at in positions],
         "token_logprobs": [logprob(at.chosen.logprob) for at in positions],
@@ -34,7 +43,7 @@ class CompletionStream:
         self._tally = tally
         self._usage = usage
         self._logprobs = logprobs
-        self._length: dict[int, int] = {}
+        self._begun: dict[int, int] = {}
         head = encode({"id": id, "object": "text_completion", "created": created, "model": model})
         self._head = b"data: " + head[:-1]
         self._tail = (b',"usage":null' if usage else b"") + b"}\n\n"
@@ -56,9 +65,11 @@ class CompletionStream:
         return b"".join(out)
 
     def _chunk(self, index: int, text: str, positions: Sequence[PositionLogprobs], reason: str | None) -> bytes:
-        at = self._length.get(index, 0)
-        self._length[index] = at + len(text)
-        logprobs = _logprobs(positions, at) if self._logprobs and positions else None
+        logprobs = None
+        if self._logprobs and positions:
+            begun = self._begun.get(index, 0)
+            self._begun[index] = begun + sum(_begun(at.chosen.bytes) for at in positions)
+            logprobs = _logprobs(positions, begun)
         # A chunk in the middle has no finish reason; the field itself is always there.
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return self._head + b',"choices":[' + encode(choice) + b"]" + self._tail

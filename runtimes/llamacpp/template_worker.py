@@ -65,7 +65,11 @@ def tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **
 
 def build_environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, GenerationBlock]
+        trim_blocks=True,
+        lstrip_blocks=True,
+        extensions=[jinja2.ext.loopcontrols, GenerationBlock],
+        # Folding constants would set a bomb off while the template is compiled, under the longer clock of the start.
+        optimized=False,
     )
     for name in ("lipsum", "cycler", "joiner"):
         del environment.globals[name]

@@ -105,6 +105,9 @@ def detect_format(template: str) -> ToolFormat | None:
 # --- what the caller asked for --------------------------------------------------------------------
 
 
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
+
+
 class Tool(msgspec.Struct, frozen=True):
     """One function that may be called, its schema checked."""
 
@@ -163,7 +166,9 @@ def _read_tool(tool: Mapping[str, Any], where: str) -> Tool:
         )
     strict = bool(function.get("strict"))
     param = f"{where}.function.parameters"
-    schema = check_schema(function.get("parameters") or {"type": "object"}, param=param, lenient=not strict)
+    # OpenAI's meaning: a function without parameters takes none. (`{}` is a schema, which allows any.)
+    parameters = function.get("parameters")
+    schema = check_schema(_NO_PARAMETERS if parameters is None else parameters, param=param, lenient=not strict)
     if schema.setdefault("type", "object") != "object":
         raise InvalidRequest(f"`{param}.type` must be object", param=param)
     return Tool(name=name, description=str(function.get("description") or ""), schema=schema, strict=strict)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from appliance.dialects.chat import ChatRequest
 from tests.contract.ask import CHAT_PATH, chat_choices, check_usage, merge_chat, streamed, usage_of, whole
 from tests.fakes.openai_schema import CHAT as CHAT_SCHEMA
 from tests.fakes.openai_schema import CHAT_CHUNK, complaints
@@ -64,11 +65,7 @@ CALLED = [
     {"role": "tool", "tool_call_id": "call_1", "content": '{"temperature": 21, "sky": "clear"}'},
 ]
 CUT_CHARACTER = "\ufffd".encode()
-OPTIONAL = (
-    "stream stream_options max_completion_tokens n top_p top_k min_p presence_penalty frequency_penalty "
-    "repetition_penalty seed stop logit_bias logprobs top_logprobs tools tool_choice parallel_tool_calls "
-    "response_format reasoning_effort user metadata store service_tier safety_identifier prompt_cache_key modalities"
-).split()
+OPTIONAL = [field for field in ChatRequest.__struct_fields__ if field not in ("model", "messages", "max_tokens")]
 
 # name → fields beside the model; temperature 0 unless the case says otherwise.
 CASES: dict[str, dict[str, Any]] = {
@@ -119,9 +116,13 @@ CASES: dict[str, dict[str, Any]] = {
         "prompt_cache_key": "k",
         "modalities": ["text"],
     },
-    "everything-null": {**SHORT, **dict.fromkeys(OPTIONAL)},
+    "everything-null": {**dict.fromkeys(OPTIONAL), **SHORT, "temperature": 0},
     "text-format": {**SHORT, "response_format": {"type": "text"}},
-    "json-object": {"messages": say("Give me a JSON object."), "max_tokens": 60, "response_format": {"type": "json_object"}},
+    "json-object": {
+        "messages": say("Give me a JSON object."),
+        "max_tokens": 60,
+        "response_format": {"type": "json_object"},
+    },
     "json-schema": {
         "messages": say("Describe Ada Lovelace as JSON."),
         "max_tokens": 60,
