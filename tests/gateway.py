@@ -313,7 +313,7 @@ class UpstreamThread:
 def fake_routes(upstream: UpstreamThread, *behaviours: str) -> dict[str, Any]:
     """Settings with the two bundled models, and one route `fake-BEHAVIOUR` to the fake upstream for each behaviour.
 
-    The route `refused` leads to an address where nobody listens.
+    The route `second-name` leads to the chat model too; `refused` leads to an address where nobody listens.
     """
     # Port 1 (tcpmux) needs a privilege that nobody uses for it; a connection there is refused at once.
     nobody = {"name": "nobody", "kind": "openai", "zone": "on_box", "base_url": "http://127.0.0.1:1/v1"}
@@ -323,6 +323,7 @@ def fake_routes(upstream: UpstreamThread, *behaviours: str) -> dict[str, Any]:
         "providers": [fake, nobody],
         "routes": [
             {"model": CHAT, "aliases": ["gpt-4o-mini"], "targets": [{"deployment": CHAT}]},
+            {"model": "second-name", "targets": [{"deployment": CHAT}]},
             {"model": EMBEDDER, "targets": [{"deployment": EMBEDDER}]},
             *(
                 {"model": f"fake-{name}", "retries": 0, "targets": [{"provider": "fake", "model": name}]}

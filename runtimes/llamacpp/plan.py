@@ -193,9 +193,8 @@ class TextSide:
         self, renderer: TemplateRenderer, request: GenerateRequest, tools: ToolPlan | None
     ) -> list[Segment]:
         info = renderer.info
-        messages = conversation.with_system(
-            conversation.read_messages(request.messages or []), self._traits.default_system
-        )
+        given = conversation.read_messages(request.messages or [])
+        messages = conversation.with_system(given, self._traits.default_system)
         if self.native_tools and info.tool_history:
             messages = conversation.native_history(messages, self._format, info)
         else:
@@ -205,7 +204,7 @@ class TextSide:
             names = {tool.name for tool in tools.tools}
             offered = [t for t in request.tools if t["function"]["name"] in names]
         elif tools is not None:
-            messages = conversation.generic_offer(tools, messages)
+            messages = conversation.generic_offer(tools, messages, after_result=given[-1]["role"] == "tool")
         segments = await renderer.render_segments(conversation.fit(messages, info), offered)
         if tools is not None and self._format.cue:
             segments = [*segments, Segment(self._format.cue)]

@@ -90,17 +90,20 @@ class Worker:
             return
         # Nothing of our environment goes along, except what the interpreter itself needs to load.
         environment = {k: v for k, v in os.environ.items() if k in {"LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"}}
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-I",
-            "-B",
-            str(self._script),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env=environment,
-            cwd="/",
-        )
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-I",
+                "-B",
+                str(self._script),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.DEVNULL,
+                env=environment,
+                cwd="/",
+            )
+        except OSError as error:
+            raise WorkerDied(f"its process could not be started: {error.strerror}") from None
         self.starts += 1
         answer = await self._exchange(self._setup, self._start_timeout_s)
         if "failed" in answer:

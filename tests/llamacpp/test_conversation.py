@@ -131,7 +131,7 @@ def test_the_generic_offer_names_every_tool_and_keeps_the_conversation() -> None
     plan = read_tools([WEATHER, MULTIPLY], "auto", True)
     assert plan is not None
     chat = [say("system", "Be kind."), say("user", "Hi")]
-    out = generic_offer(plan, chat)
+    out = generic_offer(plan, chat, after_result=False)
     assert out[0]["role"] == "system"
     assert out[0]["content"].startswith("Be kind.\n\n")
     shown = "\n".join(m["content"] for m in out)
@@ -142,4 +142,27 @@ def test_the_generic_offer_names_every_tool_and_keeps_the_conversation() -> None
     assert out[-1] == chat[-1]
     roles = [m["role"] for m in out[1:]]
     assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
-    assert generic_offer(plan, chat[1:])[0]["role"] == "system"
+    assert generic_offer(plan, chat[1:], after_result=False)[0]["role"] == "system"
+
+
+def test_tools_beyond_the_examples_are_described_in_words() -> None:
+    many = [
+        {"type": "function", "function": {"name": f"tool_{i}", "description": f"Does number {i}."}} for i in range(9)
+    ]
+    plan = read_tools(many, "auto", True)
+    assert plan is not None
+    shown = "\n".join(m["content"] for m in generic_offer(plan, [say("user", "Hi")], after_result=False))
+    for i in range(9):
+        assert f"tool_{i}" in shown
+        assert f"Does number {i}" in shown
+
+
+def test_after_a_result_the_last_example_puts_one_into_words() -> None:
+    plan = read_tools([WEATHER], "auto", True)
+    assert plan is not None
+    history = generic_history(read_messages(HISTORY[:3]), decided=True)
+    out = generic_offer(plan, history, after_result=True)
+    examples = out[1 : -len(history)]
+    assert examples[-2]["content"].startswith("Result of ")
+    assert examples[-1]["content"].startswith("Tool: none\n")
+    assert examples != generic_offer(plan, history, after_result=False)[1 : -len(history)]

@@ -77,7 +77,8 @@ def test_what_is_on_offer() -> None:
 
 def test_parameters_may_be_absent() -> None:
     tool = {"type": "function", "function": {"name": "now"}}
-    assert plan(tools=[tool]).tools[0].schema == {"type": "object"}
+    closed = {"type": "object", "properties": {}, "additionalProperties": False}
+    assert plan(tools=[tool]).tools[0].schema == closed
 
 
 def function(**fields: Any) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""The record cannot be written: no answer reaches its last byte, everybody is told soon, and it heals by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.conftest import fake_routes
+from tests.e2e.clients import Answer, chat, client, post
+from tests.gateway import Gateway, UpstreamThread
+
+TOLD_WITHIN_S = 2.0
+SLACK_S = 2.0
+"""For a machine that has much else to do."""
+NewGateway = Callable[..., Gateway]
+
+
+@pytest.fixture
+def recording(new_gateway: NewGateway, upstream: UpstreamThread) -> Gateway:
+    settings = {**fake_routes(upstream, "ok", "500"), "deployments": []}
+    settings["routes"] = [route for route in settings["routes"] if route["model"].startswith("fake-")]
+    return new_gateway(settings)
+
+
+def bodies(count: int) -> list[dict[str, Any]]:
+    return [
+        chat("Hi", model="fake-500" if number % 5 == 4 else "fake-ok", stream=number % 2 == 0) for number in range(count)
+    ]
+
+
+async def ask(gateway: Gateway, count: int) -> list[Answer]:
+    return list(await asyncio.gather(*(post(gateway, body) for body in bodies(count))))
+
+
+def check_refused(answers: list[Answer]) -> None:
+    for answer in answers:
+        assert answer.complete
+        assert answer.error is not None, answer.body
+        assert answer.error["code"] == "records_unavailable"
+        assert answer.status == (200 if answer.streamed else 503)
+        assert not (answer.streamed and answer.done)
+        assert answer.ended_s - answer.began_s < TOLD_WITHIN_S + SLACK_S
+        if not answer.streamed:
+            assert "retry-after" in answer.headers
+
+
+async def check_healed(gateway: Gateway) -> None:
+    await asyncio.to_thread(gateway.wait_for, lambda: gateway.status()["recording"], "the record to work again")
+    healed = await ask(gateway, 10)
+    assert all(answer.done for answer in healed)
+    assert {answer.error["code"] for answer in healed if answer.error} == {"upstream_error"}
+    found = {row["id"] for row in gateway.rows()}
+    assert {answer.id for answer in healed} <= found
+
+
+def recorded_ids(gateway: Gateway) -> set[str]:
+    connection = sqlite3.connect(f"file:{gateway.data_dir}/outpost.db?mode=ro", uri=True)
+    try:
+        return {row[0] for row in connection.execute("SELECT id FROM exchanges")}
+    finally:
+        connection.close()
+
+
+async def test_a_locked_database(recording: Gateway) -> None:
+    await check_healed(recording)
+    lock = sqlite3.connect(recording.data_dir / "outpost.db", isolation_level=None)
+    lock.execute("BEGIN EXCLUSIVE")
+    try:
+        refused = await ask(recording, 20)
+        check_refused(refused)
+        async with asyncio.timeout(10):
+            readyz = await _get(recording, "/readyz")
+        assert readyz.status == 503
+        assert (await _get(recording, "/healthz")).status == 200
+        # Known to be down: nothing is asked of a target whose answer could not be kept.
+        check_refused(await ask(recording, 4))
+    finally:
+        lock.execute("ROLLBACK")
+        lock.close()
+    await check_healed(recording)
+
+
+async def test_a_full_disk(recording: Gateway) -> None:
+    """A limit on file sizes, which is set and lifted from outside, is to SQLite what a full disk is."""
+    await check_healed(recording)
+    process = psutil.Process(recording.pid)
+    size = max(path.stat().st_size for path in Path(recording.data_dir).glob("outpost.db*"))
+    seen: list[Answer] = []
+    process.rlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        for _ in range(200):
+            answers = await ask(recording, 10)
+            seen += answers
+            if all(answer.error and answer.error["code"] == "records_unavailable" for answer in answers):
+                break
+        else:
+            pytest.fail("the limit was never met")
+        check_refused(await ask(recording, 10))
+    finally:
+        process.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    await check_healed(recording)
+    found = recorded_ids(recording)
+    kept = [answer for answer in seen if answer.done and not (answer.error or {}).get("code") == "records_unavailable"]
+    assert [answer.id for answer in kept if answer.id not in found] == []
+
+
+async def _get(gateway: Gateway, path: str) -> Answer:
+    async with client(gateway) as one:
+        await one.send(path, {}, method="GET")
+        await one.head()
+        return await one.rest()
