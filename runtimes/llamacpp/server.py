@@ -200,10 +200,10 @@ class Service:
             )
         )
 
-    async def _plan(self, request: GenerateRequest) -> tuple[TextPlan, list[int]]:
+    async def _plan(self, request: GenerateRequest, *, prompt_only: bool = False) -> tuple[TextPlan, list[int]]:
         if self._text is None:
             raise Unsupported(f"{self._settings.name} makes embeddings, not text", param="model")
-        plan = await self._text.plan(request)
+        plan = await self._text.plan(request, prompt_only=prompt_only)
         if plan.tokens is not None:
             for position, token in enumerate(plan.tokens):
                 if not 0 <= token < self._native.n_vocab:
@@ -223,7 +223,7 @@ class Service:
         return plan, tokens
 
     async def _count(self, number: int, request: CountRequest) -> None:
-        _, tokens = await self._plan(request.request)
+        _, tokens = await self._plan(request.request, prompt_only=True)
         self._answer(number, lambda client_id: wire.Counted(client_id, len(tokens)))
 
     async def _start_embedding(self, number: int, request: EmbedRequest) -> None:
