@@ -6,6 +6,7 @@ A test takes the session's `gateway` (conftest.py), or starts one of its own wit
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import json
 import os
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +143,11 @@ class Gateway:
             if time.monotonic() > end:
                 raise GatewayFailed(f"waited {timeout:g} s for {what}:\n{self.log()[-4000:]}")
             time.sleep(POLL_S)
+
+    def wait(self, timeout: float = STOP_S) -> int:
+        """The exit status, once it has ended for whatever reason."""
+        assert self._process is not None
+        return self._process.wait(timeout)
 
     def stop(self, timeout: float = STOP_S) -> int:
         """End it as an operator would (SIGTERM) and give its exit status. Fails if it or an engine stays."""
@@ -308,6 +314,10 @@ class UpstreamThread:
             return function()
 
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(30)
+
+    def begin(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> concurrent.futures.Future[Any]:
+        """Start a coroutine on that loop, for a caller that may wait for it in any way it likes."""
+        return asyncio.run_coroutine_threadsafe(work(), self._loop)
 
 
 def fake_routes(upstream: UpstreamThread, *behaviours: str) -> dict[str, Any]:

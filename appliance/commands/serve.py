@@ -72,7 +72,7 @@ async def _serve(loaded: Loaded) -> int:
 
     loop.add_signal_handler(signal.SIGHUP, reload)
     _say_hello(app, loaded)
-    greeting = loop.create_task(_say_ready(app))
+    greeting = loop.create_task(_say_ready(app, loaded))
     await stopping.wait()
     greeting.cancel()
     await app.stop()
@@ -105,34 +105,43 @@ def _where(loaded: Loaded) -> str:
 
 def _say_hello(app: App, loaded: Loaded) -> None:
     settings = loaded.settings
-    base = (app.listening() or {}).get("public", "")
     say = sys.stderr.write
-    say(f"\nOutpost is listening on {base}   (settings: {loaded.path or 'built in'}, data: {settings.data_dir})\n")
+    say(
+        f"\nOutpost is listening on {_base_url(app, loaded)}"
+        f"   (settings: {loaded.path or 'built in'}, data: {settings.data_dir})\n"
+    )
     if app.first_key is not None:
         say(f"\n  First admin key, shown this once:  {app.first_key}\n")
-    shown = app.first_key or "$OUTPOST_API_KEY"
-    chat = next((r.model for r in settings.routes), "MODEL")
-    question = f'{{"model": "{chat}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
-    say(
-        f"\n  curl {base}/v1/chat/completions "
-        f"-H \"Authorization: Bearer {shown}\" -H 'Content-Type: application/json' \\\n    -d '{question}'\n"
-    )
-    if app.first_key is None:
-        say("\n  A key for $OUTPOST_API_KEY:  outpost keys create NAME\n")
-    say("\n")
+    if settings.deployments:
+        say("\nLoading the models …\n")
     sys.stderr.flush()
 
 
-async def _say_ready(app: App) -> None:
+async def _say_ready(app: App, loaded: Loaded) -> None:
     began = time.monotonic()
+    say = sys.stderr.write
     try:
         await app.wait_ready()
     except EngineLost as error:
-        sys.stderr.write(f"outpost: not every model could be started: {error.message}\n")
-        return
-    if app.settings.deployments:
-        sys.stderr.write(f"outpost: all models are ready ({time.monotonic() - began:.1f} s). Stop with Ctrl-C.\n")
-        sys.stderr.flush()
+        say(f"outpost: not every model could be started: {error.message}\n")
+    else:
+        if app.settings.deployments:
+            say(f"All models are ready after {time.monotonic() - began:.1f} s. Try one:\n")
+    say(_first_request(app, loaded))
+    sys.stderr.flush()
+
+
+def _first_request(app: App, loaded: Loaded) -> str:
+    shown = app.first_key or "$OUTPOST_API_KEY"
+    model = next((route.model for route in loaded.settings.routes), "MODEL")
+    question = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
+    lines = (
+        f"\n  curl {_base_url(app, loaded)}/v1/chat/completions "
+        f"-H \"Authorization: Bearer {shown}\" -H 'Content-Type: application/json' \\\n    -d '{question}'\n"
+    )
+    if app.first_key is None:
+        lines += "\n  A key for $OUTPOST_API_KEY:  outpost keys create NAME\n"
+    return lines + "\nStop with Ctrl-C.\n"
 
 
 class _JsonLines(logging.Formatter):

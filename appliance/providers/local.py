@@ -91,20 +91,24 @@ def _events(engine: e.Engine, call: Call) -> AsyncGenerator[list[e.Event], None]
 
 async def _single(engine: e.Engine, request: e.GenerateRequest, call: Call) -> AsyncGenerator[list[e.Event], None]:
     """One request's events. Until the engine reports, what it has sent is counted as an estimate."""
-    tally = call.tally
     events = engine.generate(request)
     try:
         async for batch in events:
-            for item in batch:
-                if isinstance(item, e.Delta):
-                    tally.completion_tokens += 1
-                elif isinstance(item, e.Started):
-                    tally.prompt_tokens = item.prompt_tokens
-                    tally.source = "estimated"
-                    call.started()
+            _estimate(batch, call)
             yield batch
     finally:
         await _close(events)
+
+
+def _estimate(batch: Sequence[e.Event], call: Call) -> None:
+    tally = call.tally
+    for item in batch:
+        if isinstance(item, e.Delta):
+            tally.completion_tokens += 1
+        elif isinstance(item, e.Started):
+            tally.prompt_tokens += item.prompt_tokens
+            tally.source = "estimated"
+            call.started()
 
 
 async def _close(events: AsyncIterator[list[e.Event]]) -> None:
@@ -117,14 +121,17 @@ async def _several(
     engine: e.Engine, requests: list[e.GenerateRequest], call: Call
 ) -> AsyncGenerator[list[e.Event], None]:
     """Several prompts side by side: their events with the choices renumbered, one `Usage` for all at the end."""
-    arrived: asyncio.Queue[list[e.Event]] = asyncio.Queue(maxsize=64)
+    arrived: asyncio.Queue[list[e.Event] | Exception | None] = asyncio.Queue(maxsize=64)
     usage = e.Usage(prompt_tokens=0)
 
     async def run(at: int, request: e.GenerateRequest) -> None:
+        """Ends with None in the queue, or with what went wrong."""
         nonlocal usage
+        outcome: Exception | None = None
         events = engine.generate(request)
         try:
             async for batch in events:
+                _estimate(batch, call)
                 shifted: list[e.Event] = []
                 for item in batch:
                     if isinstance(item, e.Usage):
@@ -133,22 +140,23 @@ async def _several(
                         shifted.append(msgspec.structs.replace(item, index=item.index + at * request.n))
                 if shifted:
                     await arrived.put(shifted)
+        except Exception as error:  # noqa: BLE001 - it is raised again where the events are read
+            outcome = error
         finally:
             await _close(events)
+        await arrived.put(outcome)
 
     tasks = [asyncio.create_task(run(i, request)) for i, request in enumerate(requests)]
+    running = len(tasks)
     try:
-        ended = asyncio.gather(*tasks)
-        getting: asyncio.Task[list[e.Event]] | None = None
-        while not (ended.done() and arrived.empty()):
-            getting = getting or asyncio.create_task(arrived.get())
-            await asyncio.wait((getting, ended), return_when=asyncio.FIRST_COMPLETED)
-            if getting.done():
-                yield getting.result()
-                getting = None
-            elif ended.done():
-                await ended  # raises the first failure
-        await ended
+        while running:
+            item = await arrived.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                running -= 1
+            else:
+                yield item
         yield [usage]
     finally:
         for task in tasks:

@@ -43,7 +43,8 @@ class TestOutpost(ChatModelIntegrationTests):
     def _reach(self, gateway: Gateway, request: pytest.FixtureRequest) -> None:
         self._gateway = gateway
         # The texts of structured answers go round in circles at temperature 0, unless repetition costs something.
-        self._sampling = {"temperature": 0, "frequency_penalty": 1 if "structured" in request.node.name else 0}
+        structured = any(word in request.node.name for word in ("structured", "json"))
+        self._sampling = {"temperature": 0, "frequency_penalty": 1 if structured else 0}
 
     @property
     def chat_model_class(self) -> type[BaseChatModel]:

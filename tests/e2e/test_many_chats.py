@@ -76,7 +76,7 @@ async def test_nobody_is_passed_by(gateway: Gateway) -> None:
 async def test_a_long_prompt_does_not_stall_the_others(gateway: Gateway) -> None:
     """While a long prompt is read, every stream that runs gets a token for each piece of it."""
     chunk = 64
-    long_prompt = "wizard " * 1500
+    long_prompt = "wizard " * 600
     async with engine_of(gateway) as engine:
         await settled(engine)
         streams = [
@@ -88,9 +88,9 @@ async def test_a_long_prompt_does_not_stall_the_others(gateway: Gateway) -> None
         first = await post(gateway, {"model": CHAT, "prompt": long_prompt, "max_tokens": 1}, "/v1/completions")
         after = await engine.status()
         assert first.status == 200, first.body
-        assert first.usage["prompt_tokens"] > 1400
+        assert first.usage["prompt_tokens"] > 500
         read = after.tokens_prefilled - before.tokens_prefilled
-        assert read > 1000
+        assert read > 400
         still_running = sum(not stream.done() for stream in streams)
         assert still_running, "the streams were to outlast the long prompt"
         assert after.steps - before.steps >= read / chunk - 2
