@@ -103,11 +103,15 @@ def _where(loaded: Loaded) -> str:
 # --- what the terminal shows --------------------------------------------------------------------------
 
 
+def _base_url(app: App) -> str:
+    return (app.listening() or {}).get("public", "")
+
+
 def _say_hello(app: App, loaded: Loaded) -> None:
     settings = loaded.settings
     say = sys.stderr.write
     say(
-        f"\nOutpost is listening on {_base_url(app, loaded)}"
+        f"\nOutpost is listening on {_base_url(app)}"
         f"   (settings: {loaded.path or 'built in'}, data: {settings.data_dir})\n"
     )
     if app.first_key is not None:
@@ -136,7 +140,7 @@ def _first_request(app: App, loaded: Loaded) -> str:
     model = next((route.model for route in loaded.settings.routes), "MODEL")
     question = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
     lines = (
-        f"\n  curl {_base_url(app, loaded)}/v1/chat/completions "
+        f"\n  curl {_base_url(app)}/v1/chat/completions "
         f"-H \"Authorization: Bearer {shown}\" -H 'Content-Type: application/json' \\\n    -d '{question}'\n"
     )
     if app.first_key is None:
