@@ -95,6 +95,10 @@ def check_schema(schema: dict[str, Any], path: str, *, max_bytes: int = 65_536) 
     required = schema.get("required")
     if required is not None and not (isinstance(required, list) and all(isinstance(r, str) for r in required)):
         raise BadRequest(f"{path}.required must be an array of strings.", param=f"{path}.required")
+    try:
+        msgspec.msgpack.encode(schema)
+    except OverflowError:
+        raise BadRequest(f"{path} holds a whole number of more than 64 bits.", param=path) from None
     size = len(msgspec.json.encode(schema))
     if size > max_bytes:
         raise BadRequest(f"{path} is {size} bytes of JSON; the most is {max_bytes}.", param=path)

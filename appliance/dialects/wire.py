@@ -159,7 +159,8 @@ def malformed(body: bytes, text: str) -> BadRequest:
     """What is wrong with a body that is no JSON, with line and column (both from 1)."""
     if not body.strip():
         return BadRequest("The body is empty; send a JSON object.", code="invalid_json")
-    if "surrogate" in text:
+    # Half a pair at the end of a string looks to the decoder like a body that ends there.
+    if "surrogate" in text or ("truncated" in text and _is_json(body)):
         return _surrogate(body)
     found = _BYTE.search(text)
     reason = _BYTE.sub("", text).removeprefix("JSON is malformed: ")
@@ -183,6 +184,14 @@ def not_utf8(body: bytes) -> BadRequest:
 def _place(body: bytes, at: int) -> str:
     before = body[:at]
     return f"line {before.count(10) + 1}, column {at - (before.rfind(10) + 1) + 1}"
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        json.loads(body)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _surrogate(body: bytes) -> BadRequest:

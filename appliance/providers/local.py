@@ -107,8 +107,9 @@ def _estimate(batch: Sequence[e.Event], call: Call) -> None:
             tally.completion_tokens += 1
         elif isinstance(item, e.Started):
             tally.prompt_tokens += item.prompt_tokens
-            tally.source = "estimated"
-            call.started()
+            if tally.source == "none":  # of several prompts, the first that runs
+                tally.source = "estimated"
+                call.started()
 
 
 async def _close(events: AsyncIterator[list[e.Event]]) -> None:

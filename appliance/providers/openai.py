@@ -7,6 +7,7 @@ passes as bytes: each event is looked at, none is written again.
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import yarl
+from aiohttp.connector import AddrInfoType
 
 from appliance import errors
 from appliance.dialects import parameters
@@ -49,18 +51,30 @@ EVERYTHING = Capabilities(
 """What an endpoint of unknown make is taken to be able to do; it refuses the rest by itself."""
 
 MAX_ANSWER = 64 * 1024 * 1024
+READ_SIZE = 32 * 1024
+"""Most of a stream that is passed on in one piece: what a slow reader does not take lies in memory."""
+RECEIVE_BUFFER = 64 * 1024
+"""Of an upstream's socket. Left to itself the kernel reads megabytes ahead for a reader that takes nothing."""
 _MAX_ERROR = 64 * 1024
 _LINGER_S = 0.2
+
+
+def _socket(address: AddrInfoType) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    return made
 
 
 def make_session() -> aiohttp.ClientSession:
     """The one client session of the process: pooled connections, and nothing that acts by itself."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30.0, enable_cleanup_closed=False),
+        connector=aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=30.0, enable_cleanup_closed=False, socket_factory=_socket
+        ),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
-        read_bufsize=64 * 1024,
+        read_bufsize=READ_SIZE // 2,
         skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
         timeout=aiohttp.ClientTimeout(total=None),
     )
@@ -122,12 +136,12 @@ class OpenAIUpstream:
         response = await self._post(call)
         options = call.request.stream_options  # type: ignore[union-attr]  # embeddings are not streamed
         reader = PassThrough(self._name, call.tally, keep_usage=bool(options and options.include_usage))
-        read = response.content.readany
+        read = response.content.read
         try:
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
                 raise errors.UpstreamFailed(f"{self._name} did not answer with a stream.")
             while not reader.done:
-                data = await read()
+                data = await read(READ_SIZE)
                 if out := reader.feed(data):
                     yield out
         except aiohttp.ClientError as error:

@@ -354,7 +354,7 @@ def _gone(state: ReplicaState, tail: str, jitter: float, now: float, rules: Rule
     if len(state.failures) >= rules.quarantine_failures:
         reason = (
             f"{state.fault}; failure {len(state.failures)} within {rules.quarantine_window_s:g} s, so it is not "
-            f"started again by itself: mend the cause, then restart it{lines}"
+            f"started again by itself: mend the cause, then reload the settings{lines}"
         )
         return _enter(state, "quarantined", reason, now), []
     pause = backoff_s(state.strikes, jitter, rules)

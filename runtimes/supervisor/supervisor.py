@@ -105,7 +105,7 @@ class Supervisor:
         return await self._cycle(replica, "restarted on request")
 
     async def replace(self, specs: Iterable[ReplicaSpec]) -> None:
-        """Make `specs` the replicas: start the added, drain and stop the removed, restart the changed.
+        """Make `specs` the replicas: start the added, drain and stop the removed, restart the changed and the failed.
 
         The replicas of one deployment are restarted one after the other, so that the others go on serving. Returns
         when the removed are gone and each restart has come to an end, good or bad. Raises SpecError, then nothing is
@@ -254,7 +254,8 @@ class Supervisor:
     def _keep(self, spec: ReplicaSpec) -> None:
         replica = self._replicas[spec.key]
         replica.adopt(spec, self._rules)
-        if replica.removed:  # An earlier reload took it out and was cut short.
+        # An earlier reload took it out and was cut short, or it was given up: whoever reloads has mended the cause.
+        if replica.removed or replica.state.phase in ("failed", "quarantined"):
             replica.removed = False
             self._post(replica, m.Run())
 

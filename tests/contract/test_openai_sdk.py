@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Literal
 
 import openai
@@ -24,7 +24,7 @@ PARIS: list[ChatCompletionMessageParam] = [
 CALM: dict[str, Any] = {"model": CHAT, "temperature": 0, "max_tokens": 40}
 
 
-class Colour(str, Enum):
+class Colour(StrEnum):
     RED = "red"
     GREEN = "green"
 
@@ -136,7 +136,8 @@ def test_tools_come_back_as_pydantic_models(gateway: Gateway) -> None:
     assert "tool_calls.function.arguments.done" in kinds
     for answer in (whole, streamed):
         assert answer.choices[0].finish_reason == "tool_calls"
-        (call,) = answer.choices[0].message.tool_calls or ()
+        (call,) = answer.choices[0].message.tool_calls or [None]
+        assert call is not None
         assert isinstance(call.function.parsed_arguments, GetWeather)
 
 
@@ -177,7 +178,8 @@ def test_completions_embeddings_and_models(gateway: Gateway) -> None:
 
 
 def ask(client: openai.OpenAI, **fields: Any) -> ChatCompletion:
-    return client.chat.completions.create(**{**CALM, "messages": PARIS, "max_tokens": 3, **fields})
+    answer: ChatCompletion = client.chat.completions.create(**{**CALM, "messages": PARIS, "max_tokens": 3, **fields})
+    return answer
 
 
 def test_a_wrong_key(gateway: Gateway) -> None:

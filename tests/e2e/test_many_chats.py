@@ -13,7 +13,7 @@ from tests.gateway import CHAT, Gateway
 
 pytestmark = pytest.mark.timeout(600)
 
-WORDS = "the quick brown fox jumps over a lazy dog while seven wizards mix strange potions".split()
+WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven", "wizards"]
 CHATS = 32
 SLOTS = 8
 

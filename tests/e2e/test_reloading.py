@@ -59,7 +59,8 @@ async def test_streams_run_through_reloads_of_every_kind(new_gateway: NewGateway
     assert (await post(gateway, chat("Hi", model="fake-held"))).status == 404
 
     # A file with a mistake changes nothing, and says what is wrong with it.
-    gateway.write_settings({**settings, "routes": [{"model": "bad", "targets": [{"provider": "nowhere", "model": "x"}]}]})
+    bad = {"model": "bad", "targets": [{"provider": "nowhere", "model": "x"}]}
+    gateway.write_settings({**settings, "routes": [bad]})
     with pytest.raises(ControlError, match="nowhere"):
         reload(gateway)
     gateway.config.write_text("server: [", encoding="utf-8")

@@ -132,7 +132,9 @@ async def test_answers_of_a_real_engine_finish(new_gateway: NewGateway) -> None:
     gateway = new_gateway(
         {"deployments": [{"name": CHAT, "model": CHAT, "engine": "llamacpp", "args": {"context": 1024}}]}
     )
-    bodies = [chat(f"Tell me about {number}", max_tokens=30, temperature=0, stream=number % 2 > 0) for number in range(12)]
+    bodies = [
+        chat(f"Tell me about {number}", max_tokens=30, temperature=0, stream=number % 2 > 0) for number in range(12)
+    ]
     running = [asyncio.ensure_future(post(gateway, body)) for body in bodies]
     await asyncio.to_thread(gateway.wait_for, lambda: gateway.status()["running"] == 12, "all to be under way")
     family = gateway.processes()

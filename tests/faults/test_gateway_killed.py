@@ -50,7 +50,9 @@ def recorded(gateway: Gateway) -> dict[str, int]:
         connection.close()
 
 
-async def under_load(gateway: Gateway, bodies: list[tuple[str, dict[str, Any]]], enough: int, pause_s: float) -> list[Answer]:
+async def under_load(
+    gateway: Gateway, bodies: list[tuple[str, dict[str, Any]]], enough: int, pause_s: float
+) -> list[Answer]:
     """What many clients had seen when the gateway was killed in the middle of it."""
     seen: list[Answer] = []
     asking = [

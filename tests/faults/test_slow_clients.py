@@ -25,7 +25,9 @@ NewGateway = Callable[..., Gateway]
 @pytest.fixture
 def strict(new_gateway: NewGateway, upstream: UpstreamThread) -> Gateway:
     """A gateway with short patience, in front of an upstream that also has an endless answer."""
-    upstream.call(lambda: upstream.fake.behave("flood", lambda seen: Reply(events=[chunk({"content": "x" * 60_000})] * 400)))
+    upstream.call(
+        lambda: upstream.fake.behave("flood", lambda seen: Reply(events=[chunk({"content": "x" * 60_000})] * 400))
+    )
     settings = {**fake_routes(upstream, "ok", "flood"), "deployments": []}
     settings["routes"] = [route for route in settings["routes"] if route["model"].startswith("fake-")]
     settings["server"] = {
@@ -60,8 +62,9 @@ async def closed(one: Client) -> bytes:
 
 
 async def test_readers_at_a_byte_a_second_are_cut_and_cost_little(strict: Gateway) -> None:
-    await served(strict)
-    readers, before = 40, resident(strict)
+    readers = 40
+    await asyncio.gather(*(served(strict) for _ in range(2 * readers)))
+    before = resident(strict)
     over = asyncio.Event()
 
     async def drip() -> int:

@@ -64,7 +64,7 @@ def ids(count: int, seed: int = 0) -> list[int]:
 async def test_a_prompt_that_fits_is_answered_up_to_the_end_of_the_context(
     engine: LlamaClient, length: int, most: int | None
 ) -> None:
-    banned = {token: -100.0 for token in (0, 1, 2)}  # the ends of generation, so that only the length ends it
+    banned = dict.fromkeys((0, 1, 2), -100.0)  # the ends of generation, so that only the length ends it
     request = GenerateRequest(
         prompt=ids(length), max_tokens=most, sampling=Sampling(temperature=0.0, logit_bias=banned), logprobs=0
     )
@@ -137,7 +137,8 @@ async def test_what_is_out_of_range_is_refused_by_name(
 )
 async def test_extreme_sampling_is_greedy(engine: LlamaClient, sampling: Sampling) -> None:
     greedy = await ask(engine, GenerateRequest(prompt="The sky is", max_tokens=3, sampling=GREEDY))
-    assert (await ask(engine, GenerateRequest(prompt="The sky is", max_tokens=3, sampling=sampling))).text == greedy.text
+    extreme = await ask(engine, GenerateRequest(prompt="The sky is", max_tokens=3, sampling=sampling))
+    assert extreme.text == greedy.text
 
 
 @pytest.mark.parametrize("prompt", ["", []])

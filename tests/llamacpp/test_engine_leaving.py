@@ -56,7 +56,7 @@ async def test_one_decode_step_at_most_runs_for_nobody(engine: LlamaClient, deli
 
 async def test_a_prefill_for_nobody_ends_with_its_chunk(engine: LlamaClient, process: EngineProcess) -> None:
     for number in range(5):
-        prompt = f"{number} " + "wizard potion moon " * 140
+        prompt = [1000 + number, *range(2000, 2450)]
         asking = asyncio.ensure_future(ask(engine, GenerateRequest(prompt=prompt, max_tokens=50, sampling=GREEDY)))
         before = await status_when(engine, lambda status: status.busy > 0, "the prefill to begin")
         asking.cancel()

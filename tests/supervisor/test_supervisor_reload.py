@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from runtimes.engine import EngineLost
 from runtimes.supervisor import SpecError
-from tests.supervisor.supervisor_harness import SOON, Make, fake_spec, living_group, ready, until, until_state
+from tests.supervisor.supervisor_harness import QUICK, SOON, Make, fake_spec, living_group, ready, until, until_state
 
 
 async def test_replace_touches_only_what_differs(make: Make, tmp_path: Path) -> None:
@@ -55,6 +56,18 @@ async def test_a_reload_that_was_cut_short_can_be_taken_back(make: Make, tmp_pat
         await asyncio.gather(reload, return_exceptions=True)
         await supervisor.replace([fake_spec(tmp_path)])
     await until(supervisor, lambda view: view.state == "ready" and view.restarts == 1)
+
+
+async def test_a_reload_gives_the_quarantined_another_chance(make: Make, tmp_path: Path) -> None:
+    supervisor = make(msgspec.structs.replace(QUICK, quarantine_failures=2))
+    cure = tmp_path / "cure"
+    spec = fake_spec(tmp_path, "--exit-until", str(cure))
+    await supervisor.start([spec])
+    given_up = await until_state(supervisor, "quarantined")
+    assert "reload the settings" in given_up.reason
+    cure.touch()
+    await supervisor.replace([spec])
+    await supervisor.wait_ready("small", SOON)
 
 
 async def test_bad_specs_change_nothing(make: Make, tmp_path: Path) -> None:
