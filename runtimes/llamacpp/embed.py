@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import islice, repeat, zip_longest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,12 @@ def pack(lengths: list[int], tokens: int, sequences: int) -> int:
             break
         count += 1
     return count
+
+
+def in_turn(jobs: Iterable[EmbedJob]) -> Iterator[tuple[EmbedJob, int]]:
+    """The inputs that are still to be read, one of each job in turn: a long list must not hold up a short one."""
+    places = [zip(repeat(job), range(len(job.vectors), len(job.inputs))) for job in jobs]
+    return (item for row in zip_longest(*places) for item in row if item is not None)
 
 
 def unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -94,8 +100,7 @@ class EmbedLoop:
             else:
                 self._jobs[item.id] = item
         limit = self._native.settings.sequences
-        open_inputs = ((job, p) for job in self._jobs.values() for p in range(len(job.vectors), len(job.inputs)))
-        todo = list(islice(open_inputs, limit))
+        todo = list(islice(in_turn(self._jobs.values()), limit))
         if not todo:
             return False
         batch = todo[: pack([len(job.inputs[p]) for job, p in todo], self._native.n_batch, limit)]

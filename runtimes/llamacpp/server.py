@@ -229,6 +229,8 @@ class Service:
     async def _start_embedding(self, number: int, request: EmbedRequest) -> None:
         if self.embed is None:
             raise Unsupported(f"{self._settings.name} makes text, not embeddings", param="model")
+        if self.embed.open_requests >= self._settings.max_waiting:
+            raise EngineOverloaded(f"{self.embed.open_requests} requests are waiting already; try again soon")
         if not request.inputs:
             raise InvalidRequest("input holds no text", param="input")
         inputs: list[list[int]] = []

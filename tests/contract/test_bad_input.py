@@ -65,79 +65,131 @@ def refusal(response: httpx.Response, *statuses: int) -> dict[str, Any]:
 
 # --- bodies that are no JSON ----------------------------------------------------------------------
 
-NOT_JSON: dict[str, bytes] = {
-    "empty": b"",
-    "blank": b" \n\t ",
-    "word": b"hello",
-    "open-object": b"{",
-    "open-array": b"[",
-    "open-string": b'{"model": "a',
-    "half": b'{"model": "a", "messages"',
-    "two-values": b"{} {}",
-    "trailing": b"{}x",
-    "trailing-comma": b'{"a": 1,}',
-    "array-trailing-comma": b'{"a": [1,]}',
-    "no-comma": b'{"a": 1 "b": 2}',
-    "no-colon": b'{"a" 1}',
-    "no-value": b'{"a":}',
-    "no-key": b"{:1}",
-    "number-key": b"{1: 1}",
-    "bare-key": b"{a: 1}",
-    "single-quotes": b"{'a': 1}",
-    "comment": b'{"a": 1 /* b */}',
-    "nan": b'{"temperature": NaN}',
-    "infinity": b'{"temperature": Infinity}',
-    "minus-infinity": b'{"temperature": -Infinity}',
-    "true-in-capitals": b'{"stream": True}',
-    "none": b'{"stream": None}',
-    "undefined": b'{"stream": undefined}',
-    "leading-zero": b'{"seed": 01}',
-    "plus": b'{"seed": +1}',
-    "hexadecimal": b'{"seed": 0x1}',
-    "octal": b'{"seed": 0o7}',
-    "underscores": b'{"seed": 1_000}',
-    "no-fraction": b'{"temperature": 1.}',
-    "no-integer": b'{"temperature": .5}',
-    "no-exponent": b'{"temperature": 1e}',
-    "double-minus": b'{"temperature": --1}',
-    "minus-alone": b'{"temperature": -}',
-    "bad-escape": b'{"user": "\\x41"}',
-    "short-escape": b'{"user": "\\u12"}',
-    "escape-with-letters": b'{"user": "\\u00zz"}',
-    "escape-at-the-end": b'{"user": "\\',
-    "raw-newline": b'{"user": "a\nb"}',
-    "raw-null": b'{"user": "a\x00b"}',
-    "raw-tab": b'{"user": "a\tb"}',
-    "null-between": b'{"a"\x00: 1}',
-    "form-feed-between": b'{"a":\x0c1}',
-    "invalid-utf-8": b'{"user": "\xff\xfe"}',
-    "continuation-alone": b'{"user": "\x80"}',
-    "overlong": b'{"user": "\xc0\xaf"}',
-    "surrogate-as-utf-8": b'{"user": "\xed\xa0\x80"}',
-    "beyond-unicode": b'{"user": "\xf4\x90\x80\x80"}',
-    "cut-character": b'{"user": "\xe2\x82',
-    "latin-1": '{"user": "é"}'.encode("latin-1"),
-    "utf-16": '{"user": "a"}'.encode("utf-16"),
-    "utf-32": '{"user": "a"}'.encode("utf-32"),
-    "byte-order-mark": b"\xef\xbb\xbf{}",
-    "gzip": gzip.compress(b"{}"),
-    "form": b"model=a&prompt=b",
-    "yaml": b"model: a\nprompt: b\n",
-    "xml": b"<model>a</model>",
+NO_STRING: dict[str, bytes] = {
+    "bad-escape": b'"\\x41"',
+    "short-escape": b'"\\u12"',
+    "escape-with-letters": b'"\\u00zz"',
+    "capital-escape": b'"\\U0041"',
+    "raw-newline": b'"a\nb"',
+    "raw-null": b'"a\x00b"',
+    "raw-tab": b'"a\tb"',
+    "raw-control": b'"\x1f"',
+    "invalid-utf-8": b'"\xff\xfe"',
+    "continuation-alone": b'"\x80"',
+    "overlong": b'"\xc0\xaf"',
+    "surrogate-as-utf-8": b'"\xed\xa0\x80"',
+    "beyond-unicode": b'"\xf4\x90\x80\x80"',
+    "latin-1": '"é"'.encode("latin-1"),
+    "single-quotes": b"'a'",
+    "no-quotes": b"a",
+    "true-in-capitals": b"True",
+    "none": b"None",
+    "undefined": b"undefined",
+    "half-null": b"nul",
+    "nothing": b"",
+    "open": b'"a',
+    "comment": b'/* a */ "a"',
+    "line-comment": b'// a\n"a"',
 }
-NOT_AN_OBJECT = (b"null", b"true", b"0", b"-1.5e3", b'"text"', b"[]", b"[{}]", b'[["a"]]')
+NO_NUMBER: dict[str, bytes] = {
+    "nan": b"NaN",
+    "infinity": b"Infinity",
+    "minus-infinity": b"-Infinity",
+    "leading-zero": b"01",
+    "minus-leading-zero": b"-01",
+    "plus": b"+1",
+    "hexadecimal": b"0x1",
+    "octal": b"0o7",
+    "underscores": b"1_000",
+    "no-fraction": b"1.",
+    "no-integer": b".5",
+    "no-exponent": b"1e",
+    "exponent-sign": b"1e+",
+    "two-points": b"1.2.3",
+    "double-minus": b"--1",
+    "minus-alone": b"-",
+    "letters": b"1a",
+    "full-width": "\uff11".encode(),
+}
+
+
+def not_json(valid: bytes, number: bytes) -> Iterator[tuple[str, bytes]]:
+    """A valid body, made invalid in one place; `number` is a field that takes whole numbers."""
+    inside = valid[1:]
+    for name, text in NO_STRING.items():
+        yield name, b'{"user": ' + text + b", " + inside
+    for name, text in NO_NUMBER.items():
+        yield name, b'{"' + number + b'": ' + text + b", " + inside
+    yield "empty", b""
+    yield "blank", b" \n\t "
+    yield "word", b"hello"
+    yield "two-values", valid + b" {}"
+    yield "trailing-word", valid + b"x"
+    yield "trailing-null", valid + b"\x00"
+    yield "trailing-brace", valid + b"}"
+    yield "trailing-comma", valid[:-1] + b",}"
+    yield "leading-comma", b"{," + inside
+    yield "no-colon", b'{"user" "a", ' + inside
+    yield "two-colons", b'{"user":: "a", ' + inside
+    yield "no-comma", b'{"user": "a" ' + inside
+    yield "two-commas", b'{"user": "a",, ' + inside
+    yield "no-key", b'{: "a", ' + inside
+    yield "number-key", b'{1: "a", ' + inside
+    yield "bare-key", b'{user: "a", ' + inside
+    yield "wrong-bracket", valid[:-1] + b"]"
+    yield "null-between", b'{"user"\x00: "a", ' + inside
+    yield "form-feed-between", b'{"user":\x0c "a", ' + inside
+    yield "hard-space-between", b'{"user":\xc2\xa0"a", ' + inside
+    yield "byte-order-mark", b"\xef\xbb\xbf" + valid
+    yield "utf-16", valid.decode().encode("utf-16")
+    yield "utf-32", valid.decode().encode("utf-32")
+    yield "gzip", gzip.compress(valid)
+    yield "yaml", b"model: a\nprompt: b\n"
+    for at in range(1, len(valid)):
+        yield f"cut-at-{at}", valid[:at]
+
+
+NOT_AN_OBJECT = (b"null", b"true", b"0", b"-1.5e3", b'"text"', b"[]", b"[{}]", b'[["a"]]', b"[")
+NUMBERS = {CHAT_PATH: b"seed", COMPLETION_PATH: b"seed", EMBEDDING_PATH: b"dimensions"}
 
 
 @pytest.mark.parametrize("path", VALID)
 def test_a_body_that_is_no_json_is_told_where(http: httpx.Client, path: str) -> None:
-    for name, body in NOT_JSON.items():
+    for name, body in not_json(json.dumps(VALID[path]).encode(), NUMBERS[path]):
         error = refusal(post(http, path, body))
-        # An array is of the wrong type from its first byte on, whatever follows.
-        assert error["code"] == ("invalid_type" if name == "open-array" else "invalid_json"), name
-        assert "The body" in error["message"], name
+        if name in NO_NUMBER and error["code"] != "invalid_json":
+            # The number's beginning was one, and of the wrong kind; the rest was not looked at.
+            assert error["param"] == NUMBERS[path].decode(), name
+            continue
+        assert error["code"] == "invalid_json", name
+        assert error["message"].startswith("The body"), name
     for body in NOT_AN_OBJECT:
         error = refusal(post(http, path, body))
         assert error["code"] == "invalid_type" and "an object" in error["message"], body
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b' \r\n\t{ "user" : "a" , ',
+        b'{"user": "\\u00e9\\ud83d\\ude00\\/\\"\\\\\\b\\f\\n\\r\\t\\u0000", ',
+        b'{"\\u0075ser": "\xf4\x8f\xbf\xbf\x7f\xe2\x80\xa8", ',
+        b'{"temperature": 1E0, "top_p": 1e-1, "seed": -0, ',
+        b'{"temperature": 0.10000000000000000000000000000000000001, "top_p": 1e-400, ',
+        b'{"seed": 9223372036854775807, "temperature": 2, "metadata": {"": ""}, ',
+        b'{"user": null, "stop": [ ], "metadata": { }, ',
+    ],
+)
+def test_json_as_it_may_be_written_is_read(http: httpx.Client, start: bytes) -> None:
+    valid = json.dumps({"model": "fake-ok", "messages": HI}).encode()
+    assert post(http, CHAT_PATH, start + valid[1:] + b" \n").status_code == 200
+
+
+def test_numbers_beyond_what_is_counted_with_are_refused_by_name(http: httpx.Client) -> None:
+    for number in (b"1e400", b"-1e400", b"123123e100000", b"1" * 400):
+        for field in ("temperature", "presence_penalty", "seed", "top_logprobs"):
+            body = b'{"%b": %b, ' % (field.encode(), number) + json.dumps(VALID[CHAT_PATH]).encode()[1:]
+            assert refusal(post(http, CHAT_PATH, body))["param"] == field
 
 
 @pytest.mark.parametrize("path", VALID)

@@ -50,7 +50,7 @@ async def engine(process: EngineProcess) -> AsyncIterator[LlamaClient]:
 
 @pytest.fixture(scope="module")
 def embedding_process(catalogue: Catalogue) -> Iterator[EngineProcess]:
-    with EngineProcess(catalogue.resolve(EMBEDDER).main, task="embed", context=256) as process:
+    with EngineProcess(catalogue.resolve(EMBEDDER).main, task="embed", context=256, max_waiting=32) as process:
         yield process
 
 
@@ -195,6 +195,12 @@ async def test_embeddings_have_bounds_too(embedding_process: EngineProcess) -> N
         one = await engine.embed(EmbedRequest(["a cat"]))
         many = await asyncio.gather(*(engine.embed(EmbedRequest(["a cat", f"dog {n}"])) for n in range(20)))
         assert all(len(result.vectors) == 2 for result in many)
+        told = await asyncio.gather(
+            *(engine.embed(EmbedRequest(["cat"] * 200)) for _ in range(80)), return_exceptions=True
+        )
+        refused = [answer for answer in told if isinstance(answer, BaseException)]
+        assert all(isinstance(error, EngineOverloaded) for error in refused)
+        assert 0 < len(refused) <= 80 - 32
         assert one.dimensions == 384
         asking = [asyncio.ensure_future(engine.embed(EmbedRequest(["word " * 100] * 40))) for _ in range(8)]
         await asyncio.sleep(0)
