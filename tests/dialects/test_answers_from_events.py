@@ -72,9 +72,7 @@ def whole(kind: Any, events: list[e.Event], **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("with_logprobs", [False, True])
 @pytest.mark.parametrize("usage", [False, True])
 def test_chat_chunks_are_valid_and_complete(n: int, with_logprobs: bool, usage: bool) -> None:
-    chunks, tally = stream(
-        ChatStream, [spoken(n, with_logprobs=with_logprobs)], logprobs=with_logprobs, usage=usage
-    )
+    chunks, tally = stream(ChatStream, [spoken(n, with_logprobs=with_logprobs)], logprobs=with_logprobs, usage=usage)
     for chunk in chunks:
         assert schema.complaints(schema.CHAT_CHUNK, chunk) == []
         assert ("usage" in chunk) == usage

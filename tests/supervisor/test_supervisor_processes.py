@@ -423,7 +423,7 @@ async def test_thirty_restarts_leak_nothing(tmp_path: Path) -> None:
         assert zombie_children() == []
         assert [task for task in asyncio.all_tasks() if "replica" in task.get_name()] == []
         gc.collect()
-        return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+        return len(os.listdir("/proc/self/fd"))
 
     assert await life(1) == await life(30)
 
