@@ -9,6 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract.ask import CHAT_PATH, whole
+from tests.contract.wrong import VALID
 from tests.gateway import Gateway
 
 
@@ -17,6 +19,19 @@ def http(gateway: Gateway) -> Iterator[httpx.Client]:
     """An HTTP client of the session's gateway, with an admin's key."""
     with gateway.http() as client:
         yield client
+
+
+@pytest.fixture
+def healthy_after(gateway: Gateway) -> Iterator[None]:
+    """After each test the gateway is up, has logged no failure of its own, and its engine process is the same."""
+    log, pids = len(gateway.log()), [replica["pid"] for replica in gateway.replicas()]
+    yield
+    with gateway.http() as http:
+        assert http.get("/healthz").status_code == 200
+        assert http.get("/readyz").status_code == 200
+        whole(http, CHAT_PATH, VALID[CHAT_PATH])
+    assert '"exception"' not in gateway.log()[log:]
+    assert [replica["pid"] for replica in gateway.replicas()] == pids
 
 
 def _declared(item: pytest.Item) -> ModuleType | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import llm_comply
@@ -11,6 +12,7 @@ from llm_comply.http import make_request
 from llm_comply.result import TestStatus as Status  # under its own name pytest would take it for tests
 from llm_comply.runner import TestRunner as Runner
 from llm_comply.schema import SpecLoader
+from llm_comply.test_case import TestCase as Case
 from llm_comply.tests import get_tests
 
 from tests.gateway import CHAT, Gateway
@@ -23,6 +25,11 @@ REFUSED = {
     "chat-image-input": "messages[0].content[1]",
     "chat-reasoning-summary": "reasoning_effort",
 }
+
+
+def greedy(case: Case) -> Case:
+    """The same case at temperature 0: sampled freely, one answer in fifteen of so small a model has no end."""
+    return dataclasses.replace(case, build_request=lambda config: {**case.build_request(config), "temperature": 0})
 
 
 @pytest.fixture
@@ -38,7 +45,7 @@ def test_the_suite_is_the_one_that_was_read() -> None:
 @pytest.mark.parametrize("name", [name for name in CASES if name not in REFUSED])
 def test_passes_without_a_warning(config: ComplianceConfig, name: str) -> None:
     spec = Path(llm_comply.__file__).parent / "specs" / "openai_chat.json"
-    result = Runner(config, [CASES[name]], SpecLoader(str(spec))).run_one(CASES[name])
+    result = Runner(config, [], SpecLoader(str(spec))).run_one(greedy(CASES[name]))
     assert (result.status, result.errors, result.warnings) == (Status.PASSED, [], [])
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.clients import Client, Cut, Leaving, chat, client, engine_of, post, settled
 from tests.gateway import CHAT, EMBEDDER, Gateway
 
-LEAVING = int(os.environ.get("OUTPOST_TEST_LEAVING", "120"))
+LEAVING = int(os.environ.get("OUTPOST_TEST_LEAVING", "96"))
 """How many clients leave; 1,000 takes some minutes."""
 
 pytestmark = pytest.mark.timeout(300 + LEAVING)
@@ -70,7 +70,7 @@ async def visit(gateway: Gateway, dice: random.Random) -> None:
     elif kind == "completion":
         path, body = "/v1/completions", {"model": CHAT, "prompt": ["a", "b"], "max_tokens": 30, "stream": True}
     elif kind == "embedding":
-        path, body = "/v1/embeddings", {"model": EMBEDDER, "input": ["word " * 50] * 8}
+        path, body = "/v1/embeddings", {"model": EMBEDDER, "input": ["word " * 50] * 4}
     how: Leaving = dice.choice(("close", "reset"))
     async with client(gateway) as one:
         await one.send(path, body)
