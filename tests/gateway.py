@@ -27,7 +27,7 @@ from appliance.commands.control import Control, ControlError
 from tests.fakes.upstream import FakeUpstream
 
 if TYPE_CHECKING:
-    import openai
+    from openai import AsyncOpenAI, OpenAI
 
 ROOT = Path(__file__).parents[1]
 CHAT = "smollm2-135m-instruct"
@@ -244,16 +244,16 @@ class Gateway:
         options = {"timeout": 120.0, "headers": self.headers, **options}
         return httpx.AsyncClient(base_url=self.url, **options)
 
-    def openai(self, **options: Any) -> openai.OpenAI:
+    def openai(self, **options: Any) -> OpenAI:
         """OpenAI's client, without retries unless asked for; close it."""
-        import openai  # takes a second, and few tests need it
+        from openai import OpenAI  # takes a second, and few tests need it
 
-        return openai.OpenAI(**{"base_url": self.base_url, "api_key": self.key, "max_retries": 0, **options})
+        return OpenAI(**{"base_url": self.base_url, "api_key": self.key, "max_retries": 0, **options})
 
-    def async_openai(self, **options: Any) -> openai.AsyncOpenAI:
-        import openai
+    def async_openai(self, **options: Any) -> AsyncOpenAI:
+        from openai import AsyncOpenAI
 
-        return openai.AsyncOpenAI(**{"base_url": self.base_url, "api_key": self.key, "max_retries": 0, **options})
+        return AsyncOpenAI(**{"base_url": self.base_url, "api_key": self.key, "max_retries": 0, **options})
 
 
 @contextlib.contextmanager

@@ -9,7 +9,8 @@ SMOOTHING = 0.2
 ALONE_S = 0.25
 """A prefill chunk with nobody else decoding: new requests are seen at least this often."""
 BESIDE_S = 0.02
-SMALLEST_CHUNK = 16
+SMALLEST_CHUNK = 8
+"""Below this the fixed cost of a batch begins to count."""
 
 JUDGED_S = 0.05
 """Wall time over which the share of the processor is judged."""

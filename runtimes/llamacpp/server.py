@@ -229,10 +229,19 @@ class Service:
     async def _start_embedding(self, number: int, request: EmbedRequest) -> None:
         if self.embed is None:
             raise Unsupported(f"{self._settings.name} makes text, not embeddings", param="model")
-        if self.embed.open_requests >= self._settings.max_waiting:
-            raise EngineOverloaded(f"{self.embed.open_requests} requests are waiting already; try again soon")
         if not request.inputs:
             raise InvalidRequest("input holds no text", param="input")
+        waiting = self.embed.open_requests + self._coming
+        if waiting >= self._settings.max_waiting:
+            raise EngineOverloaded(f"{waiting} requests are waiting already; try again soon")
+        self._coming += 1
+        try:
+            self.embed.submit(EmbedJob(number, await self._texts(request)))
+        finally:
+            self._coming -= 1
+
+    async def _texts(self, request: EmbedRequest) -> list[list[int]]:
+        """The token ids of each input. Raises InvalidRequest, ContextLengthExceeded."""
         inputs: list[list[int]] = []
         for index, item in enumerate(request.inputs):
             if isinstance(item, str):
@@ -252,7 +261,7 @@ class Service:
                     param="input",
                 )
             inputs.append(tokens)
-        self.embed.submit(EmbedJob(number, inputs))
+        return inputs
 
     # --- replies --------------------------------------------------------------------------------
 

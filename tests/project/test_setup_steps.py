@@ -59,7 +59,13 @@ def test_an_interrupt_takes_the_whole_command_along(tmp_path: Path) -> None:
         f"run_logged('x', [sys.executable, '-c', {child!r}], log=Path('{tmp_path}/x.log'), cwd=Path('.'), detail=print)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-u", "-c", parent], cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        [sys.executable, "-u", "-c", parent],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        # A shell without job control starts what it runs in the background with SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     pid = next(int(line) for line in process.stdout if line.strip().isdigit())
