@@ -139,7 +139,14 @@ def upstream(deployment: Deployment, files: ModelFiles, supervisor: Supervisor) 
         lambda: supervisor.lease(deployment.name),
         capabilities(files.manifest, context),
         state,
+        sampling_defaults(files.manifest),
     )
+
+
+def sampling_defaults(manifest: Manifest) -> dict[str, float]:
+    """What the model's makers recommend, for requests that do not say."""
+    recommended = {"temperature": manifest.defaults.temperature, "top_p": manifest.defaults.top_p}
+    return {name: value for name, value in recommended.items() if value is not None}
 
 
 def readiness(name: str, replicas: Sequence[Any]) -> Readiness:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from typing import Any, Protocol, cast
 
@@ -33,12 +33,19 @@ class LocalUpstream:
     """Asks whatever replica `lease` hands out. `state` says whether there is one that is ready."""
 
     def __init__(
-        self, deployment: str, lease: Lease, capabilities: Capabilities, state: Callable[[], Readiness]
+        self,
+        deployment: str,
+        lease: Lease,
+        capabilities: Capabilities,
+        state: Callable[[], Readiness],
+        defaults: Mapping[str, float] | None = None,
     ) -> None:
+        """`defaults`: values of request fields that the client did not send, such as temperature."""
         self._name = deployment
         self._lease = lease
         self._capabilities = capabilities
         self._state = state
+        self._defaults = defaults or {}
 
     @property
     def name(self) -> str:
@@ -51,13 +58,20 @@ class LocalUpstream:
     def readiness(self) -> Readiness:
         return self._state()
 
+    def _completed(self, call: Call) -> Call:
+        """The call with the model's own values for what the client left open."""
+        missing = {name: value for name, value in self._defaults.items() if getattr(call.request, name) is None}
+        if not missing:
+            return call
+        return msgspec.structs.replace(call, request=msgspec.structs.replace(call.request, **missing))
+
     async def whole(self, call: Call) -> bytes:
         try:
             async with self._lease() as engine:
                 if isinstance(call.request, embeddings.EmbeddingRequest):
                     return await _embed(engine, call, call.request)
                 answer = _whole_answer(call)
-                async with aclosing(_events(engine, call)) as events:
+                async with aclosing(_events(engine, self._completed(call))) as events:
                     async for batch in events:
                         answer.feed(batch)
                 _check_complete(call)
@@ -71,7 +85,7 @@ class LocalUpstream:
                 # All slots may be busy: how long others' answers take says nothing about this engine's health.
                 call.queued()
                 answer = _stream_answer(call)
-                async with aclosing(_events(engine, call)) as events:
+                async with aclosing(_events(engine, self._completed(call))) as events:
                     async for batch in events:
                         if data := answer.feed(batch):
                             yield data

@@ -131,6 +131,10 @@ class Defaults(_Table):
     """Tokens of one request (prompt and answer)."""
     system_prompt: Annotated[str, StringConstraints(min_length=1, max_length=4000)] | None = None
     """Put in front of a chat that brings no system message of its own."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    """For requests that name none; left out, 1."""
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    """For requests that name none; left out, 1."""
 
 
 class Manifest(_Table):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Generator, Iterator
 from types import ModuleType
 from typing import Any
@@ -43,9 +44,14 @@ def _declared(item: pytest.Item) -> ModuleType | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         module = _declared(item)
-        if module is not None and (reason := module.FAILING.get(item.originalname)):  # type: ignore[attr-defined]
+        if module is None:
+            continue
+        if reason := module.FAILING.get(item.originalname):  # type: ignore[attr-defined]
             # Not strict: another processor rounds differently, and a model's judgement turns on that.
             item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+        if inspect.iscoroutinefunction(item.obj):  # type: ignore[attr-defined]
+            # One loop for all: LangChain's client keeps its connections between tests.
+            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -17,8 +17,7 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from tests.gateway import CHAT, Gateway
 
-# One loop for all: the client keeps its connections between tests.
-pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
+pytestmark = pytest.mark.engine
 
 # Skipped by the suite itself, since the properties below say that the gateway cannot do it.
 SKIPPED = {

@@ -73,6 +73,11 @@ def test_capabilities_are_those_of_the_manifest(catalogue: Catalogue) -> None:
     assert embed.dimensions == 384
 
 
+def test_what_a_client_leaves_open_is_what_the_makers_recommend(catalogue: Catalogue) -> None:
+    assert engines.sampling_defaults(catalogue.get("smollm2-135m-instruct")) == {"temperature": 0.2, "top_p": 0.9}
+    assert engines.sampling_defaults(catalogue.get("all-minilm-l6-v2")) == {}
+
+
 def test_what_cannot_be_started_is_named_with_a_cure(catalogue: Catalogue, tmp_path: Path) -> None:
     settings = from_mapping(
         {"deployments": [{"name": "small", "model": "smollm2-135m-instruct", "args": {"context": 100_000}}]}
