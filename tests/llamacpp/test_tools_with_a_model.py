@@ -179,7 +179,10 @@ async def test_a_result_is_answered_in_text(bench: Bench) -> None:
 async def test_a_schema_is_satisfied(bench: Bench) -> None:
     schema = {
         "type": "object",
-        "properties": {"city": {"type": "string", "maxLength": 40}, "population": {"type": "integer"}},
+        "properties": {
+            "city": {"type": "string", "maxLength": 40},
+            "population": {"type": "integer", "minimum": 0, "maximum": 99999999},
+        },
         "required": ["city", "population"],
         "additionalProperties": False,
     }
