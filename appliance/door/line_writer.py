@@ -30,6 +30,11 @@ class LineWriter:
         self._waiting += len(lines)
         self._queue.put(lines)
 
+    @property
+    def alive(self) -> bool:
+        """Whether lines are still written; False after `close`, and when nobody reads any more."""
+        return self._thread.is_alive()
+
     def close(self, timeout_s: float = 2.0) -> None:
         """Write what is waiting, as far as the reader takes it in this time."""
         self._queue.put(None)

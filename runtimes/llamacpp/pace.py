@@ -42,8 +42,8 @@ class Pace:
     def prefill_budget(self, todo: int, *, decoding: bool, most: int) -> int:
         """How many prompt tokens to compute in the next step.
 
-        While others decode, a chunk takes about as long as one of their steps, so that their rate at
-        worst halves; alone, a chunk is bounded so that arrivals and cancels are seen in good time.
+        While others decode, a chunk takes about as long as one of their steps (which halves their rate),
+        but never less than SMALLEST_CHUNK, which on a slow processor costs them more; alone, a chunk is bounded so that arrivals and cancels are seen in good time.
         """
         seconds = max(BESIDE_S, self._step_s) if decoding else ALONE_S
         return max(1, min(todo, most, max(SMALLEST_CHUNK, int(self._prefill_rate * seconds))))

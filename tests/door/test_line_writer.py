@@ -47,3 +47,4 @@ def test_a_reader_that_has_gone_is_no_error() -> None:
         writer(b"a\n")
         writer.close()
         writer(b"b\n")
+        assert not writer.alive
