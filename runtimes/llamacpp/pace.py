@@ -43,7 +43,8 @@ class Pace:
         """How many prompt tokens to compute in the next step.
 
         While others decode, a chunk takes about as long as one of their steps (which halves their rate),
-        but never less than SMALLEST_CHUNK, which on a slow processor costs them more; alone, a chunk is bounded so that arrivals and cancels are seen in good time.
+        but never less than SMALLEST_CHUNK, which on a slow processor costs them more. Alone, a chunk is
+        bounded so that arrivals and cancels are seen in good time.
         """
         seconds = max(BESIDE_S, self._step_s) if decoding else ALONE_S
         return max(1, min(todo, most, max(SMALLEST_CHUNK, int(self._prefill_rate * seconds))))
