@@ -125,8 +125,10 @@ async def test_an_engine_that_hangs_is_replaced(new_gateway: NewGateway) -> None
     assert not psutil.pid_exists(victim)
     for answer in await asyncio.gather(*streams):
         assert answer.complete
-        assert not answer.done
+        assert not (answer.streamed and answer.done), "a stream that broke off must not end as if it were whole"
+        assert answer.status == (200 if answer.streamed else 503)
         assert answer.error is not None
+        assert answer.error["code"] == "engine_lost"
     assert (await post(gateway, chat("Hello", stream=False, max_tokens=2))).status == 200
 
 
