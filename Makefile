@@ -12,31 +12,34 @@ LLAMA_COMPILER ?= auto
 LLAMA_LLAMAFILE ?= OFF
 LLAMA_CMAKE_ARGS ?=
 export LLAMA_COMPILER LLAMA_LLAMAFILE LLAMA_CMAKE_ARGS
-# The tests take their models from where the set-up has put them.
-OUTPOST_TEST_STORE ?= $(abspath $(or $(OUTPOST_DATA_DIR),outpost-data)/models)
-export OUTPOST_TEST_STORE
 
 BIN := $(VENV)/bin
+# The tests take their models from where the set-up has put them, which only the settings know.
+TEST_STORE = OUTPOST_TEST_STORE="$${OUTPOST_TEST_STORE:-$$($(BIN)/python -m tools.model_files --store)}"
 SETUP = python=$$(tools/find-python) && "$$python" -m tools.setup --venv "$(VENV)"
 
-.PHONY: help serve test check test-engines bench docs lock llama setup fmt clean distclean
+.PHONY: help serve test check test-quick test-engines bench docs lock llama setup fmt clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: ## Install, build and prove the engine, fetch the small models, start
-	@$(SETUP) run
+	@export OUTPOST_CONFIG="$$(tools/serve-config $(ARGS))"; $(SETUP) run
 	@exec $(BIN)/outpost serve $(ARGS)
 
-test: ## Install what the tests need; lint, types, then every test that needs no GPU and no long engine run
+test: ## Install what the tests need; lint, types, then every test (no GPU needed)
 	@$(SETUP) dev --packages-only
 	@$(MAKE) check
 	@$(SETUP) dev
-	$(BIN)/python -m pytest -m "not engine" $(ARGS)
+	$(TEST_STORE) $(BIN)/python -m pytest $(ARGS)
 
-test-engines: ## The long tests against a real engine
+test-quick: ## Every test but those that need a real engine for long
 	@$(SETUP) dev
-	$(BIN)/python -m pytest -m engine $(ARGS)
+	$(TEST_STORE) $(BIN)/python -m pytest -m "not engine" $(ARGS)
+
+test-engines: ## Only the tests that need a real engine for long
+	@$(SETUP) dev
+	$(TEST_STORE) $(BIN)/python -m pytest -m engine $(ARGS)
 
 check: ## Ruff (lint and format) and mypy
 	@$(SETUP) dev --packages-only

@@ -9,13 +9,13 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
-from appliance import __version__, data_dir, engines
+from appliance import __version__, data_dir, descriptors, engines, preflight
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
 from appliance.door.http import Limits
@@ -37,16 +37,16 @@ from appliance.routing.routes import Router
 from appliance.routing.watch import Running
 from appliance.settings import (
     DeploymentTarget,
+    Finding,
     Loaded,
     Settings,
     SettingsError,
-    check_against_catalogue,
     diff,
     keep_fixed,
     load,
     resolve,
 )
-from runtimes.catalogue import Catalogue
+from runtimes.catalogue import ModelFiles
 from runtimes.supervisor import ReplicaSpec, Supervisor, run_directory
 
 logger = logging.getLogger("outpost")
@@ -81,6 +81,7 @@ class App:
         self._clock = SystemClock()
         self._stack = contextlib.AsyncExitStack()
         self._supervisor = Supervisor()
+        self._log: AccessLog | None = None
         self._reloading = asyncio.Lock()
         self._changing: set[asyncio.Task[None]] = set()
         self.first_key: str | None = None
@@ -101,6 +102,7 @@ class App:
         settings = self.settings
         stack.enter_context(data_dir.hold(self._data_dir))
         self._run_dir = run_directory(self._data_dir)
+        _make_room(settings)
         self._session = await stack.enter_async_context(make_session())
         prepared = self._prepare(self._loaded, settings)
         database = await Database.open(database_path(settings.database_url, self._data_dir))
@@ -125,18 +127,12 @@ class App:
         # Before the doors open, so that nobody finds a gateway without its engines on their way.
         stack.push_async_callback(self._supervisor.stop, drain=False)
         await self._supervisor.start(prepared.specs)
-        log = None
-        if settings.log.access:
-            writer = LineWriter(sys.stdout.buffer)
-            stack.callback(writer.close)
-            log = AccessLog(writer, time.time)
-        self._doors = Doors(
-            Operator(self.gateway, ring, ExchangeStore(database), self.status, self.reload), self._limits(), log
-        )
-        public, operator = settings.server.listen, settings.console.listen
+        operator = Operator(self.gateway, ring, ExchangeStore(database), self.status, self.reload)
+        self._doors = Doors(operator, _limits(settings), self._access_log(settings, stack))
+        public, console = settings.server.listen, settings.console.listen
         await self._doors.open(
             (public.host, public.port),
-            (operator.host, operator.port),
+            (console.host, console.port),
             self._data_dir / "run" / "control.sock",
             tls=_tls(settings),
         )
@@ -195,14 +191,14 @@ class App:
                 prepared = await asyncio.to_thread(self._prepare, loaded, wanted)
             except SettingsError as error:
                 raise BadRequest("; ".join(str(problem) for problem in error.problems)) from error
-            except engines.DeploymentError as error:
-                raise BadRequest(error.message) from error
             await self._ring.reload(prepared.fixed)
             self.settings = wanted
             self.gateway.router = prepared.router
             self.gateway.max_json_depth = wanted.server.max_json_depth
             self.gateway.write_timeout_s = wanted.server.write_timeout
+            self._doors.change(_limits(wanted), self._access_log(wanted, self._stack))
             logging.getLogger().setLevel(wanted.log.level.upper())
+            _make_room(wanted)
             # Draining takes as long as the longest answer; the caller need not wait for that.
             task = asyncio.create_task(self._replace(prepared.specs))
             self._changing.add(task)
@@ -223,13 +219,10 @@ class App:
     # --- putting together -----------------------------------------------------------------------
 
     def _prepare(self, loaded: Loaded, settings: Settings) -> Prepared:
-        """Check everything that settings lead to; seconds. Raises SettingsError, DeploymentError."""
-        catalogue = Catalogue(list(settings.catalogue.paths), self._data_dir / "models")
-        tasks = {entry.manifest.id: entry.manifest.task for entry in catalogue.list()}
-        findings = check_against_catalogue(settings, tasks)
+        """Check everything that settings lead to; seconds. Raises SettingsError."""
+        files, findings = self._model_files(settings)
         if findings:
             raise SettingsError(loaded.locate(findings))
-        files = engines.resolve(settings.deployments, catalogue)
         upstreams: dict[str, Upstream] = {
             deployment.name: engines.upstream(deployment, files[deployment.name], self._supervisor)
             for deployment in settings.deployments
@@ -237,9 +230,17 @@ class App:
         return Prepared(
             settings,
             engines.specs(settings.deployments, files, self._run_dir, self._data_dir / "logs"),
-            _router(settings, lambda target: self._upstream(settings, target, upstreams)),
+            build_router(settings.routes, lambda target: self._upstream(settings, target, upstreams)),
             [FixedKey(key.name, resolve(key.key, self._env), key.role) for key in settings.identity.keys],
         )
+
+    def _model_files(self, settings: Settings) -> tuple[dict[str, ModelFiles], list[Finding]]:
+        catalogue = preflight.catalogue_of(settings, self._data_dir)
+        try:
+            findings = preflight.check(settings, catalogue)
+            return ({}, findings) if findings else engines.resolve(settings.deployments, catalogue)
+        except OSError as error:
+            return {}, [preflight.unreadable(error)]
 
     def _upstream(self, settings: Settings, target: Any, local: Mapping[str, Upstream]) -> Upstream:
         if isinstance(target, DeploymentTarget):
@@ -253,30 +254,40 @@ class App:
             session=self._session,
         )
 
-    def _limits(self) -> Limits:
-        server = self.settings.server
-        return Limits(
-            max_body=server.max_body,
-            max_json_depth=server.max_json_depth,
-            header_timeout=server.header_timeout,
-            body_timeout=server.body_timeout,
-            write_timeout=server.write_timeout,
-            drain_timeout=server.drain_timeout,
-            max_connections=server.max_connections,
-        )
+    def _access_log(self, settings: Settings, stack: contextlib.AsyncExitStack) -> AccessLog | None:
+        """The access log, if it is wanted. It stays open while a reload has switched it off."""
+        if settings.log.access and self._log is None:
+            writer = LineWriter(sys.stdout.buffer)
+            stack.callback(writer.close)
+            self._log = AccessLog(writer, time.time)
+        return self._log if settings.log.access else None
+
+
+def _limits(settings: Settings) -> Limits:
+    server = settings.server
+    return Limits(
+        max_body=server.max_body,
+        max_json_depth=server.max_json_depth,
+        header_timeout=server.header_timeout,
+        body_timeout=server.body_timeout,
+        write_timeout=server.write_timeout,
+        drain_timeout=server.drain_timeout,
+        max_connections=server.max_connections,
+    )
+
+
+def _make_room(settings: Settings) -> None:
+    """Let this process open the files that the settings may need, and say so where it cannot."""
+    clients, replicas = settings.server.max_connections, sum(each.replicas.min for each in settings.deployments)
+    limit = descriptors.make_room(descriptors.needed(clients, replicas))
+    if (shortage := descriptors.shortage(clients, replicas, limit)) is not None:
+        logger.warning("%s", shortage)
 
 
 def _url_host(host: str) -> str:
     """A listen address as people can put it into a URL on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
-def _router(settings: Settings, upstream_of: Callable[[Any], Upstream]) -> Router:
-    try:
-        return build_router(settings.routes, upstream_of)
-    except ValueError as error:
-        raise engines.DeploymentError(f"routes: {error}") from error
 
 
 def _tls(settings: Settings) -> ssl.SSLContext | None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from appliance.errors import OutpostError
+from appliance import preflight
 from appliance.providers.local import LocalUpstream
 from appliance.providers.upstream import READY, Capabilities, Readiness
-from appliance.settings import Deployment
+from appliance.settings import Deployment, Finding
 from runtimes.catalogue import Catalogue, CatalogueError, Manifest, ModelFiles
 from runtimes.engine import Engine
 from runtimes.llamacpp import launch as llamacpp
@@ -22,12 +22,6 @@ from runtimes.supervisor import ReplicaSpec, Supervisor, socket_path
 
 RETRY_WHILE_LOADING_S = 2.0
 RETRY_AFTER_FAILURE_S = 10.0
-
-
-class DeploymentError(OutpostError):
-    """A deployment that cannot be started as it is declared."""
-
-    code = "deployment_error"
 
 
 @dataclass(frozen=True)
@@ -42,12 +36,6 @@ class Launch:
 
 def _llamacpp(deployment: Deployment, files: ModelFiles, socket: Path) -> Launch:
     args, manifest = deployment.args, files.manifest
-    longest = manifest.context_length
-    if args.context is not None and args.context > longest:
-        raise DeploymentError(
-            f"deployments.{deployment.name}.args.context: {args.context} tokens are more than the {longest} that "
-            f"{manifest.id} was made for; write {longest} or less"
-        )
     settings = llamacpp.LaunchSettings(
         socket=str(socket),
         model_path=str(files.main),
@@ -90,21 +78,22 @@ def capabilities(manifest: Manifest, context: int) -> Capabilities:
     )
 
 
-def resolve(deployments: Sequence[Deployment], catalogue: Catalogue) -> dict[str, ModelFiles]:
-    """The checked files of every deployment's model, by deployment. Raises DeploymentError."""
-    found: dict[str, ModelFiles] = {}
-    for deployment in deployments:
+def resolve(deployments: Sequence[Deployment], catalogue: Catalogue) -> tuple[dict[str, ModelFiles], list[Finding]]:
+    """The checked files of each deployment's model, by deployment, and what is wrong with those of the others."""
+    files: dict[str, ModelFiles] = {}
+    findings = []
+    for index, deployment in enumerate(deployments):
         try:
-            found[deployment.name] = catalogue.resolve(deployment.model)
+            files[deployment.name] = catalogue.resolve(deployment.model)
         except CatalogueError as error:
-            raise DeploymentError(f"deployments.{deployment.name}.model: {error}") from error
-    return found
+            findings.append(preflight.finding(("deployments", index, "model"), error, f"deployment {deployment.name}"))
+    return files, findings
 
 
 def specs(
     deployments: Sequence[Deployment], files: dict[str, ModelFiles], run_dir: Path, log_dir: Path
 ) -> list[ReplicaSpec]:
-    """All replicas of all deployments. Raises DeploymentError."""
+    """All replicas of all deployments."""
     result = []
     for deployment in deployments:
         for index in range(deployment.replicas.min):

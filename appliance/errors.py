@@ -20,6 +20,8 @@ class OutpostError(Exception):
     retryable: ClassVar[bool] = False
     again: ClassVar[bool] = False
     """Whether the same target is worth another try at once."""
+    elsewhere: ClassVar[bool] = False
+    """Whether another target may take the same request, although this one never will."""
 
     def __init__(
         self,
@@ -55,7 +57,10 @@ class UnsupportedParameter(BadRequest):
 
 
 class ContextLengthExceeded(BadRequest):
+    """The prompt is too long for this target; one with a larger context may take it."""
+
     code = "context_length_exceeded"
+    elsewhere = True
 
 
 class Unauthenticated(OutpostError):

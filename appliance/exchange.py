@@ -118,9 +118,11 @@ class Answer(msgspec.Struct):
 async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoing) -> Answer:
     """One exchange, from its credential to its row; the answer's last byte is left to the caller.
 
-    Raises Unauthenticated (nothing is recorded then), and CancelledError when the client has gone.
+    Raises Unauthenticated and RecordsUnavailable (nothing is recorded then), and CancelledError when the client
+    has gone.
     """
     principal = identify(gateway.keyring, incoming.credential)
+    check_recording(gateway.recorder)
     with gateway.running.watch() as watch:
         exchange = Exchange(gateway, kind, incoming, outgoing, principal, watch)
         try:
@@ -151,6 +153,12 @@ def identify(keyring: KeyRing, credential: str | None) -> Principal:
     if principal is None:
         raise Unauthenticated("The API key is not known here; it may be mistyped or revoked.")
     return principal
+
+
+def check_recording(recorder: Recorder) -> None:
+    """No work is begun whose answer would have to be withheld. Raises RecordsUnavailable."""
+    if not recorder.available:
+        raise RecordsUnavailable("Requests cannot be put on record at the moment; try again soon.", retry_after_s=1.0)
 
 
 class Exchange:
@@ -267,7 +275,7 @@ class Exchange:
         def started() -> None:
             watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
 
-        call.started, call.queued = started, watch.disarm
+        call.started, call.queued, call.alive = started, watch.disarm, watch.touch
         attempt = self._attempt(candidate)
         with attempt:
             started()

@@ -37,7 +37,7 @@ BENCHMARKS = (
         "What the gateway costs",
         gateway.measure,
         quick_s=45,
-        full_s=480,
+        full_s=900,
         goals={
             "CPU per whole request": "≤ 350",
             "CPU per chunk, burst": "≤ 10",
@@ -59,8 +59,11 @@ BENCHMARKS = (
         "SmolLM2-135M-Instruct (Q4_1) over HTTP",
         engine.measure,
         quick_s=40,
-        full_s=480,
-        goals={f"{n} chat{'s' if n > 1 else ''} of 64 tokens": "≥ 1.00 × the C++ server" for n in engine.CHATS},
+        full_s=900,
+        goals={
+            engine.START: "≤ 5",
+            **{f"{n} chat{'s' if n > 1 else ''} of 64 tokens": "≥ 1.00 × the C++ server" for n in engine.CHATS},
+        },
     ),
 )
 
@@ -92,7 +95,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="outpost-bench-") as scratch:
             benchmark.measure(plan, installer, Path(scratch), table)
         if plan.cut:
-            say(f"{plan.cut} measurements were left out to stay within {limit_s:.0f} s")
+            table.cut = f"{plan.cut} measurements were left out to stay within {limit_s:.0f} s."
         tables.append(table)
         if not arguments.json:
             print(table.text(), flush=True)

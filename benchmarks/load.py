@@ -22,6 +22,8 @@ import uvloop
 
 from benchmarks.wire import AnswerReader, BrokenAnswer
 
+STALE = "connection lost before the answer began"
+
 
 class Lane(msgspec.Struct, frozen=True):
     """One connection that sends one request after another."""
@@ -100,6 +102,8 @@ class Connection(asyncio.Protocol):
         self._record = Request(0, 0.0)
         self._last = 0.0
         self._ended: asyncio.Future[str] | None = None
+        self.used = False
+        """A request was sent on it before."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -114,6 +118,7 @@ class Connection(asyncio.Protocol):
         self._reader = AnswerReader(self._client.piece)
         self._record = record
         self._last = 0.0
+        self.used = True
         self._ended = self._client.loop.create_future()
         self._transport.write(payload)
         return self._ended
@@ -142,11 +147,13 @@ class Connection(asyncio.Protocol):
         self._transport = None
         if self._reader is not None:
             self._reader.end_of_file()
-            self._end("" if self._reader.complete else "connection lost before the end")
+            lost = "connection lost before the end" if self._reader.begun else STALE
+            self._end("" if self._reader.complete else lost)
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+            self._transport = None
 
     def _end(self, trouble: str) -> None:
         reader, self._reader = self._reader, None
@@ -158,6 +165,8 @@ class Connection(asyncio.Protocol):
             result.example = result.example or reader.start.decode(errors="replace")[:300]
             self.close()
         else:
+            if reader.closes:
+                self.close()
             record = self._record
             record.end_s = self._client.now()
             record.prompt_tokens, record.completion_tokens = reader.prompt_tokens, reader.completion_tokens
@@ -247,7 +256,12 @@ class Client:
         try:
             if not connection.open:
                 connection = await self._connect()
-            trouble = await connection.send(payload, Request(lane, self.now()))
+            began, used = self.now(), connection.used
+            trouble = await connection.send(payload, Request(lane, began))
+            if trouble == STALE and used:
+                # llama.cpp's server closes after a stream without announcing it; clients then send again.
+                connection = await self._connect()
+                trouble = await connection.send(payload, Request(lane, began))
         except OSError as error:
             trouble = f"cannot connect: {error.strerror}"
         if trouble:

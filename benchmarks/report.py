@@ -84,6 +84,8 @@ class Table:
     subjects: dict[str, str] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     trouble: list[str] = field(default_factory=list)
+    cut: str = ""
+    """What was left out for lack of time, if anything."""
 
     def describe(self, subject: str, does: str) -> None:
         self.subjects[subject] = does
@@ -137,6 +139,7 @@ class Table:
         lines = [self.title, ""]
         lines += ["  ".join(_pad(cell, widths[i], 2 <= i <= 6) for i, cell in enumerate(row)).rstrip() for row in rows]
         lines += [f"left out: {name}: {reason}" for name, reason in self.skipped.items()]
+        lines += [self.cut] if self.cut else []
         lines += [f"errors: {each}" for each in self.trouble[:20]]
         return "\n".join(lines) + "\n"
 
@@ -146,6 +149,8 @@ class Table:
         lines += [f"- left out: {name} ({reason})" for name, reason in self.skipped.items()]
         lines += ["", "| " + " | ".join(self._header()) + " |", "|---|---|--:|--:|--:|--:|--:|---|"]
         lines += ["| " + " | ".join(row) + " |" for row in self.rows()]
+        if self.cut:
+            lines += ["", self.cut]
         if self.trouble:
             lines += ["", "Errors seen:", "", *(f"- {each}" for each in self.trouble[:20])]
         return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _COMPLETION_TOKENS = re.compile(rb'"completion_tokens": *(\d+)')
 _PROMPT_TOKENS = re.compile(rb'"prompt_tokens": *(\d+)')
@@ -42,6 +43,8 @@ class AnswerReader:
         self.start = b""
         self.tail = b""
         self.complete = False
+        self.closes = False
+        """The server closes the connection after this answer."""
 
     def feed(self, data: bytes) -> int:
         """Raises BrokenAnswer. Bytes after the end of the answer count as broken, too."""
@@ -67,6 +70,10 @@ class AnswerReader:
             self.complete = True
 
     @property
+    def begun(self) -> bool:
+        return self._in_body or bool(self._head)
+
+    @property
     def done(self) -> bool:
         """The stream ended with OpenAI's terminator."""
         return self.tail.rstrip().endswith(b"data: [DONE]")
@@ -84,6 +91,7 @@ class AnswerReader:
             raise BrokenAnswer("no HTTP/1.1 status line")
         self.status = int(head[9:12])
         self._in_body = True
+        self.closes = _CLOSE.search(head) is not None
         if _CHUNKED.search(head):
             self._chunked = True
         elif length := _LENGTH.search(head):

@@ -101,6 +101,10 @@ class Started(msgspec.Struct, frozen=True, tag="started"):
     prompt_tokens: int
 
 
+class Working(msgspec.Struct, frozen=True, tag="working"):
+    """A sign of life, about once a second for a request that has started and of which some choice has no token yet."""
+
+
 class Delta(msgspec.Struct, frozen=True, tag="delta", omit_defaults=True):
     """New text of choice `index`. Text never ends inside a code point and never holds a stop string."""
 
@@ -128,7 +132,7 @@ class Usage(msgspec.Struct, frozen=True, tag="usage", omit_defaults=True):
     """Seconds between arrival and the first prefill."""
 
 
-Event = Started | Delta | Finished | Usage
+Event = Started | Working | Delta | Finished | Usage
 
 
 class Embeddings(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ import aiohttp
 import msgspec
 import typer
 
-from appliance.commands.terminal import readable, visible
+from appliance.commands.terminal import command, readable, visible
 from appliance.dialects.sse import DONE, Framer
 
 
@@ -24,7 +24,8 @@ def chat(
         str, typer.Option("--url", envvar="OUTPOST_URL", help="Base address of the gateway.")
     ] = "http://127.0.0.1:8080",
     key: Annotated[
-        str | None, typer.Option("--key", envvar="OUTPOST_API_KEY", help="API key.", show_envvar=True)
+        str | None,
+        typer.Option("--key", envvar=["OUTPOST_API_KEY", "OPENAI_API_KEY"], help="API key.", show_envvar=True),
     ] = None,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Model name; left out, the first that chats.")
@@ -34,10 +35,15 @@ def chat(
 ) -> None:
     """Talk to a model through the gateway."""
     if not key:
-        typer.echo("outpost: no API key: set OUTPOST_API_KEY or pass --key (outpost keys create NAME)", err=True)
+        typer.echo(
+            "outpost: no API key: set OUTPOST_API_KEY or OPENAI_API_KEY, or pass --key; "
+            f"{command()} keys create NAME makes one",
+            err=True,
+        )
         raise typer.Exit(1)
     try:
-        asyncio.run(_converse(url.rstrip("/"), key, model, system, temperature, message))
+        with asyncio.Runner() as runner:
+            _converse(runner, url.rstrip("/"), key, model, system, temperature, message)
     except ChatFailed as error:
         typer.echo(f"outpost: {error}", err=True)
         raise typer.Exit(1) from None
@@ -45,23 +51,35 @@ def chat(
         typer.echo("")
 
 
-async def _converse(
-    url: str, key: str, model: str | None, system: str | None, temperature: float, message: str | None
+def _converse(
+    runner: asyncio.Runner,
+    url: str,
+    key: str,
+    model: str | None,
+    system: str | None,
+    temperature: float,
+    message: str | None,
 ) -> None:
+    """Ask and answer in turn. The loop of `runner` stands still while a question is typed: only outside of it, in the
+    main thread, does Ctrl-C end the waiting for a line."""
     messages: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
-    async with aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"}) as session:
-        model = model or await _first_chat_model(session, url)
+    session = runner.run(_open(key))
+    try:
+        model = model or runner.run(_first_chat_model(session, url))
         if message is None:
-            typer.echo(f"Talking to {model}. An empty line or Ctrl-D ends it.")
-        while True:
-            text = message if message is not None else await asyncio.to_thread(_ask)
-            if not text:
-                return
+            typer.echo(f"Talking to {visible(model)}. An empty line, Ctrl-D or Ctrl-C ends it.")
+        while text := _ask() if message is None else message:
             messages.append({"role": "user", "content": text})
             body = {"model": model, "messages": messages, "temperature": temperature, "stream": True}
-            messages.append({"role": "assistant", "content": await _answer(session, url, body)})
+            messages.append({"role": "assistant", "content": runner.run(_answer(session, url, body))})
             if message is not None:
                 return
+    finally:
+        runner.run(session.close())
+
+
+async def _open(key: str) -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(headers={"Authorization": f"Bearer {key}"})
 
 
 def _ask() -> str:
@@ -76,7 +94,7 @@ async def _first_chat_model(session: aiohttp.ClientSession, url: str) -> str:
         async with session.get(f"{url}/v1/models") as response:
             answer = await response.json()
     except (aiohttp.ClientError, ValueError) as error:
-        raise ChatFailed(f"no gateway answers at {url} ({error}); start one with: outpost serve") from None
+        raise ChatFailed(f"no gateway answers at {url} ({error}); start one with: {command()} serve") from None
     if response.status != 200:
         raise ChatFailed(_message_of(answer))
     for card in answer["data"]:

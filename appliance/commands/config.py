@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
+from appliance import preflight
 from appliance.settings.loader import BUILT_IN, Loaded, choose_file, load
-from appliance.settings.problems import SettingsError
+from appliance.settings.problems import Problem, SettingsError
 from appliance.settings.render import as_plain, as_yaml, did_you_mean, json_schema
 from appliance.settings.render import explain as explain_text
 
@@ -28,7 +30,10 @@ ConfigOption = Annotated[
 def check(config: ConfigOption = None) -> None:
     """Read the file and tell everything that is wrong with it; exit code 1 if anything is."""
     loaded = _load(config, machine=True)
-    for warning in loaded.warnings:
+    problems, warnings = _against_catalogue(loaded)
+    if problems:
+        _fail(problems)
+    for warning in (*loaded.warnings, *warnings):
         typer.echo(f"warning: {warning}", err=True)
     settings = loaded.settings
     counts = ", ".join(
@@ -77,9 +82,26 @@ def _load(config: Path | None, *, machine: bool) -> Loaded:
     try:
         return load(choose_file(config, os.environ, Path.cwd()), os.environ, machine=machine)
     except SettingsError as error:
-        for problem in error.problems:
-            typer.echo(str(problem), err=True)
-        raise typer.Exit(1) from None
+        _fail(error.problems)
+
+
+def _fail(problems: Sequence[Problem]) -> NoReturn:
+    for problem in problems:
+        typer.echo(str(problem), err=True)
+    raise typer.Exit(1)
+
+
+def _against_catalogue(loaded: Loaded) -> tuple[Sequence[Problem], Sequence[Problem]]:
+    """What a start would refuse, and what has to be done before it; both empty when all is well."""
+    settings = loaded.settings
+    catalogue = preflight.catalogue_of(settings, settings.data_dir)
+    try:
+        faults = preflight.check(settings, catalogue)
+        missing = [] if faults else preflight.missing(settings, catalogue)
+    except OSError as error:
+        # Whoever checks a file need not have the gateway's rights to its data.
+        faults, missing = [], [preflight.unreadable(error)]
+    return loaded.locate(faults), loaded.locate(missing)
 
 
 def _print_json(value: Any) -> None:

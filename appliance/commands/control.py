@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from appliance.commands.terminal import command
 from appliance.errors import OutpostError
 
 _MAX_PATH = 100
@@ -92,7 +93,7 @@ class _UnixConnection(http.client.HTTPConnection):
             self.sock.settimeout(self.timeout)
             _connect(self.sock, self._path)
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise NotRunning(f"No gateway listens at {self._path}; start it with `outpost serve`.") from error
+            raise NotRunning(f"No gateway listens at {self._path}; start it with `{command()} serve`.") from error
         except PermissionError as error:
             raise ControlError(
                 f"{self._path} belongs to another user. Run the command as the user that runs the gateway."

@@ -18,9 +18,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from appliance.commands.place import ConfigOption, DataDirOption, told
-from appliance.commands.terminal import visible
+from appliance.commands.terminal import table, visible
 from appliance.settings import choose_file, load
-from runtimes.catalogue import Catalogue, CatalogueError, Entry, UnknownModel
+from runtimes.catalogue import Catalogue, CatalogueError, Entry, Manifest, UnknownModel
 
 app = typer.Typer(no_args_is_help=True, help="Models: list, show, import, verify, remove.")
 
@@ -37,14 +37,13 @@ def list_(as_json: JsonOption = False, config: ConfigOption = None, data_dir: Da
     if as_json:
         _print_json([_plain(entry) for entry in entries])
         return
-    table = Table(box=None, header_style="bold")
-    for heading in ("ID", "TASK", "SIZE", "CONTEXT", "LICENCE", "STATE"):
-        table.add_column(heading, justify="right" if heading in ("SIZE", "CONTEXT") else "left")
-    for entry in entries:
-        model = entry.manifest
-        cells = (model.id, model.task, _mib(model.size), model.context_length, model.licence, STATES[entry.state])
-        table.add_row(*(Text(visible(cell)) for cell in cells))
-    Console().print(table)
+    rows = [
+        (model.id, model.task, _mib(model.size), model.context_length, model.licence, STATES[entry.state])
+        for entry in entries
+        for model in (entry.manifest,)
+    ]
+    for line in table(("ID", "TASK", "SIZE", "CONTEXT", "LICENCE", "STATE"), rows, right=("SIZE", "CONTEXT")):
+        typer.echo(line)
 
 
 @app.command()
@@ -69,7 +68,7 @@ def show(
         ("can do", ", ".join(manifest.capabilities)),
         ("tool calls", manifest.tools or ""),
         ("context", f"{manifest.context_length} tokens, by default {manifest.defaults.context} a request"),
-        ("system prompt", manifest.defaults.system_prompt or ""),
+        *_defaults(manifest),
         ("vectors", f"{manifest.embedding.dimensions} dimensions" if manifest.embedding else ""),
         ("memory", f"{_mib(manifest.memory.weights_bytes)}, {manifest.memory.kv_bytes_per_token} bytes a token"),
         ("licence", manifest.licence),
@@ -80,11 +79,36 @@ def show(
         rows.append(("file", f"{file.path} ({_mib(file.size)}, sha256 {file.sha256})"))
         if entry.state == "ready":
             rows.append(("", files[file.path]))
-    table = Table("", Column(overflow="fold"), box=None, show_header=False)
-    for name, value in rows:
-        if str(value):
-            table.add_row(Text(name, style="bold"), Text(visible(value)))
-    Console().print(table)
+    _print_facts([(name, visible(value)) for name, value in rows if str(value)])
+
+
+def _print_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Folded to the width of a terminal; anywhere else each on one line, so that hashes and paths stay whole."""
+    console = Console()
+    if not console.is_terminal:
+        width = max(len(name) for name, _ in facts)
+        for name, value in facts:
+            typer.echo(f"{name:<{width}}  {value}")
+        return
+    grid = Table("", Column(overflow="fold"), box=None, show_header=False)
+    for name, value in facts:
+        grid.add_row(Text(name, style="bold"), Text(value))
+    console.print(grid)
+
+
+def _defaults(manifest: Manifest) -> list[tuple[str, object]]:
+    """What a request gets that leaves these open; empty for a model that writes nothing."""
+    if manifest.task != "generate":
+        return []
+    defaults = manifest.defaults
+    temperature = 1.0 if defaults.temperature is None else defaults.temperature
+    top_p = 1.0 if defaults.top_p is None else defaults.top_p
+    greedy = ", which is greedy" if not temperature else ""
+    return [
+        ("temperature", f"{temperature:g} for requests that name none{greedy}"),
+        ("top_p", f"{top_p:g} for requests that name neither temperature nor top_p"),
+        ("system prompt", f"{defaults.system_prompt or 'none'} (for conversations that have no system message)"),
+    ]
 
 
 @app.command(name="import")

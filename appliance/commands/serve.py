@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import signal
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +19,9 @@ import typer
 import uvloop
 
 from appliance.app import App
+from appliance.commands.terminal import command
 from appliance.errors import OutpostError
+from appliance.routing.routes import Route
 from appliance.settings import Loaded, SettingsError, choose_file, load
 from runtimes.engine import EngineLost
 from runtimes.supervisor import SpecError
@@ -131,21 +135,48 @@ async def _say_ready(app: App, loaded: Loaded) -> None:
     else:
         if app.settings.deployments:
             say(f"All models are ready after {time.monotonic() - began:.1f} s. Try one:\n")
-    say(_first_request(app, loaded))
+    say(
+        first_request(_base_url(app), app.gateway.router.routes, app.first_key, _keys_command(loaded.settings.data_dir))
+    )
     sys.stderr.flush()
 
 
-def _first_request(app: App, loaded: Loaded) -> str:
-    shown = app.first_key or "$OUTPOST_API_KEY"
-    model = next((route.model for route in loaded.settings.routes), "MODEL")
-    question = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
-    lines = (
-        f"\n  curl {_base_url(app)}/v1/chat/completions "
-        f"-H \"Authorization: Bearer {shown}\" -H 'Content-Type: application/json' \\\n    -d '{question}'\n"
-    )
-    if app.first_key is None:
-        lines += "\n  A key for $OUTPOST_API_KEY:  outpost keys create NAME\n"
+QUESTION = "What is the capital of France?"
+TRIALS = (
+    ("chat.completions", "chat/completions", {"messages": [{"role": "user", "content": QUESTION}]}),
+    ("embeddings", "embeddings", {"input": QUESTION}),
+    ("completions", "completions", {"prompt": "The capital of France is", "max_tokens": 16}),
+)
+"""What a first request asks for, the most telling first: ability, path, fields beside the model."""
+
+
+def first_request(url: str, routes: Sequence[Route], key: str | None, keys_command: str) -> str:
+    """A request to copy, to the first model that can chat; where none can, to one that can do something else.
+
+    `key`: the first admin's, None if it was shown at an earlier start; `keys_command` makes another.
+    """
+    lines = ""
+    for ability, path, fields in TRIALS:
+        if model := next((route.model for route in routes if ability in _abilities(route)), None):
+            body = msgspec.json.encode({"model": model, **fields}).decode()
+            lines = (
+                f"\n  curl {url}/v1/{path} "
+                f"-H \"Authorization: Bearer {key or '$OUTPOST_API_KEY'}\" -H 'Content-Type: application/json' \\\n"
+                f"    -d {shlex.quote(body)}\n"
+            )
+            break
+    if key is None:
+        lines += f"\n  A key for $OUTPOST_API_KEY:  {keys_command}\n"
     return lines + "\nStop with Ctrl-C.\n"
+
+
+def _abilities(route: Route) -> frozenset[str]:
+    return frozenset().union(*(target.upstream.capabilities.kinds for target in route.targets))
+
+
+def _keys_command(data_dir: Path) -> str:
+    """How a key for this gateway is made, whatever folder the next shell is in."""
+    return f"{command()} keys create NAME --data-dir {shlex.quote(str(data_dir.absolute()))}"
 
 
 class _JsonLines(logging.Formatter):

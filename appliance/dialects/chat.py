@@ -75,15 +75,20 @@ class UserMessage(
     name: Name | None = None
 
 
-class FunctionCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class FunctionCall(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=64)]
     arguments: str
+    parsed_arguments: Any = None
+    """Left over from an SDK's parsed answer; see `tidy`."""
 
 
-class ToolCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     id: Annotated[str, Meta(min_length=1, max_length=256)]
     function: FunctionCall
-    type: Literal["function"] = "function"
+    type: Literal["function"] | None = None
+    """`tidy` fills it in: a default would be left out when the call is sent on."""
+    index: int | None = None
+    """Left over from a stream's deltas; see `tidy`."""
 
 
 class AssistantMessage(
@@ -96,7 +101,9 @@ class AssistantMessage(
     name: Name | None = None
     tool_calls: Annotated[list[ToolCall], Meta(max_length=128)] | None = None
     annotations: list[dict[str, Any]] | None = None
-    """A no-op: answers carry it, prompts do not."""
+    """Left over from an answer; see `tidy`."""
+    parsed: Any = None
+    """Left over from an SDK's parsed answer; see `tidy`."""
     audio: None = None
     function_call: None = None
 
@@ -237,7 +244,24 @@ def parse(body: bytes, max_depth: int = 64) -> ChatRequest:
     """The request in `body`, fully checked. Raises BadRequest or UnsupportedParameter."""
     request: ChatRequest = WIRE.read(body, max_depth)
     check(request)
-    return request
+    return tidy(request)
+
+
+def tidy(request: ChatRequest) -> ChatRequest:
+    """The request without what answers carry and prompts do not: SDKs send an answer back as they got it."""
+    messages: list[Message] | None = None
+    for i, message in enumerate(request.messages):
+        if isinstance(message, AssistantMessage) and (
+            message.tool_calls or message.annotations is not None or message.parsed is not None
+        ):
+            calls = None if message.tool_calls is None else [_tidy_call(call) for call in message.tool_calls]
+            messages = messages or list(request.messages)
+            messages[i] = msgspec.structs.replace(message, annotations=None, parsed=None, tool_calls=calls)
+    return request if messages is None else msgspec.structs.replace(request, messages=messages)
+
+
+def _tidy_call(call: ToolCall) -> ToolCall:
+    return ToolCall(call.id, FunctionCall(call.function.name, call.function.arguments), "function")
 
 
 def check(request: ChatRequest) -> None:
@@ -308,23 +332,9 @@ def _check_messages(messages: list[Message]) -> None:
                     f"messages[{i}].tool_call_id: no assistant message before it made a tool call with this id.",
                     param=f"messages[{i}].tool_call_id",
                 )
-        elif isinstance(message, UserMessage) and isinstance(message.content, list):
-            _check_media(message.content, i)
 
 
-def _check_media(parts: list[Any], i: int) -> None:
-    for k, part in enumerate(parts):
-        # A caller never makes the gateway or a target fetch an address: media travels in the request.
-        if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
-            path = f"messages[{i}].content[{k}].image_url.url"
-            raise BadRequest(f"{path} must be a data: URL; addresses are not fetched.", param=path)
-
-
-_MEDIA: dict[type, tuple[str, str]] = {
-    ImagePart: ("images", "images"),
-    AudioPart: ("audio_input", "audio"),
-    FilePart: ("files", "files"),
-}
+_MEDIA: dict[type, str] = {ImagePart: "images", AudioPart: "audio_input", FilePart: "files"}
 
 
 def needs(request: ChatRequest) -> Iterator[tuple[str, str, bool]]:
@@ -335,13 +345,17 @@ def needs(request: ChatRequest) -> Iterator[tuple[str, str, bool]]:
     if form is not None and not isinstance(form, TextFormat):
         yield ("json_schema" if isinstance(form, JsonSchemaFormat) else "json_object"), "response_format", True
     for field, feature in _FEATURES:
-        if getattr(request, field):
+        value = getattr(request, field)
+        if value and value != "none":
             yield feature, field, True
     for i, message in enumerate(request.messages):
         if isinstance(message, UserMessage) and isinstance(message.content, list):
             for k, part in enumerate(message.content):
                 if type(part) in _MEDIA:
-                    yield _MEDIA[type(part)][0], f"messages[{i}].content[{k}]", False
+                    yield _MEDIA[type(part)], f"messages[{i}].content[{k}]", False
+                if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
+                    # A caller never makes the gateway or a target fetch an address: media travels in the request.
+                    yield "image_addresses", f"messages[{i}].content[{k}].image_url.url", False
 
 
 _FEATURES = (

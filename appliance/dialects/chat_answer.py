@@ -9,7 +9,7 @@ import msgspec
 
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
-from runtimes.engine import Delta, Event, Finished, PositionLogprobs, Started, TokenLogprob, ToolCallDelta
+from runtimes.engine import Delta, Event, Finished, PositionLogprobs, TokenLogprob, ToolCallDelta, Usage
 
 LOWEST_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not know."""
@@ -52,7 +52,7 @@ class ChatStream:
                 self._tally.finish_reasons[item.index] = item.reason
                 end = {"index": item.index, "delta": {}, "logprobs": None, "finish_reason": item.reason}
                 out.append(self._chunk(end))
-            elif not isinstance(item, Started):
+            elif isinstance(item, Usage):
                 take_usage(self._tally, item)
                 if self._usage:
                     chunk = b',"choices":[],"usage":' + encode(self._tally.usage()) + b"}\n\n"
@@ -129,7 +129,7 @@ class ChatWhole:
             elif isinstance(item, Finished):
                 self._choices[item.index].reason = item.reason
                 self._tally.finish_reasons[item.index] = item.reason
-            elif not isinstance(item, Started):
+            elif isinstance(item, Usage):
                 take_usage(self._tally, item)
 
     def body(self) -> bytes:

@@ -10,7 +10,7 @@ import msgspec
 from appliance.dialects.chat_answer import logprob, take_usage
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
-from runtimes.engine import Delta, Event, Finished, PositionLogprobs, Started
+from runtimes.engine import Delta, Event, Finished, PositionLogprobs, Usage
 
 
 def _begun(data: Sequence[int]) -> int:
@@ -31,7 +31,8 @@ def _logprobs(positions: Sequence[PositionLogprobs], begun: int) -> dict[str, An
     return {
         "tokens": [at.chosen.token for at in positions],
         "token_logprobs": [logprob(at.chosen.logprob) for at in positions],
-        "top_logprobs": [{top.token: logprob(top.logprob) for top in at.top} for at in positions],
+        # The chosen token is always among them, so there may be one more than was asked for.
+        "top_logprobs": [{t.token: logprob(t.logprob) for t in (*at.top, at.chosen)} for at in positions],
         "text_offset": offsets,
     }
 
@@ -58,7 +59,7 @@ class CompletionStream:
             elif isinstance(item, Finished):
                 self._tally.finish_reasons[item.index] = item.reason
                 out.append(self._chunk(item.index, "", (), item.reason))
-            elif not isinstance(item, Started):
+            elif isinstance(item, Usage):
                 take_usage(self._tally, item)
                 if self._usage:
                     out.append(self._head + b',"choices":[],"usage":' + encode(self._tally.usage()) + b"}\n\n")
@@ -98,7 +99,7 @@ class CompletionWhole:
             elif isinstance(item, Finished):
                 self._choices[item.index].reason = item.reason
                 self._tally.finish_reasons[item.index] = item.reason
-            elif not isinstance(item, Started):
+            elif isinstance(item, Usage):
                 take_usage(self._tally, item)
 
     def body(self) -> bytes:

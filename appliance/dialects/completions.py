@@ -25,7 +25,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_
     prompt: str | Annotated[list[str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]], Meta(min_length=1)]
     stream: bool | None = None
     stream_options: p.StreamOptions | None = None
-    max_tokens: p.MaxTokens | None = None
+    max_tokens: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
+    """0 computes nothing but the prompt, which `echo` gives back."""
     n: p.Choices | None = None
     best_of: p.Choices | None = None
     echo: bool | None = None
@@ -53,7 +54,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_
 
     @property
     def token_limit(self) -> int:
-        return self.max_tokens or DEFAULT_MAX_TOKENS
+        return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
     def prompts(self) -> list[str | list[int]]:
         """The prompts in order, each a text or token ids."""

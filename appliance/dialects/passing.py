@@ -6,7 +6,8 @@ and whether it is the end; then the very bytes that came in go out.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -14,37 +15,28 @@ from appliance.dialects import sse
 from appliance.dialects.tally import Tally, WireUsage
 from appliance.errors import OutpostError, UpstreamFailed
 
+T = TypeVar("T")
+
 
 class _Choice(msgspec.Struct, frozen=True, gc=False):
     index: int = 0
     finish_reason: str | None = None
 
 
-class _Delta(msgspec.Struct, frozen=True, gc=False):
-    """The fields that carry something a client can see; tools and the rest only matter by being there."""
-
-    content: str | None = None
-    refusal: str | None = None
-    reasoning: str | None = None
-    reasoning_content: str | None = None
-    tool_calls: list[msgspec.Raw] | None = None
-    function_call: msgspec.Raw | None = None
+_SHOWN = ("content", "refusal", "reasoning", "reasoning_content", "tool_calls", "function_call")
+"""The fields of a delta that carry something a client can see, in whatever form: some targets' content is a list."""
 
 
 class _FirstChoice(msgspec.Struct, frozen=True):
-    index: int = 0
     finish_reason: str | None = None
-    delta: _Delta | None = None
-    text: str | None = None
+    delta: dict[str, Any] | None = None
+    text: Any = None
 
     def shows(self) -> bool:
         """Whether a client would see anything of it."""
         if self.finish_reason or self.text:
             return True
-        d = self.delta
-        return d is not None and bool(
-            d.content or d.refusal or d.reasoning or d.reasoning_content or d.tool_calls or d.function_call
-        )
+        return self.delta is not None and any(self.delta.get(field) for field in _SHOWN)
 
 
 class _Chunk(msgspec.Struct, frozen=True, gc=False):
@@ -55,8 +47,6 @@ class _Chunk(msgspec.Struct, frozen=True, gc=False):
 
 class _FirstChunk(msgspec.Struct, frozen=True):
     choices: list[_FirstChoice] | None = None
-    usage: WireUsage | None = None
-    error: Any = None
 
 
 class _WholeChoice(msgspec.Struct, frozen=True):
@@ -83,7 +73,7 @@ _decode_first = msgspec.json.Decoder(_FirstChunk).decode
 _decode_answer = msgspec.json.Decoder(WholeAnswer).decode
 _decode_vectors = msgspec.json.Decoder(WholeVectors).decode
 
-BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError)
+BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def read_whole(body: bytes, tally: Tally, target: str, *, vectors: bool) -> None:
@@ -124,7 +114,7 @@ class PassThrough:
             raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
         if self._open:
             kept = [data for data in events if self._take(data)]
-            out = raw if read and len(kept) == len(events) else b"".join([sse.event(data) for data in kept])
+            out = raw if read and len(kept) == len(events) else b"".join([_event(data) for data in kept])
         else:
             out = self._before_first(events)
         if not read and not self.done:
@@ -134,9 +124,9 @@ class PassThrough:
     def _before_first(self, events: list[bytes]) -> bytes:
         for data in events:
             if self._take(data):
-                self._held.append(sse.event(data))
+                self._held.append(_event(data))
                 if not self._open and not self.done:
-                    chunk = _decode_first(data)
+                    chunk = self._read(_decode_first, data)
                     self._open = any(choice.shows() for choice in chunk.choices or ())
         if self.done and not self._held:
             raise UpstreamFailed(f"{self._target} gave an empty answer.")
@@ -152,10 +142,7 @@ class PassThrough:
         if self.done or data == sse.DONE:
             self.done = True
             return False
-        try:
-            chunk = _decode(data)
-        except BAD_JSON:
-            raise UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.") from None
+        chunk = self._read(_decode, data)
         tally = self._tally
         if chunk.error is not None:
             raise self._reported()
@@ -167,12 +154,26 @@ class PassThrough:
                 if choice.finish_reason is not None:
                     tally.finish_reasons[choice.index] = choice.finish_reason
         elif chunk.choices is None and chunk.usage is None:
-            raise UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.")
+            raise self._unsound()
         if chunk.usage is not None:
             tally.take(chunk.usage)
             return self._keep_usage or bool(chunk.choices)
         return True
 
+    def _read(self, decode: Callable[[bytes], T], data: bytes) -> T:
+        try:
+            return decode(data)
+        except BAD_JSON:
+            raise self._unsound() from None
+
+    def _unsound(self) -> OutpostError:
+        return UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.")
+
     def _reported(self) -> OutpostError:
         # The target's words stay here: they may speak of its accounts and machines.
         return UpstreamFailed(f"{self._target} reported an error in the middle of its answer.")
+
+
+def _event(data: bytes) -> bytes:
+    # JSON in several lines of data is rare but allowed; between its tokens a space is as good as a line end.
+    return sse.event(data.replace(b"\n", b" "))

@@ -21,6 +21,8 @@ encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 """JSON bytes of structs, dicts, lists and scalars."""
 
 _MAX_BRACKETS = 2_000_000
+_MAX_LENIENT = 1 << 20
+_MOST_EXACT = 2.0**53
 _KEEP = b'"[]{}'
 _DROP = bytes(set(range(256)) - set(_KEEP))
 _SAME = bytes.maketrans(b"{}", b"[]")
@@ -71,11 +73,33 @@ class Wire:
         try:
             return self._decode(body)
         except msgspec.ValidationError as error:
+            if (request := self._leniently(body)) is not None:
+                return request
             raise explain(str(error), self._refused, self._hints) from None
         except msgspec.DecodeError as error:
             raise malformed(body, str(error)) from None
         except UnicodeDecodeError:
             raise not_utf8(body) from None
+
+    def _leniently(self, body: bytes) -> Any:
+        """The request if all that was wrong is two habits of clients: null for a field that is refused, which asks
+        for nothing, and whole numbers written as 16.0. None if there is more to it."""
+        if len(body) > _MAX_LENIENT:
+            return None
+        try:
+            shape = json.loads(body, parse_float=_whole)
+            if not isinstance(shape, dict):
+                return None
+            for field in [name for name, value in shape.items() if value is None and name in self._refused]:
+                del shape[field]
+            return self._decode(encode(shape))
+        except (ValueError, RecursionError, OverflowError, TypeError):
+            return None
+
+
+def _whole(text: str) -> int | float:
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < _MOST_EXACT else value
 
 
 _AT = re.compile(r"^(?P<what>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -206,17 +230,20 @@ def _surrogate(body: bytes) -> BadRequest:
     )
 
 
+_HALF = re.compile("[\ud800-\udfff]")
+
+
 def lone_surrogates(value: Any, path: str = "") -> Iterator[str]:
     """Paths (`messages[0].content`) of the strings and keys in `value` that are not valid Unicode."""
     if isinstance(value, str):
-        if any("\ud800" <= c <= "\udfff" for c in value):
+        if _HALF.search(value):
             yield path
     elif isinstance(value, list):
         for i, item in enumerate(value):
             yield from lone_surrogates(item, f"{path}[{i}]")
     elif isinstance(value, dict):
         for key, item in value.items():
-            if any("\ud800" <= c <= "\udfff" for c in key):
+            if _HALF.search(key):
                 yield path
             else:
                 yield from lone_surrogates(item, f"{path}.{key}" if path else key)

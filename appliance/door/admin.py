@@ -12,8 +12,9 @@ from aiohttp import web
 from appliance.dialects.wire import Wire, encode
 from appliance.door.endpoint import Endpoint, Visit
 from appliance.door.health import healthz, readyz, unready
-from appliance.door.http import Limits, read_body
+from appliance.door.http import read_body
 from appliance.door.render import respond
+from appliance.door.terms import Terms
 from appliance.errors import BadRequest, NotFound
 from appliance.exchange import Gateway
 
@@ -57,7 +58,7 @@ _CREATE_KEY = Wire(CreateKey, refused={}, hints={"role": "Use admin or user."})
 MAX_ROWS = 1000
 
 
-def endpoints(operator: Operator, limits: Limits) -> tuple[Endpoint, ...]:
+def endpoints(operator: Operator, terms: Terms) -> tuple[Endpoint, ...]:
     async def status(visit: Visit) -> web.StreamResponse:
         return _json(visit, {"data": {**state(operator.gateway), **operator.status()}})
 
@@ -65,7 +66,7 @@ def endpoints(operator: Operator, limits: Limits) -> tuple[Endpoint, ...]:
         return _json(visit, {"data": await operator.keys.list()})
 
     async def create_key(visit: Visit) -> web.StreamResponse:
-        wanted: CreateKey = _CREATE_KEY.read(await read_body(visit.request, limits))
+        wanted: CreateKey = _CREATE_KEY.read(await read_body(visit.request, terms.limits))
         info, key = await operator.keys.create(wanted.name, wanted.role)
         # The only time that the key is shown; nothing between here and the operator may keep it.
         shown = {**msgspec.to_builtins(info), "key": key}

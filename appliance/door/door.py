@@ -13,10 +13,10 @@ from urllib.parse import unquote
 
 from aiohttp import web
 
-from appliance.door.access_log import AccessLog
 from appliance.door.endpoint import Endpoint, Visit
 from appliance.door.http import address, credential
 from appliance.door.render import ErrorRenderer, not_allowed
+from appliance.door.terms import Terms
 from appliance.errors import InternalError, NotFound, OutpostError, PermissionDenied
 from appliance.exchange import Clock, KeyRing, identify
 from appliance.identity.principal import Principal
@@ -39,7 +39,7 @@ class Door:
         render: ErrorRenderer,
         clock: Clock,
         new_id: Callable[[], str],
-        log: AccessLog | None = None,
+        terms: Terms,
         trusted: Principal | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
@@ -47,7 +47,7 @@ class Door:
         self._keyring = keyring
         self._clock = clock
         self._new_id = new_id
-        self._log = log
+        self._terms = terms
         self._trusted = trusted
         self._exact: dict[tuple[str, str], Endpoint] = {
             (e.method, e.path): e for e in self.endpoints if e.prefix is None
@@ -73,8 +73,9 @@ class Door:
             )
             status = response.status
         finally:
-            if self._log is not None:
-                self._log.note(visit, address(request), status, self._clock.monotonic() - visit.began)
+            log = self._terms.log
+            if log is not None:
+                log.note(visit, address(request), status, self._clock.monotonic() - visit.began)
         return response
 
     async def _answer(self, visit: Visit) -> web.StreamResponse:

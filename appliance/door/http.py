@@ -141,13 +141,13 @@ class HttpOutgoing:
         request = self._request
         response = web.StreamResponse(headers={**SERVER, **SSE_HEADERS, "x-request-id": self.id, **headers})
         self.response = response
-        writer = await response.prepare(request)
-        assert writer is not None  # it is only None after the end of an answer
-        await response.write(data)
-        # From here on chunks are framed here: each costs one call into the transport, and no coroutine.
-        self._chunked = response.chunked or response.headers.get("Transfer-Encoding") == "chunked"
         self._protocol = request.protocol
         self._transport = request.transport
+        writer = await response.prepare(request)
+        assert writer is not None  # it is only None after the end of an answer
+        # From here on chunks are framed here: each costs one call into the transport, and no coroutine.
+        self._chunked = response.chunked or response.headers.get("Transfer-Encoding") == "chunked"
+        await response.write(data)
 
     def send(self, data: bytes) -> bool:
         transport = self._transport

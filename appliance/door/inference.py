@@ -8,13 +8,15 @@ from aiohttp import web
 
 from appliance.dialects.kinds import CHAT, COMPLETIONS, EMBEDDINGS, Kind
 from appliance.door.endpoint import Endpoint, Visit
-from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, Limits, send_large
+from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, send_large
 from appliance.door.render import respond
+from appliance.door.terms import Terms
 from appliance.exchange import Gateway, run
 
 
-async def answer(gateway: Gateway, kind: Kind, limits: Limits, visit: Visit) -> web.StreamResponse:
+async def answer(gateway: Gateway, kind: Kind, terms: Terms, visit: Visit) -> web.StreamResponse:
     """One exchange; its last byte leaves after it is on record."""
+    limits = terms.limits
     outgoing = HttpOutgoing(visit.request, visit.id, limits.write_timeout)
     try:
         result = await run(gateway, kind, HttpIncoming(visit.request, visit.id, limits), outgoing)
@@ -34,9 +36,9 @@ async def answer(gateway: Gateway, kind: Kind, limits: Limits, visit: Visit) -> 
     return await outgoing.end(result.body)
 
 
-def endpoints(gateway: Gateway, limits: Limits) -> tuple[Endpoint, ...]:
+def endpoints(gateway: Gateway, terms: Terms) -> tuple[Endpoint, ...]:
     return tuple(
-        Endpoint("POST", path, "key", partial(answer, gateway, kind, limits), identifies=True)
+        Endpoint("POST", path, "key", partial(answer, gateway, kind, terms), identifies=True)
         for path, kind in (
             ("/v1/chat/completions", CHAT),
             ("/v1/completions", COMPLETIONS),

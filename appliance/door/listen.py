@@ -19,12 +19,14 @@ from aiohttp.http import HttpRequestParser
 
 from appliance.dialects.errors import body
 from appliance.door.door import Door
-from appliance.door.http import Limits
+from appliance.door.terms import Terms
 from appliance.errors import BadRequest, InternalError, Overloaded
 
 logger = logging.getLogger("outpost.door")
 
 KEEPALIVE_S = 75.0
+STALL_FACTOR = 2.0
+"""Times `write_timeout` after which a connection whose client takes nothing is cut, whatever it was sent."""
 _BUSY_BODY = body(Overloaded("Too many connections; try again."))
 _BUSY = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
@@ -44,12 +46,13 @@ def check_http_stack() -> None:
 class _Connection(web.RequestHandler):
     """aiohttp's connection, with a bound on the time that a request's head may take."""
 
-    __slots__ = ("_head_timer", "_server")
+    __slots__ = ("_head_timer", "_server", "_stall_timer")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, loop=server.event_loop, **kwargs)
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self._server.enter(self):
@@ -59,11 +62,12 @@ class _Connection(web.RequestHandler):
             refused.close()
             return
         super().connection_made(transport)
-        self._head_timer = self._loop.call_later(self._server.limits.header_timeout, self._head_late)
+        self._head_timer = self._loop.call_later(self._server.terms.limits.header_timeout, self._head_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._server.leave(self)
         self._stop_timer()
+        self._stop_stall_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -74,7 +78,28 @@ class _Connection(web.RequestHandler):
                 self._stop_timer()
         elif self._head_timer is None:
             # Part of a head has come, and nobody is at work: the rest has to follow soon.
-            self._head_timer = self._loop.call_later(self._server.limits.header_timeout, self._head_late)
+            self._head_timer = self._loop.call_later(self._server.terms.limits.header_timeout, self._head_late)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._stall_timer is None:
+            # Exchanges see to clients that stall by themselves, and put it on record; this is for everything else.
+            patience_s = STALL_FACTOR * self._server.terms.limits.write_timeout
+            self._stall_timer = self._loop.call_later(patience_s, self._stalled)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._stop_stall_timer()
+
+    def _stop_stall_timer(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
+
+    def _stalled(self) -> None:
+        self._stall_timer = None
+        if self.transport is not None:
+            self.transport.abort()
 
     def close(self) -> None:
         idle = self._waiter is not None
@@ -111,15 +136,15 @@ class _Connection(web.RequestHandler):
 class _Server(web.Server):
     """aiohttp's low-level server with our connections."""
 
-    def __init__(self, door: Door, limits: Limits) -> None:
+    def __init__(self, door: Door, terms: Terms) -> None:
         super().__init__(door.handle, handler_cancellation=True)
         self.door = door
-        self.limits = limits
+        self.terms = terms
         self.event_loop = asyncio.get_running_loop()
         self._open: set[_Connection] = set()
 
     def enter(self, connection: _Connection) -> bool:
-        if len(self._open) >= self.limits.max_connections:
+        if len(self._open) >= self.terms.limits.max_connections:
             return False
         self._open.add(connection)
         return True
@@ -143,8 +168,8 @@ class _Server(web.Server):
 class Listener:
     """One door on one or more sockets."""
 
-    def __init__(self, door: Door, limits: Limits) -> None:
-        self._server = _Server(door, limits)
+    def __init__(self, door: Door, terms: Terms) -> None:
+        self._server = _Server(door, terms)
         self.servers: list[asyncio.Server] = []
         self._unlink: list[Path] = []
 

@@ -21,6 +21,7 @@ from appliance.door.health import healthz, readyz
 from appliance.door.http import Limits
 from appliance.door.listen import Listener, check_http_stack
 from appliance.door.render import openai_error, problem
+from appliance.door.terms import Terms
 from appliance.exchange import Gateway
 from appliance.identity.principal import Principal
 
@@ -30,35 +31,33 @@ CONTROL = Principal(key_id="control-socket", key_name="control-socket", role="ad
 _LAST_WORDS_S = 2.0
 
 
-def build_public(gateway: Gateway, limits: Limits, log: AccessLog | None = None) -> Door:
+def build_public(gateway: Gateway, terms: Terms) -> Door:
     """The door for clients."""
     return Door(
         (
             healthz(),
             readyz(gateway),
             *models.endpoints(gateway, int(gateway.clock.wall())),
-            *inference.endpoints(gateway, limits),
+            *inference.endpoints(gateway, terms),
         ),
         keyring=gateway.keyring,
         render=openai_error,
         clock=gateway.clock,
         new_id=gateway.new_id,
-        log=log,
+        terms=terms,
     )
 
 
-def build_operator(
-    operator: Operator, limits: Limits, log: AccessLog | None = None, *, trusted: Principal | None = None
-) -> Door:
+def build_operator(operator: Operator, terms: Terms, *, trusted: Principal | None = None) -> Door:
     """The door for operators; with `trusted`, everyone who can connect is that principal."""
     gateway = operator.gateway
     return Door(
-        admin.endpoints(operator, limits),
+        admin.endpoints(operator, terms),
         keyring=gateway.keyring,
         render=problem,
         clock=gateway.clock,
         new_id=gateway.new_id,
-        log=log,
+        terms=terms,
         trusted=trusted,
     )
 
@@ -70,13 +69,17 @@ class Doors:
         check_http_stack()
         self.operator = operator
         self._gateway = operator.gateway
-        self._limits = limits
-        self._log = log
-        self._public = Listener(build_public(operator.gateway, limits, log), limits)
-        self._console = Listener(build_operator(operator, limits, log), limits)
-        self._control = Listener(build_operator(operator, limits, log, trusted=CONTROL), limits)
+        self._terms = terms = Terms(limits, log)
+        self._public = Listener(build_public(operator.gateway, terms), terms)
+        self._console = Listener(build_operator(operator, terms), terms)
+        self._control = Listener(build_operator(operator, terms, trusted=CONTROL), terms)
         self.public_port = 0
         self.operator_port = 0
+
+    def change(self, limits: Limits, log: AccessLog | None) -> None:
+        """Go by these from now on. What is under way keeps the limits that it began with."""
+        self._flush()
+        self._terms.limits, self._terms.log = limits, log
 
     async def open(
         self,
@@ -104,7 +107,7 @@ class Doors:
         listeners = (self._public, self._console, self._control)
         for listener in listeners:
             listener.stop_accepting()
-        timeout = self._limits.drain_timeout if drain_timeout is None else drain_timeout
+        timeout = self._terms.limits.drain_timeout if drain_timeout is None else drain_timeout
         try:
             async with asyncio.timeout(timeout):
                 await gateway.running.wait_idle()
@@ -115,5 +118,8 @@ class Doors:
                 note(left)
             gateway.running.stop_all()
         await asyncio.gather(*(listener.close(_LAST_WORDS_S) for listener in listeners))
-        if self._log is not None:
-            self._log.flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        if self._terms.log is not None:
+            self._terms.log.flush()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
+from functools import partial
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -16,6 +17,9 @@ from appliance.dialects.completion_answer import CompletionStream, CompletionWho
 from appliance.dialects.parameters import as_stop_list
 from appliance.providers.upstream import Call, Capabilities, Readiness
 from runtimes import engine as e
+
+FEW_VECTORS = 32
+"""More than these are written as JSON off the event loop."""
 
 Lease = Callable[[], AbstractAsyncContextManager[e.Engine]]
 
@@ -59,8 +63,13 @@ class LocalUpstream:
         return self._state()
 
     def _completed(self, call: Call) -> Call:
-        """The call with the model's own values for what the client left open."""
+        """The call with the model's own values for what the client left open.
+
+        The makers' top_p goes with their temperature: a client that names its own means OpenAI's top_p of 1 with it.
+        """
         missing = {name: value for name, value in self._defaults.items() if getattr(call.request, name) is None}
+        if getattr(call.request, "temperature", None) is not None:
+            missing.pop("top_p", None)
         if not missing:
             return call
         return msgspec.structs.replace(call, request=msgspec.structs.replace(call.request, **missing))
@@ -108,22 +117,27 @@ async def _single(engine: e.Engine, request: e.GenerateRequest, call: Call) -> A
     events = engine.generate(request)
     try:
         async for batch in events:
-            _estimate(batch, call)
-            yield batch
+            if kept := _estimate(batch, call):
+                yield kept
     finally:
         await _close(events)
 
 
-def _estimate(batch: Sequence[e.Event], call: Call) -> None:
+def _estimate(batch: list[e.Event], call: Call) -> list[e.Event]:
+    """Counts what passes; gives the events that are more than a sign of life."""
     tally = call.tally
     for item in batch:
         if isinstance(item, e.Delta):
             tally.completion_tokens += 1
+        elif isinstance(item, e.Working):
+            call.alive()
+            batch = [each for each in batch if not isinstance(each, e.Working)]
         elif isinstance(item, e.Started):
             tally.prompt_tokens += item.prompt_tokens
             if tally.source == "none":  # of several prompts, the first that runs
                 tally.source = "estimated"
                 call.started()
+    return batch
 
 
 async def _close(events: AsyncIterator[list[e.Event]]) -> None:
@@ -146,9 +160,8 @@ async def _several(
         events = engine.generate(request)
         try:
             async for batch in events:
-                _estimate(batch, call)
                 shifted: list[e.Event] = []
-                for item in batch:
+                for item in _estimate(batch, call):
                     if isinstance(item, e.Usage):
                         usage = _sum(usage, item)
                     elif not isinstance(item, e.Started):
@@ -193,7 +206,8 @@ async def _embed(engine: e.Engine, call: Call, request: embeddings.EmbeddingRequ
     call.tally.prompt_tokens = answer.prompt_tokens
     call.tally.source = "reported"
     as_base64 = request.encoding_format == "base64"
-    return embeddings.render(call.model, answer.vectors, answer.prompt_tokens, as_base64=as_base64)
+    render = partial(embeddings.render, call.model, answer.vectors, answer.prompt_tokens, as_base64=as_base64)
+    return render() if len(answer.vectors) <= FEW_VECTORS else await asyncio.to_thread(render)
 
 
 def chat_request(request: chat.ChatRequest, partition: str) -> e.GenerateRequest:
@@ -202,7 +216,7 @@ def chat_request(request: chat.ChatRequest, partition: str) -> e.GenerateRequest
     form = request.response_format
     choice = request.tool_choice
     return e.GenerateRequest(
-        messages=[_message(message) for message in request.messages],
+        messages=[msgspec.to_builtins(message) for message in request.messages],
         tools=msgspec.to_builtins(request.tools or []),
         tool_choice="auto" if choice is None else msgspec.to_builtins(choice),
         parallel_tool_calls=request.parallel_tool_calls is not False,
@@ -214,13 +228,6 @@ def chat_request(request: chat.ChatRequest, partition: str) -> e.GenerateRequest
         logprobs=logprobs,
         cache_partition=partition,
     )
-
-
-def _message(message: chat.Message) -> dict[str, Any]:
-    shape: dict[str, Any] = msgspec.to_builtins(message)
-    # Answers carry annotations, prompts do not.
-    shape.pop("annotations", None)
-    return shape
 
 
 def completion_requests(request: completions.CompletionRequest, partition: str) -> list[e.GenerateRequest]:

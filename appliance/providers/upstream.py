@@ -57,6 +57,8 @@ class Call(msgspec.Struct):
     """To be called when the target has taken the call but lets it wait: the time to the first token stands still."""
     started: Callable[[], None] = _nothing
     """To be called when the waiting is over."""
+    alive: Callable[[], None] = _nothing
+    """To be called when the target is seen to be at work, although it has nothing to say yet."""
 
     @property
     def answer_id(self) -> str:

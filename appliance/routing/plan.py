@@ -76,6 +76,7 @@ def unavailable(model: str, readiness: Readiness) -> OutpostError:
 
 WORDS = {
     "images": "cannot take images",
+    "image_addresses": "takes images only as data: URLs, because addresses are not fetched",
     "audio_input": "cannot take audio",
     "files": "cannot take files",
     "reasoning": "does not reason",

@@ -4,7 +4,7 @@
 """
 
 from appliance.settings.changes import Changes, NameChanges, diff, keep_fixed
-from appliance.settings.checks import check_against_catalogue
+from appliance.settings.checks import ModelFacts, check_against_catalogue
 from appliance.settings.document import Finding
 from appliance.settings.loader import Loaded, choose_file, from_mapping, load
 from appliance.settings.problems import Problem, SettingsError
@@ -48,6 +48,7 @@ __all__ = [
     "LlamaCppArgs",
     "Loaded",
     "Log",
+    "ModelFacts",
     "NameChanges",
     "Problem",
     "Provider",

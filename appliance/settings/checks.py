@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import ip_address
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from appliance.settings.document import Finding, Path
@@ -13,8 +14,17 @@ from appliance.settings.serving import OPENAI_BASE_URL, DeploymentTarget, Provid
 from appliance.settings.values import Address
 
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
-_OWN_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options")
-"""Request fields that the gateway itself decides; an override would break the exchange."""
+OWN_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options", "n")
+"""Request fields that only the client or the gateway decides; an override would break the exchange."""
+
+
+class ModelFacts(NamedTuple):
+    """What the checks have to know of a model in the catalogue."""
+
+    task: str
+    """generate or embed."""
+    context_length: int
+    """Tokens."""
 
 
 def check(settings: Settings) -> list[Finding]:
@@ -62,18 +72,26 @@ def warn(settings: Settings) -> list[Finding]:
     return found
 
 
-def check_against_catalogue(settings: Settings, tasks: Mapping[str, str]) -> list[Finding]:
-    """What only the catalogue knows. `tasks`: manifest id → "generate" or "embed"."""
+def check_against_catalogue(settings: Settings, models: Mapping[str, ModelFacts]) -> list[Finding]:
+    """What only the catalogue knows. `models`: by manifest id."""
     found = []
     by_deployment: dict[str, str] = {}
     for index, deployment in enumerate(settings.deployments):
-        task = tasks.get(deployment.model)
-        if task is None:
-            message = f"the catalogue has no model {deployment.model!r}"
-            cure = _did_you_mean(deployment.model, tasks, "see `outpost models list`, or import the model")
+        model = models.get(deployment.model)
+        if model is None:
+            message = f"the catalogue has no model {deployment.model!r} (deployment {deployment.name})"
+            cure = _did_you_mean(deployment.model, models, "see `outpost models list`, or import the model")
             found.append(Finding(("deployments", index, "model"), message, cure))
-        else:
-            by_deployment[deployment.name] = task
+            continue
+        by_deployment[deployment.name] = model.task
+        context = deployment.args.context
+        if context is not None and context > model.context_length:
+            message = (
+                f"{context} tokens are more than the {model.context_length} that {deployment.model} was made for "
+                f"(deployment {deployment.name})"
+            )
+            cure = f"write {model.context_length} or less"
+            found.append(Finding(("deployments", index, "args", "context"), message, cure))
     for index, route in enumerate(settings.routes):
         first: tuple[str, str] | None = None
         for place, target in enumerate(route.targets):
@@ -180,8 +198,8 @@ def _provider_target(
     if target.provider not in providers:
         yield _dangling((*path, "provider"), "provider", target.provider, providers, deployments)
     for name in target.overrides:
-        if name in _OWN_FIELDS:
-            yield Finding((*path, "overrides", name), "cannot be overridden", "remove it: the gateway sets this field")
+        if name in OWN_FIELDS:
+            yield Finding((*path, "overrides", name), "cannot be overridden", "remove it: no route sets this field")
 
 
 def _dangling(path: Path, what: str, name: str, known: set[str], others: set[str]) -> Finding:

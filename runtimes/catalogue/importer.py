@@ -33,6 +33,10 @@ from runtimes.catalogue.wheels import Fetch, take_member
 DEFAULT_CONTEXT = 4096
 """Tokens a request that a local model gets unless its own context is shorter or the operator says more."""
 
+EMBED_CONTEXT = 2048
+"""Tokens a text of an embedder that keeps keys and values, as decoders do (Qwen3-Embedding): it reserves them for every
+text that it reads at once, and room to compute that grows with the square of the longest one."""
+
 Convert = Callable[[Manifest, Conversion, dict[str, Path], Sink], None]
 
 
@@ -216,11 +220,12 @@ def describe(facts: Facts, model: str, licence: str, title: str | None, file: st
     tools: Literal["native", "generic"] | None = None
     if "tools" in capabilities:
         tools = "native" if facts.native_tools else "generic"
-    context = facts.context_length if facts.task == "embed" else min(facts.context_length, DEFAULT_CONTEXT)
+    context = default_context(facts)
     try:
         return Manifest(
             id=model,
             title=title or _line(facts.name),
+            description=_cut(facts, context),
             task=facts.task,
             format="gguf",
             architecture=facts.architecture,
@@ -237,6 +242,25 @@ def describe(facts: Facts, model: str, licence: str, title: str | None, file: st
     except ValueError as e:
         problem = str(e).splitlines()[-2].strip() if "\n" in str(e) else str(e)
         raise CatalogueError(f"{file}: makes no valid manifest ({problem}).", "Check --id and --licence.") from None
+
+
+def default_context(facts: Facts) -> int:
+    """Tokens of one request, or of one text, unless the operator says more."""
+    if facts.task == "embed" and not facts.kv_bytes_per_token:
+        return facts.context_length
+    return min(facts.context_length, EMBED_CONTEXT if facts.task == "embed" else DEFAULT_CONTEXT)
+
+
+def _cut(facts: Facts, context: int) -> str:
+    """What an operator must know of an embedder that reads less than it was made for."""
+    if facts.task != "embed" or context == facts.context_length:
+        return ""
+    gib = facts.context_length * facts.kv_bytes_per_token / (1 << 30)
+    return (
+        f"Reads texts of up to {context:,} tokens, though it was made for {facts.context_length:,}: one text of that "
+        f"length takes {gib:.1f} GiB of keys and values, and more to compute. Raise args.context of its deployment "
+        "if there is room."
+    )
 
 
 def _line(text: str) -> str:

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 
-from runtimes.engine import ContextLengthExceeded, GenerateRequest, InvalidRequest, Sampling
+from runtimes.engine import ContextLengthExceeded, EngineOverloaded, GenerateRequest, InvalidRequest, Sampling
 
 MOST_LOGPROBS = 20
+MOST_CHOICES = 128
+"""OpenAI's bound on `n`. How many may wait is another matter: see `check_fits` and `check_room`."""
 
 
-def check_request(request: GenerateRequest, *, n_vocab: int, max_waiting: int) -> None:
+def check_request(request: GenerateRequest, *, n_vocab: int) -> None:
     """Raise InvalidRequest naming the field that is out of range."""
-    if not 1 <= request.n <= max_waiting:
-        raise InvalidRequest(f"n is {request.n}; this engine takes 1 to {max_waiting} choices at once", param="n")
-    if request.max_tokens is not None and request.max_tokens < 1:
-        raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must be at least 1", param="max_tokens")
+    if not 1 <= request.n <= MOST_CHOICES:
+        raise InvalidRequest(f"n is {request.n}; it must be 1 to {MOST_CHOICES}", param="n")
+    if request.max_tokens is not None and request.max_tokens < 0:
+        raise InvalidRequest(f"max_tokens is {request.max_tokens}; it must not be negative", param="max_tokens")
     if request.logprobs is not None and not 0 <= request.logprobs <= MOST_LOGPROBS:
         raise InvalidRequest(f"logprobs is {request.logprobs}; it must be 0 to {MOST_LOGPROBS}", param="logprobs")
     _check_sampling(request.sampling, n_vocab)
@@ -40,6 +42,25 @@ def _check_sampling(sampling: Sampling, n_vocab: int) -> None:
             )
         if not math.isfinite(bias):
             raise InvalidRequest(f"logit_bias: the value of token {token} is {bias}", param="logit_bias")
+
+
+def check_fits(n: int, *, slots: int, max_waiting: int) -> None:
+    """Raise InvalidRequest for a request that would be too large for an engine with nothing else to do."""
+    if n > slots + max_waiting:
+        raise InvalidRequest(
+            f"n is {n}; this engine takes at most {slots + max_waiting} choices at a time: {slots} in its slots "
+            f"(args.slots) and {max_waiting} that wait (args.max_waiting)",
+            param="n",
+        )
+
+
+def check_room(n: int, *, in_hand: int, slots: int, max_waiting: int) -> None:
+    """Raise EngineOverloaded unless `n` more can start or wait beside the `in_hand` that run and wait already."""
+    if in_hand + n > slots + max_waiting:
+        raise EngineOverloaded(
+            f"the engine is full: {in_hand} are running or waiting, and it takes {slots + max_waiting} at a time "
+            f"({slots} that run, {max_waiting} that wait); try again soon"
+        )
 
 
 def check_prompt(tokens: int, context_length: int, param: str) -> None:

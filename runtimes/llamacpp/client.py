@@ -173,6 +173,8 @@ class LlamaClient(asyncio.Protocol):
             raise EngineLost("the engine process is gone")
         try:
             data = wire.frame(call)
+        except wire.FrameError as error:
+            raise InvalidRequest(f"the request is too large for the engine: {error.message}") from error
         except (ValueError, OverflowError, TypeError) as error:
             # Lone surrogates, numbers beyond 64 bits: no fault of the engine's.
             raise InvalidRequest(f"the request cannot be sent to the engine: {error}") from error

@@ -47,6 +47,10 @@ JSON_LAYOUT: dict[str, Any] = {"whitespace_pattern": "( |\\n[ \\t]{0,24})"}
 # The layout of Python's json.dumps, which models have seen most often in tool calls.
 COMPACT_LAYOUT: dict[str, Any] = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 
+COMPILER = "x-guidance"
+"""The keyword under which a schema carries the compiler's options. No caller's gets here: it is no known keyword."""
+LENIENT: dict[str, Any] = {"coerce_one_of": True}
+
 
 class Constraint(Protocol):
     """The grammar state of one choice. Used by one thread at a time."""
@@ -213,16 +217,24 @@ def _explain(message: str) -> str:
 
 def schema_grammar(schema: dict[str, Any]) -> str:
     """A whole answer that satisfies a checked schema (see `schema.check_schema`)."""
-    return json.dumps({"grammars": [{"json_schema": {**schema, "x-guidance": JSON_LAYOUT}}]})
+    return json.dumps({"grammars": [{"json_schema": _laid_out(schema, JSON_LAYOUT)}]})
 
 
 def lark_schema(schema: dict[str, Any], *, lenient: bool) -> str:
     """The same inside of a Lark grammar, in compact layout. `lenient`: `oneOf` may be taken as `anyOf`."""
-    return "%json " + json.dumps({**schema, "x-guidance": {**COMPACT_LAYOUT, "coerce_one_of": lenient}})
+    return "%json " + json.dumps(_laid_out(schema, {**COMPACT_LAYOUT, **(LENIENT if lenient else {})}))
+
+
+def _laid_out(schema: dict[str, Any], layout: dict[str, Any]) -> dict[str, Any]:
+    return {**schema, COMPILER: {**schema.get(COMPILER, {}), **layout}}
 
 
 def response_schema(response_format: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The checked schema of OpenAI's `response_format`, or None for plain text. Raises InvalidRequest."""
+    """The checked schema of OpenAI's `response_format`, or None for plain text. Raises InvalidRequest.
+
+    Without `strict: true` it asks for what can be enforced of it, as tools do: what Pydantic writes for a set, a
+    path or a union with a discriminator is no reason to refuse a request that was promised nothing exact.
+    """
     kind = (response_format or {}).get("type", "text")
     if response_format is None or kind == "text":
         return None
@@ -237,7 +249,9 @@ def response_schema(response_format: dict[str, Any] | None) -> dict[str, Any] | 
     described = response_format.get("json_schema")
     if not isinstance(described, dict) or "schema" not in described:
         raise InvalidRequest("`response_format.json_schema.schema` is missing", param=param)
-    return check_schema(described["schema"], param=param)
+    lenient = not described.get("strict")
+    schema = check_schema(described["schema"], param=param, lenient=lenient)
+    return {**schema, COMPILER: LENIENT} if lenient else schema
 
 
 def response_grammar(response_format: dict[str, Any] | None) -> str | None:

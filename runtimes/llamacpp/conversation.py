@@ -85,16 +85,28 @@ def _read_call(call: Any, where: str) -> Message:
 
 
 def with_system(messages: list[Message], default: str) -> list[Message]:
-    """Put all system texts into one message at the front; `default` stands in when there is none."""
-    texts = [m["content"] for m in messages if m["role"] == "system" and m["content"]]
-    rest = [m for m in messages if m["role"] != "system"]
+    """Put the system texts that a chat begins with into one message; `default` stands in when there is none at all.
+
+    A later system message stays where it is: "now answer in French" is meant from there on. `fit` moves it for
+    templates that cannot show it there.
+    """
+    count = next((i for i, m in enumerate(messages) if m["role"] != "system"), len(messages))
+    if count:
+        return _system_first(messages[:count], messages[count:])
     given = any(m["role"] == "system" for m in messages)
-    text = "\n\n".join(texts) if given else default
-    return [{"role": "system", "content": text}, *rest] if text or given else rest
+    return messages if given or not default else [{"role": "system", "content": default}, *messages]
+
+
+def _system_first(systems: list[Message], rest: list[Message]) -> list[Message]:
+    text = "\n\n".join(m["content"] for m in systems if m["content"])
+    return [{"role": "system", "content": text}, *rest]
 
 
 def fit(messages: list[Message], info: TemplateInfo) -> list[Message]:
     """Fold what the template cannot take into what it can."""
+    if not info.late_system and any(m["role"] == "system" for m in messages[1:]):
+        systems = [m for m in messages if m["role"] == "system"]
+        messages = _system_first(systems, [m for m in messages if m["role"] != "system"])
     if not info.system and messages and messages[0]["role"] == "system":
         system, messages = messages[0]["content"], messages[1:]
         if messages and messages[0]["role"] == "user":

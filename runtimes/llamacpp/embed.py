@@ -1,4 +1,8 @@
-"""Embeddings: packs texts of several requests into one batch, one native sequence each."""
+"""Embeddings: packs texts of several requests into one batch, one native sequence each.
+
+An encoder (BERT) keeps nothing of what it has read, so many sequences cost nothing. A decoder that embeds (Qwen3)
+reserves keys and values for a whole context in each, so it gets as few as `KV_BUDGET` holds.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, repeat, zip_longest
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +22,10 @@ from runtimes.llamacpp.native import Aborted, Native, NativeError, Row
 
 log = logging.getLogger("engine.embed")
 
+MOST_SEQUENCES = 64
+KV_BUDGET = 1 << 30
+"""Bytes of keys and values over all sequences; one whole context is reserved even if it alone takes more."""
+
 
 @dataclass(eq=False)
 class EmbedJob:
@@ -25,6 +34,34 @@ class EmbedJob:
     id: int
     inputs: list[list[int]]
     vectors: list[bytes] = field(default_factory=list)
+
+
+def sequences_for(context: int, kv_bytes_per_token: int) -> int:
+    """How many texts of up to `context` tokens are read at once."""
+    if not kv_bytes_per_token:
+        return MOST_SEQUENCES
+    return max(1, min(MOST_SEQUENCES, KV_BUDGET // (context * kv_bytes_per_token)))
+
+
+class Frame(NamedTuple):
+    """The special tokens that a vocabulary puts around each text, such as [CLS] and [SEP]."""
+
+    before: list[int]
+    after: list[int]
+
+    def around(self, tokens: list[int]) -> list[int]:
+        """The tokens of a text with those of the frame that they lack."""
+        before = [] if tokens[: len(self.before)] == self.before else self.before
+        after = [] if tokens[len(tokens) - len(self.after) :] == self.after else self.after
+        return [*before, *tokens, *after]
+
+
+def frame(plain: list[int], whole: list[int]) -> Frame:
+    """What stands around the tokens of some text in `whole`, its tokens as the model is to read them."""
+    for start in range(len(whole) - len(plain) + 1):
+        if plain and whole[start : start + len(plain)] == plain:
+            return Frame(whole[:start], whole[start + len(plain) :])
+    return Frame([], [])
 
 
 def pack(lengths: list[int], tokens: int, sequences: int) -> int:

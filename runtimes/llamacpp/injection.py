@@ -17,13 +17,19 @@ together with what the template puts beside it. Pure.
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
-INDEX_DIGITS = 6
+INDEX_DIGITS = 7
+"""Enough for every placeholder of the longest data that is rendered (`templates.MAX_OUTPUT`)."""
+WINDOW = 1 << 16
+"""Characters that are searched in one go. The search holds the interpreter, and others must run in between."""
+MAX_BRANCHING = 32
+"""How deep the search pattern may nest; vocabularies need less than ten levels."""
 # Words of the messages' own structure. Templates compare them, and nothing can be smuggled in them, but a
 # vocabulary with a token like "<|name" would make "name" look like the edge of a control string.
 STRUCTURE = frozenset(
@@ -73,20 +79,18 @@ class ControlStrings:
 
     def __init__(self, texts: Iterable[str]) -> None:
         self.texts = sorted({t for t in texts if len(t) > 1 and t.strip()}, key=lambda t: (-len(t), t))
-        self._any = re.compile("|".join(map(re.escape, self.texts))) if self.texts else None
+        self._any = re.compile(_longest_of(self.texts)) if self.texts else None
         self._heads = {t[:n] for t in self.texts for n in range(1, len(t))}
         self._tails = {t[n:] for t in self.texts for n in range(1, len(t))}
         self._longest = max(map(len, self.texts), default=0)
 
     def spans(self, text: str) -> list[tuple[int, int]]:
         """Where `text` holds a control string, or an edge fragment of one: (start, end), in order, disjoint."""
-        if self._any is None:
-            return []
-        found = [match.span() for match in self._any.finditer(text)]
+        found = list(self._whole(text))
         body = text.strip()
         if not body:
             return found
-        start = text.index(body)
+        start = len(text) - len(text.lstrip())
         end = start + len(body)
         tail = self._edge(body, self._tails, from_start=True)
         if tail and (not found or found[0][0] >= start + tail):
@@ -95,6 +99,19 @@ class ControlStrings:
         if head and (not found or found[-1][1] <= end - head):
             found.append((end - head, end))
         return found
+
+    def _whole(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where `text` holds a whole control string, the longest one at each place."""
+        at = 0
+        while self._any is not None and at < len(text):
+            stop = at + WINDOW
+            # What begins in the window may end behind it; what begins behind it is for the next window to find.
+            match = self._any.search(text, at, stop + self._longest)
+            if match is None or match.start() >= stop:
+                at = stop
+            else:
+                yield match.span()
+                at = match.end()
 
     def plain_pieces(self, text: str) -> list[str]:
         """Cut `text` so that no piece holds a control string.
@@ -169,14 +186,63 @@ def neutral(value: Any, control: ControlStrings) -> Any:
     placeholders do not survive a template."""
 
     def broken(text: str) -> str:
-        for start, _ in reversed(control.spans(text)):
-            text = f"{text[: start + 1]} {text[start + 1 :]}"
-        return text
+        cuts = [0, *(start + 1 for start, _ in control.spans(text)), len(text)]
+        return " ".join(text[a:b] for a, b in itertools.pairwise(cuts))
 
     return _map_strings(value, broken)
 
 
-def _map_strings(value: Any, change: Any) -> Any:
+def measure(value: Any, most: int) -> tuple[int, int]:
+    """How large JSON-like data is and how many levels deep: a text counts its characters, all else 1.
+
+    Looks at no text, and gives up as soon as the size is beyond `most`.
+    """
+    size = depth = 0
+    level = [value]
+    while level:
+        depth += 1
+        below: list[Any] = []
+        for item in level:
+            size += len(item) if isinstance(item, str) else 1
+            if size > most:
+                return size, depth
+            if isinstance(item, list):
+                below += item
+            elif isinstance(item, dict):
+                below += item.keys()
+                below += item.values()
+        level = below
+    return size, depth
+
+
+def _longest_of(texts: Iterable[str], level: int = 0) -> str:
+    """A regular expression for the longest of `texts` that stands at a place.
+
+    What several begin with is looked at once: with each text by itself, every "<|" that a caller writes would be
+    compared with all of hundreds of texts.
+    """
+    texts = sorted(texts, key=len, reverse=True)
+    if level == MAX_BRANCHING:
+        return f"(?:{'|'.join(map(re.escape, texts))})"
+    groups: dict[str, list[str]] = {}
+    for text in texts:
+        groups.setdefault(text[:1], []).append(text)
+    branches = []
+    for first, group in groups.items():
+        shared = _common_start(group) if first else ""
+        rests = [text[len(shared) :] for text in group]
+        branches.append(re.escape(shared) + (_longest_of(rests, level + 1) if any(rests) else ""))
+    # The empty text is the shortest, so its branch comes last: nothing more need follow.
+    return f"(?:{'|'.join(branches)})"
+
+
+def _common_start(texts: list[str]) -> str:
+    low, high = min(texts), max(texts)
+    return low[: next((i for i, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), len(low))]
+
+
+def _map_strings(value: Any, change: Callable[[str], str]) -> Any:
+    """A copy with every text changed but those of `STRUCTURE`. Recursive: for data that has been measured."""
     if isinstance(value, str):
         return value if value in STRUCTURE else change(value)
     if isinstance(value, list):

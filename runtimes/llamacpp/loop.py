@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -22,92 +22,28 @@ from runtimes.engine import (
     Event,
     Finished,
     FinishReason,
-    GenerateRequest,
     PositionLogprobs,
     Usage,
+    Working,
 )
-from runtimes.llamacpp.constraints import Constraint
 from runtimes.llamacpp.machine import Compute
 from runtimes.llamacpp.native import Aborted, Native, NativeError, Row
-from runtimes.llamacpp.pace import Pace
-from runtimes.llamacpp.plan import OutputParser, TextPlan
+from runtimes.llamacpp.pace import Pace, share_prefill
 from runtimes.llamacpp.sampler import Candidates, Sampler, log_probabilities
-from runtimes.llamacpp.slots import Placement, SlotView, Tokens, Wait, place
+from runtimes.llamacpp.slots import Placement, Wait, place
 from runtimes.llamacpp.text import token_logprob
+from runtimes.llamacpp.work import Choice, Counters, Job, Slot
 
 log = logging.getLogger("engine.loop")
 
 Delivery = list[tuple[int, list[Event] | EngineError]]
 
+TELL_S = 1.0
+"""How often those who have no token yet hear that the engine is at work, seconds."""
+MOST_TURNS = 4096
+"""Partitions whose turn is remembered."""
 PLACEMENT_SCAN = 64
-"""How far down the waiting list to look past choices that wait for another's prefill."""
-
-
-@dataclass(eq=False)
-class Job:
-    """One generate request on its way through the loop."""
-
-    id: int
-    request: GenerateRequest
-    prompt: Tokens
-    plan: TextPlan
-    seed: int
-    arrived: float
-    first: list[Event] = field(default_factory=list)
-    """What is said when the first of its choices gets a slot."""
-    open: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    started: float | None = None
-    gone: bool = False
-
-
-@dataclass(eq=False)
-class Choice:
-    """One of the `n` answers of a job."""
-
-    job: Job
-    index: int
-    sampler: Sampler
-    constraint: Constraint | None
-    parser: OutputParser
-    budget: int
-    generated: int = 0
-    next_token: int = -1
-
-
-@dataclass(eq=False)
-class Slot:
-    """One sequence of the native context: what it holds, and who is using it."""
-
-    index: int
-    buffer: Tokens
-    length: int = 0
-    choice: Choice | None = None
-    partition: str = ""
-    last_used: int = 0
-
-    @property
-    def held(self) -> Tokens:
-        return self.buffer[: self.length]
-
-    @property
-    def prefilling(self) -> bool:
-        return self.choice is not None and self.choice.next_token < 0
-
-    def view(self) -> SlotView:
-        coming = self.choice.job.prompt if self.choice is not None and self.prefilling else self.held
-        return SlotView(self.index, self.choice is None, self.held, coming, self.partition, self.last_used)
-
-
-@dataclass
-class Counters:
-    """Totals since the start, for the status reply."""
-
-    generated: int = 0
-    prefilled: int = 0
-    reused: int = 0
-    steps: int = 0
+"""How many waiting jobs to look past because they wait for another's prefill."""
 
 
 @dataclass
@@ -142,7 +78,10 @@ class DecodeLoop:
         self._candidates = Candidates(native.n_vocab)
         self._out = _Outbox()
         self._uses = 0
+        self._turns: dict[str, int] = {}
+        """When each partition last got a slot."""
         self._prefill_turn = True
+        self._told = 0.0
         self._inbox: deque[Job | int] = deque()
         self._wake = threading.Event()
         self._closing = False
@@ -239,20 +178,35 @@ class DecodeLoop:
         self._waiting.extend(choices)
 
     def _place_waiting(self) -> None:
-        skipped = 0
-        position = 0
-        while position < len(self._waiting) and skipped < PLACEMENT_SCAN:
-            choice = self._waiting[position]
+        skipped: set[int] = set()
+        while self._waiting and len(skipped) < PLACEMENT_SCAN and self.busy < len(self._slots):
+            choice = self._next_in_line(skipped)
+            if choice is None:
+                return
             job = choice.job
             decision = place([slot.view() for slot in self._slots], job.prompt, job.request.cache_partition)
             if decision is None:
                 return
             if isinstance(decision, Wait):
-                skipped += 1
-                position += 1
+                skipped.add(job.id)
                 continue
-            del self._waiting[position]
+            self._waiting.remove(choice)
             self._occupy(choice, decision)
+
+    def _next_in_line(self, skipped: set[int]) -> Choice | None:
+        """The oldest waiting choice of those whose partition and job hold the fewest slots; partitions take turns.
+
+        So neither a caller with many requests nor a request with many choices keeps the others out.
+        """
+        holders = [slot.choice.job for slot in self._slots if slot.choice is not None]
+        by_job = Counter(job.id for job in holders)
+        by_partition = Counter(job.request.cache_partition for job in holders)
+
+        def rank(choice: Choice) -> tuple[int, int, int]:
+            partition = choice.job.request.cache_partition
+            return by_partition[partition], self._turns.get(partition, 0), by_job[choice.job.id]
+
+        return min((c for c in self._waiting if c.job.id not in skipped), key=rank, default=None)
 
     def _occupy(self, choice: Choice, placement: Placement) -> None:
         job = choice.job
@@ -275,26 +229,29 @@ class DecodeLoop:
         slot.partition = job.request.cache_partition
         self._uses += 1
         slot.last_used = self._uses
+        if len(self._turns) > MOST_TURNS:
+            self._turns.clear()
+        self._turns[slot.partition] = self._uses
         self.counters.reused += keep
-        if job.started is None:
-            job.started = self._clock()
+        if not job.placed:
+            job.placed = True
             job.cached_tokens = keep
-            for event in job.first:
-                self._emit(job, event)
 
     # --- computing ------------------------------------------------------------------------------
 
     def _prefill(self, slots: list[Slot], decoding: bool) -> None:
-        slots.sort(key=lambda slot: slot.last_used)  # first placed, first served
+        slots.sort(key=lambda slot: slot.last_used)  # first placed, first
         todo = sum(len(_choice(s).job.prompt) - s.length for s in slots)
         budget = self._pace.prefill_budget(todo, decoding=decoding, most=self._max_prefill)
         rows: list[Row] = []
         parts: list[tuple[Slot, int]] = []
-        for slot in slots:
-            prompt = _choice(slot).job.prompt
-            count = min(budget - len(rows), len(prompt) - slot.length)
-            if count <= 0:
-                break
+        counts = share_prefill([len(_choice(s).job.prompt) - s.length for s in slots], budget)
+        for slot, count in zip(slots, counts, strict=True):
+            if not count:
+                continue
+            job = _choice(slot).job
+            self._start(job)
+            prompt = job.prompt
             end = slot.length + count
             last = len(prompt) - 1
             rows.extend((int(prompt[p]), p, slot.index, p == last) for p in range(slot.length, end))
@@ -313,6 +270,22 @@ class DecodeLoop:
             row += count
             if rows[row - 1][3]:
                 self._advance(slot, row - 1)
+
+    def _start(self, job: Job) -> None:
+        if job.started is None:
+            job.started = self._clock()
+            for event in job.first:
+                self._emit(job, event)
+
+    def _tell(self, now: float) -> None:
+        if now - self._told < TELL_S:
+            return
+        self._told = now
+        jobs = {choice.job for choice in self._waiting}
+        jobs |= {_choice(slot).job for slot in self._slots if slot.prefilling}
+        for job in jobs:
+            if job.started is not None:
+                self._emit(job, Working())
 
     def _decode(self, slots: list[Slot]) -> None:
         rows: list[Row] = [(_choice(s).next_token, s.length, s.index, True) for s in slots]
@@ -334,7 +307,7 @@ class DecodeLoop:
         except Aborted:
             self._native.abort(False)
             for slot in slots:
-                self._native.trim(slot.index, slot.length)
+                self._roll_back(slot)
             return False
         except NativeError as error:
             log.error("a batch of %d tokens failed: %s", len(rows), error.message)
@@ -347,7 +320,18 @@ class DecodeLoop:
         now = self._clock()
         self._compute_with.ended(now - before, now)
         self._pace.measured(len(rows), now - before, prefill=prefill)
+        self._tell(now)
         return True
+
+    def _roll_back(self, slot: Slot) -> None:
+        """Forget what a step that was given up has left behind."""
+        try:
+            self._native.trim(slot.index, slot.length)
+        except NativeError as error:
+            # Recurrent models cannot forget a part of what they read; all of it is forgotten now.
+            slot.length = 0
+            if slot.choice is not None and not slot.prefilling:
+                self._fail(slot.choice.job, error)
 
     def _advance(self, slot: Slot, row: int) -> None:
         """Choose the next token of a slot's choice from the logits of `row`, and end it if that ends it."""
@@ -366,6 +350,8 @@ class DecodeLoop:
             self._fail(choice.job, EngineError("the engine failed on this request; its log says why"))
 
     def _choose(self, choice: Choice, logits: NDArray[np.float32]) -> FinishReason | None:
+        if not choice.budget:
+            return "length"
         token = choice.sampler.choose(logits)
         constraint = choice.constraint
         if constraint is not None:

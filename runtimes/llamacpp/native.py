@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runtimes.engine import EngineError
+from runtimes.llamacpp.threadpool import attach
 
 log = logging.getLogger("engine.native")
 
@@ -84,6 +85,7 @@ class Native:
         self.n_vocab: int = llama.llama_vocab_n_tokens(self._vocab)
         self.n_embd: int = llama.llama_model_n_embd_out(model)
         self._ctx = self._new_context(settings)
+        self._pool = attach(self._ctx, settings.threads)
         self._memory = llama.llama_get_memory(self._ctx)
         self.context_length: int = min(settings.context, llama.llama_n_ctx_seq(self._ctx))
         self.n_batch: int = llama.llama_n_batch(self._ctx)
@@ -125,6 +127,8 @@ class Native:
         """Free everything; the object is unusable afterwards."""
         llama.llama_batch_free(self._batch)
         llama.llama_free(self._ctx)
+        if self._pool is not None:
+            self._pool.close()
         llama.llama_model_free(self._model)
 
     # --- vocabulary -----------------------------------------------------------------------------

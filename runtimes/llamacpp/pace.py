@@ -5,6 +5,8 @@ Pure bookkeeping over measured times; the decode loop reports and asks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 SMOOTHING = 0.2
 ALONE_S = 0.25
 """A prefill chunk with nobody else decoding: new requests are seen at least this often."""
@@ -48,6 +50,23 @@ class Pace:
         """
         seconds = max(BESIDE_S, self._step_s) if decoding else ALONE_S
         return max(1, min(todo, most, max(SMALLEST_CHUNK, int(self._prefill_rate * seconds))))
+
+
+def share_prefill(todo: Sequence[int], budget: int) -> list[int]:
+    """How many tokens of each prompt to compute in a step; `todo` counts what is left of each, the oldest first.
+
+    Half of the budget goes to the oldest, so that every prompt gets done; the other half goes to the shortest, so
+    that a short prompt never waits for a long one.
+    """
+    counts = [0] * len(todo)
+    if todo:
+        counts[0] = min(todo[0], (budget + 1) // 2)
+        budget -= counts[0]
+    for at in sorted(range(len(todo)), key=lambda i: todo[i]):
+        more = min(todo[at] - counts[at], budget)
+        counts[at] += more
+        budget -= more
+    return counts
 
 
 class Threads:

@@ -123,7 +123,7 @@ class _Walk:
             if key in _NOTES:
                 continue
             kept = self.keyword(key, item, depth)
-            if kept is not None:
+            if kept is not None or key == "const":  # of all values only a constant may be null
                 out[key] = kept
         composed = out.keys() & {"$ref", "anyOf", "oneOf", "allOf", "patternProperties"}
         if self._closing and "properties" in out and "additionalProperties" not in out and not composed:
@@ -143,7 +143,7 @@ class _Walk:
             return self.plain(key, item, depth)
         if self._lenient:
             return None
-        raise self.fail(f"the schema keyword `{key}` is not supported; remove it")
+        raise self.fail(f"the schema keyword `{key[:80]}` is not supported; remove it")
 
     def schema_map(self, key: str, item: Any, depth: int) -> dict[str, Any]:
         if not isinstance(item, dict):
@@ -175,10 +175,13 @@ class _Walk:
                 self.literal_value(entry, depth)
         elif key == "const":
             self.literal_value(item, depth)
-        elif key == "format" and item not in _FORMATS:
-            if self._lenient:
-                return None
-            raise self.fail(f"the string `format` {json.dumps(item)[:80]} is not supported; remove it")
+        elif key == "format":
+            if not isinstance(item, str):
+                raise self.fail(f"`format` is {json.dumps(item)[:80]}; it must be a text")
+            if item not in _FORMATS:
+                if self._lenient:
+                    return None
+                raise self.fail(f"the string `format` {json.dumps(item)[:80]} is not supported; remove it")
         elif key == "multipleOf":
             # A multiple becomes an automaton with one state a remainder.
             small = isinstance(item, (int, float)) and 0 < item <= MAX_MULTIPLE_OF and item >= 1 / MAX_MULTIPLE_OF

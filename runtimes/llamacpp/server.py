@@ -24,6 +24,9 @@ from typing import cast
 import msgspec
 import numpy as np
 
+from runtimes.catalogue.errors import CatalogueError
+from runtimes.catalogue.facts import read_facts
+from runtimes.catalogue.gguf import read_header
 from runtimes.engine import (
     ContextLengthExceeded,
     CountRequest,
@@ -31,9 +34,9 @@ from runtimes.engine import (
     Embeddings,
     EmbedRequest,
     EngineError,
-    EngineOverloaded,
     EngineStatus,
     Event,
+    Finished,
     GenerateRequest,
     InvalidRequest,
     Started,
@@ -41,18 +44,18 @@ from runtimes.engine import (
     Usage,
 )
 from runtimes.llamacpp import wire
-from runtimes.llamacpp.bounds import check_prompt, check_request
+from runtimes.llamacpp.bounds import check_fits, check_prompt, check_request, check_room
 from runtimes.llamacpp.constraints import build_tokenizer
-from runtimes.llamacpp.embed import EmbedJob, EmbedLoop
+from runtimes.llamacpp.embed import EmbedJob, EmbedLoop, Frame, frame, sequences_for
 from runtimes.llamacpp.launch import LaunchSettings
-from runtimes.llamacpp.loop import DecodeLoop, Delivery, Job
+from runtimes.llamacpp.loop import DecodeLoop, Delivery
 from runtimes.llamacpp.machine import Compute
 from runtimes.llamacpp.native import Native, NativeSettings
 from runtimes.llamacpp.plan import ModelTraits, TextPlan, TextSide
+from runtimes.llamacpp.work import Job
 
 log = logging.getLogger("engine")
 
-EMBED_SEQUENCES = 64
 LARGE_TEXT = 16_384
 """Texts longer than this are tokenised off the event loop."""
 
@@ -79,12 +82,15 @@ class Service:
         self._routes: dict[int, Route] = {}
         self._by_client: dict[tuple[int, int], int] = {}
         self._next = 0
-        self._coming = 0
+        self._in_hand: dict[int, int] = {}
+        """Choices of each admitted request that have not ended; 1 for an embedding. Kept here and not asked of the
+        loop, since a burst arrives before any of it has reached the loop."""
         self._preparing: dict[int, asyncio.Task[None]] = {}
         self.decode: DecodeLoop | None = None
         self.embed: EmbedLoop | None = None
         if settings.task == "embed":
             self.embed = EmbedLoop(native, self._embedded)
+            self._frame = _frame_of(native)
         else:
             compute = Compute(native.settings.threads)
             self.decode = DecodeLoop(
@@ -125,6 +131,7 @@ class Service:
         (self.decode or self.embed).cancel(number)  # type: ignore[union-attr]
 
     def _forget(self, number: int) -> None:
+        self._in_hand.pop(number, None)
         route = self._routes.pop(number, None)
         if route is not None:
             self._by_client.pop((route.connection, route.client_id), None)
@@ -169,18 +176,10 @@ class Service:
         arrived = time.monotonic()
         if self.decode is None:
             raise Unsupported(f"{self._settings.name} makes embeddings, not text", param="model")
-        check_request(request, n_vocab=self._native.n_vocab, max_waiting=self._settings.max_waiting)
-        # Those that are still being prepared count too: a burst arrives before any of it has been submitted.
-        waiting = self.decode.waiting + self._coming
-        if waiting + request.n > self._settings.max_waiting:
-            raise EngineOverloaded(f"{waiting} requests are waiting for a slot already; try again soon")
-        self._coming += request.n
-        try:
-            await self._submit(number, request, arrived, self.decode)
-        finally:
-            self._coming -= request.n
-
-    async def _submit(self, number: int, request: GenerateRequest, arrived: float, decode: DecodeLoop) -> None:
+        check_request(request, n_vocab=self._native.n_vocab)
+        slots, max_waiting = self._native.settings.sequences, self._settings.max_waiting
+        check_fits(request.n, slots=slots, max_waiting=max_waiting)
+        self._admit(number, request.n, slots)
         plan, tokens = await self._plan(request)
         check_prompt(len(tokens), self._native.context_length, "messages" if request.messages else "prompt")
         seed = request.sampling.seed
@@ -188,7 +187,7 @@ class Service:
         if request.echo:
             text = b"".join(map(self._native.piece, tokens)).decode("utf-8", "replace")
             first.extend(Delta(index, text) for index in range(request.n))
-        decode.submit(
+        self.decode.submit(
             Job(
                 id=number,
                 request=request,
@@ -199,6 +198,12 @@ class Service:
                 first=first,
             )
         )
+
+    def _admit(self, number: int, n: int, slots: int) -> None:
+        """Count a request among those in hand, until it is forgotten. Raises EngineOverloaded."""
+        in_hand = sum(self._in_hand.values())
+        check_room(n, in_hand=in_hand, slots=slots, max_waiting=self._settings.max_waiting)
+        self._in_hand[number] = n
 
     async def _plan(self, request: GenerateRequest, *, prompt_only: bool = False) -> tuple[TextPlan, list[int]]:
         if self._text is None:
@@ -231,14 +236,9 @@ class Service:
             raise Unsupported(f"{self._settings.name} makes text, not embeddings", param="model")
         if not request.inputs:
             raise InvalidRequest("input holds no text", param="input")
-        waiting = self.embed.open_requests + self._coming
-        if waiting >= self._settings.max_waiting:
-            raise EngineOverloaded(f"{waiting} requests are waiting already; try again soon")
-        self._coming += 1
-        try:
-            self.embed.submit(EmbedJob(number, await self._texts(request)))
-        finally:
-            self._coming -= 1
+        # Its requests share batches and have no slots; one counts as running, so that one is always taken.
+        self._admit(number, 1, slots=1)
+        self.embed.submit(EmbedJob(number, await self._texts(request)))
 
     async def _texts(self, request: EmbedRequest) -> list[list[int]]:
         """The token ids of each input. Raises InvalidRequest, ContextLengthExceeded."""
@@ -249,11 +249,7 @@ class Service:
                 if index % 64 == 63:
                     await asyncio.sleep(0)  # let others in between
             else:
-                tokens = item
-            if any(not 0 <= token < self._native.n_vocab for token in tokens):
-                raise InvalidRequest(f"input[{index}] holds a token id outside the vocabulary", param="input")
-            if not tokens:
-                raise InvalidRequest(f"input[{index}] is empty", param="input")
+                tokens = self._given(item, f"input[{index}]")
             if len(tokens) > self._native.context_length:
                 raise ContextLengthExceeded(
                     f"input[{index}] has {len(tokens)} tokens; this model reads at most {self._native.context_length}. "
@@ -262,6 +258,20 @@ class Service:
                 )
             inputs.append(tokens)
         return inputs
+
+    def _given(self, tokens: list[int], where: str) -> list[int]:
+        """A caller's token ids as the model reads a text: with the special tokens around it."""
+        if not tokens:
+            raise InvalidRequest(f"{where} is empty", param="input")
+        for token in tokens:
+            if not 0 <= token < self._native.n_vocab:
+                raise InvalidRequest(
+                    f"{where}: token id {token} is outside the vocabulary (0 … {self._native.n_vocab - 1}). Token ids "
+                    "must come from this model's own tokenizer; send the text instead "
+                    "(LangChain: check_embedding_ctx_length=False)",
+                    param="input",
+                )
+        return self._frame.around(tokens)
 
     # --- replies --------------------------------------------------------------------------------
 
@@ -280,6 +290,8 @@ class Service:
             batches.setdefault(route.connection, (route.send, []))[1].append((route.client_id, outcome))
             if isinstance(outcome[-1], Usage):
                 self._forget(number)
+            elif self._in_hand.get(number, 0) > 1:  # of a single choice nothing but the usage follows its end
+                self._in_hand[number] -= sum(isinstance(event, Finished) for event in outcome)
         for send, items in batches.values():
             send(wire.Events(items))
 
@@ -335,6 +347,19 @@ class Connection(asyncio.Protocol):
         self._service.hang_up(self._number)
 
 
+def _frame_of(native: Native) -> Frame:
+    return frame(native.tokenize(b"a", False), native.tokenize(b"a", False, True))
+
+
+def _embedding_sequences(settings: LaunchSettings) -> int:
+    # Read from the header, since the native library tells only when it has reserved the memory.
+    try:
+        facts = read_facts(read_header(Path(settings.model_path)), settings.name)
+    except (CatalogueError, OSError) as error:
+        raise EngineError(f"{settings.model_path} cannot be read: {error}") from error
+    return sequences_for(settings.context, facts.kv_bytes_per_token)
+
+
 def _load(settings: LaunchSettings) -> Native:
     threads = settings.threads or len(os.sched_getaffinity(0))
     embed = settings.task == "embed"
@@ -342,8 +367,8 @@ def _load(settings: LaunchSettings) -> Native:
         NativeSettings(
             path=settings.model_path,
             context=settings.context,
-            sequences=EMBED_SEQUENCES if embed else settings.slots,
-            # An encoder reads a text in one piece, so a batch must hold the longest one.
+            sequences=_embedding_sequences(settings) if embed else settings.slots,
+            # A text is read in one piece, so a batch must hold the longest one.
             batch=max(settings.context, 512) if embed else max(settings.prefill_chunk, settings.slots),
             threads=threads,
             gpu_layers=settings.gpu_layers,

@@ -2,22 +2,27 @@
 
 A template comes out of a model file, so it is a program by a stranger. It runs in Jinja's immutable
 sandbox, in a process without files, with little memory and a CPU limit; the parent keeps the clock
-and kills the process when it is late. Started by path with `python -I`, so it imports nothing of ours.
+and kills the process when it is late. A prompt that takes more than `render_s` of CPU time is given up here, so that
+the parent can tell a template that is slow from a machine that is busy; `cpu_s`, which the kernel enforces, is for code
+that does not let itself be interrupted. Started by path with `python -I`, so it imports nothing of ours.
 
 Protocol: 4 bytes big-endian length, then JSON, both ways. The first message is
-{"template", "max_output", "memory", "cpu_s"}; each later one is the template's variables plus
+{"template", "max_output", "memory", "cpu_s"} and perhaps "render_s"; each later one is the template's variables plus
 "now" (Unix seconds for strftime_now). Answers: {"ok": text} | {"refused": text} | {"failed": text}.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import resource
+import signal
 import struct
 import sys
 import time
+from collections.abc import Callable
 from typing import Any, BinaryIO
 
 import jinja2
@@ -35,6 +40,10 @@ class Refused(Exception):
 
 class TooLong(Exception):
     """The output passed its cap."""
+
+
+class TooSlow(BaseException):
+    """The rendering has used up its CPU time. No `except Exception` on the way may take it."""
 
 
 class GenerationBlock(jinja2.ext.Extension):
@@ -103,6 +112,24 @@ def render(template: jinja2.Template, variables: dict[str, Any], max_output: int
         return {"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]}
 
 
+def ring(signum: int, frame: object) -> None:
+    raise TooSlow
+
+
+def within(seconds: float, work: Callable[[], dict[str, str]]) -> dict[str, str]:
+    """The answer that `work` gives, or one that says that it used more than this much CPU time. 0 = no limit."""
+    try:
+        # It rings again and again, since what is raised while an object is taken down is lost.
+        signal.setitimer(signal.ITIMER_PROF, seconds, 0.1)
+        try:
+            return work()
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+    except TooSlow:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        return {"failed": f"it took longer than {seconds:g} s"}
+
+
 def limit(memory: int) -> None:
     """No new files or processes, no core dumps, bounded memory. Pipes that are open stay usable."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -158,10 +185,13 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 – a stranger's program again: say why it cannot be used
         write_message(sink, {"failed": f"{type(error).__name__}: {error}"[:MAX_MESSAGE]})
         return
+    render_s = float(setup.get("render_s", 0.0))
+    signal.signal(signal.SIGPROF, ring)
     write_message(sink, {"ok": ""})
     while (variables := read_message(source)) is not None:
         allow_cpu(float(setup["cpu_s"]))
-        write_message(sink, render(template, variables, int(setup["max_output"])))
+        answer = within(render_s, functools.partial(render, template, variables, int(setup["max_output"])))
+        write_message(sink, answer)
 
 
 if __name__ == "__main__":

@@ -6,24 +6,48 @@ The template runs in `template_worker` (a child process, see there). Its input i
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
+import os
 import secrets
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
-from runtimes.engine import EngineError, InvalidRequest
-from runtimes.llamacpp.injection import ControlStrings, Protection, Segment, neutral
+from runtimes.engine import ContextLengthExceeded, EngineError, EngineOverloaded, InvalidRequest
+from runtimes.llamacpp.injection import ControlStrings, Protection, Segment, measure, neutral
 from runtimes.llamacpp.worker import Worker, WorkerBroken, WorkerDied
 
+log = logging.getLogger("engine")
+
 MAX_OUTPUT = 4 << 20
+"""Characters of a rendered prompt, and so of what it is rendered from."""
+MAX_DEPTH = 100
+"""Levels of nesting in messages and tools: what follows is recursive, here and in the child."""
+LARGE = 1 << 16
+"""Characters from which on the search for control strings runs off the event loop."""
 WORKER_MEMORY = 512 << 20
 RENDER_TIMEOUT_S = 1.0
+"""Seconds of processor time for one prompt."""
+PATIENCE_S = 4.0
+"""Seconds that a child may take beyond its processor time, since others may be using the processors."""
 START_TIMEOUT_S = 15.0
 WORKER_SCRIPT = Path(__file__).with_name("template_worker.py")
+UNKNOWN = 255
+FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, UNKNOWN})
+"""Ends that a child does not bring upon itself. One that is late is sent SIGKILL here, and the kernel sends it when the
+machine is out of memory; processor time that is used up ends in SIGXCPU, and the child's own memory in an exit."""
+LOST = (
+    "the chat template could not be rendered now: its process is late, was killed or could not be started; "
+    "try again soon"
+)
+
+T = TypeVar("T")
 
 
 class TemplateInfo(msgspec.Struct, frozen=True):
@@ -39,10 +63,59 @@ class TemplateInfo(msgspec.Struct, frozen=True):
     """It shows earlier calls and their results."""
     arguments_as_text: bool
     """In history it wants a call's arguments as JSON text, not as an object."""
+    late_system: bool = False
+    """It shows a system message that comes later in the chat, and where it stands."""
 
 
 class TemplateUnusable(EngineError):
     """The template does not compile, or cannot render even the simplest chat."""
+
+
+class ChildLost(WorkerDied):
+    """No answer, and not by the template's doing: the child was killed, is late without having used its processor
+    time, or could not be started."""
+
+
+class TemplateChild(Worker):
+    """The worker that renders. It tells what its child did (WorkerDied) from what befell it (ChildLost)."""
+
+    _status: int | None = None
+    """How the child ended during the current call; below zero: by which signal."""
+
+    async def start(self) -> None:
+        await self._judged(super().start())
+
+    async def _call_child(self, body: bytes) -> dict[str, Any]:
+        return await self._judged(super()._call_child(body))
+
+    async def _kill(self) -> None:
+        process = self._process
+        # Before the kill, which may reap the child unseen: asyncio can then only say UNKNOWN.
+        status = None if process is None else _status_of(process.pid)
+        await super()._kill()
+        if process is not None:
+            self._status = process.returncode if status is None else status
+
+    async def _judged(self, work: Awaitable[T]) -> T:
+        self._status = None
+        try:
+            return await work
+        except WorkerDied as error:
+            if self._status is not None and self._status not in FROM_OUTSIDE:
+                raise
+            log.warning("the chat template's process is lost: %s (its status: %s)", error.message, self._status)
+            raise ChildLost(error.message) from None
+
+
+def _status_of(pid: int) -> int | None:
+    """How a child has ended whose end nobody has taken note of yet; below zero: by which signal."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 class TemplateRenderer:
@@ -57,6 +130,7 @@ class TemplateRenderer:
         now: Callable[[], float] = time.time,
         nonce: Callable[[], str] = lambda: f"{secrets.randbelow(10**28):028d}",
         timeout_s: float = RENDER_TIMEOUT_S,
+        patience_s: float = PATIENCE_S,
         max_output: int = MAX_OUTPUT,
         memory: int = WORKER_MEMORY,
     ) -> None:
@@ -65,9 +139,16 @@ class TemplateRenderer:
         self._control = control or ControlStrings([])
         self._now = now
         self._nonce = nonce
-        # CPU time is for the case that nobody is left to look at the clock, so it is larger.
-        setup = {"template": template, "max_output": max_output, "memory": memory, "cpu_s": timeout_s + 1.0}
-        self._worker = Worker(WORKER_SCRIPT, setup, timeout_s=timeout_s, start_timeout_s=START_TIMEOUT_S)
+        self._max_output = max_output
+        # The child gives up by itself after `timeout_s` of processor time. The kernel's limit is for what does not let
+        # it, and the clock here, which others' load runs down too, for what uses no processor time at all.
+        limits = {"max_output": max_output, "memory": memory, "render_s": timeout_s, "cpu_s": timeout_s + 0.5}
+        self._worker = TemplateChild(
+            WORKER_SCRIPT,
+            {"template": template, **limits},
+            timeout_s=timeout_s + patience_s,
+            start_timeout_s=START_TIMEOUT_S,
+        )
         self.info = TemplateInfo(
             system=True, alternates=False, tools=False, tool_history=False, arguments_as_text=False
         )
@@ -78,9 +159,11 @@ class TemplateRenderer:
         return self._worker.starts
 
     async def start(self) -> None:
-        """Start the child and probe the template. Raises TemplateUnusable."""
+        """Start the child and probe the template. Raises TemplateUnusable, and EngineOverloaded as `render` does."""
         try:
             await self._worker.start()
+        except ChildLost:
+            raise EngineOverloaded(LOST) from None
         except WorkerBroken as error:
             raise TemplateUnusable(f"the model's chat template cannot be used: {error.message}") from None
         except WorkerDied as error:
@@ -97,7 +180,10 @@ class TemplateRenderer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> str:
-        """The prompt as the template writes it. Raises InvalidRequest when the template refuses or fails."""
+        """The prompt as the template writes it.
+
+        Raises InvalidRequest when the template refuses or fails, EngineOverloaded when its process is lost.
+        """
         call = {
             **self._variables,
             **variables,
@@ -110,6 +196,8 @@ class TemplateRenderer:
             call["tools"] = tools
         try:
             answer = await self._worker.call(call)
+        except ChildLost:
+            raise EngineOverloaded(LOST) from None
         except WorkerDied as error:
             raise InvalidRequest(
                 f"the model's chat template could not render these messages: {error.message}", param="messages"
@@ -131,21 +219,51 @@ class TemplateRenderer:
         add_generation_prompt: bool = True,
         **variables: Any,
     ) -> list[Segment]:
-        """The prompt in segments; control strings that a caller wrote stand in untrusted ones."""
+        """The prompt in segments; control strings that a caller wrote stand in untrusted ones.
+
+        Raises what `render` raises, and ContextLengthExceeded for more text than can be rendered.
+        """
+        given = {"messages": messages, "tools": tools or []}
+        size = check_size(given, self._max_output)
+
+        async def apart(work: Callable[..., Any], *args: Any) -> Any:
+            return await asyncio.to_thread(work, *args) if size > LARGE else work(*args)
+
         protection = Protection(self._control, self._nonce())
-        covered = protection.cover({"messages": messages, "tools": tools or []})
+        covered = await apart(protection.cover, given)
         text = await self.render(covered["messages"], covered["tools"], add_generation_prompt, **variables)
-        segments = protection.split(text)
+        segments: list[Segment] | None = await apart(protection.split, text)
         if segments is not None:
             return segments
-        plain = neutral({"messages": messages, "tools": tools or []}, self._control)
+        plain = await apart(neutral, given, self._control)
         text = await self.render(plain["messages"], plain["tools"], add_generation_prompt, **variables)
         return [Segment(text)] if text else []
 
 
+def check_size(given: dict[str, Any], most: int) -> int:
+    """The size of messages and tools in characters, before anything else looks at them.
+
+    Raises ContextLengthExceeded for more than `most`, InvalidRequest for data that is nested too deeply.
+    """
+    total = 0
+    for field, value in given.items():
+        size, depth = measure(value, most)
+        total += size
+        if total > most:
+            raise ContextLengthExceeded(
+                f"This model reads at most {most} characters of messages and tools, and here are more. "
+                "Shorten the prompt.",
+                param=field,
+            )
+        if depth > MAX_DEPTH:
+            what = "the `function.arguments` of a tool call in `messages`" if field == "messages" else f"`{field}`"
+            raise InvalidRequest(f"{what} are nested deeper than {MAX_DEPTH} levels; make them flatter", param=field)
+    return total
+
+
 # --- probing ------------------------------------------------------------------------------------
 
-_MARKS = ("zq1system", "zq2user", "zq3tool", "zq4result", "zq5city")
+_MARKS = ("zq1system", "zq2user", "zq3tool", "zq4result", "zq5city", "zq6late", "zq7answer", "zq8again")
 _TOOL = {
     "type": "function",
     "function": {
@@ -169,6 +287,15 @@ def _history(arguments: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _late(role: str) -> list[dict[str, Any]]:
+    return [
+        {"role": "system", "content": _MARKS[0]},
+        _user(),
+        {"role": "assistant", "content": _MARKS[6]},
+        {"role": role, "content": _MARKS[5]},
+    ]
+
+
 async def probe(renderer: TemplateRenderer) -> TemplateInfo:
     """Try the template out with chats of known content. Raises TemplateUnusable."""
 
@@ -189,6 +316,9 @@ async def probe(renderer: TemplateRenderer) -> TemplateInfo:
     tools = await attempt([_user()], [_TOOL])
     as_object = await attempt(_history({"city": _MARKS[4]}), [_TOOL])
     as_text = await attempt(_history(json.dumps({"city": _MARKS[4]})), [_TOOL])
+    at_the_end = await attempt(_late("system"))
+    between = await attempt([*_late("system"), _user(_MARKS[7])])
+    as_others = [await attempt([*_late(role), _user(_MARKS[7])]) for role in ("user", "assistant")]
 
     def shows_history(text: str) -> bool:
         return all(mark in text for mark in (_MARKS[2], _MARKS[3], _MARKS[4]))
@@ -202,4 +332,14 @@ async def probe(renderer: TemplateRenderer) -> TemplateInfo:
         tools=_MARKS[2] in tools,
         tool_history=_MARKS[2] in tools and (object_fits or text_fits),
         arguments_as_text=text_fits and not object_fits,
+        # A template that knows no such message may show it in place, but as somebody else's.
+        late_system=_in_order(at_the_end, (0, 1, 6, 5))
+        and _in_order(between, (0, 1, 6, 5, 7))
+        and between not in as_others,
     )
+
+
+def _in_order(text: str, marks: tuple[int, ...]) -> bool:
+    """Whether each of these marks is shown once, one after the other."""
+    places = [text.find(_MARKS[mark]) for mark in marks]
+    return min(places) >= 0 and places == sorted(places) and all(text.count(_MARKS[mark]) == 1 for mark in marks)

@@ -29,7 +29,7 @@ class WorkerBroken(EngineError):
 
 
 class Worker:
-    """One child and its pipe. Calls queue up; a cancelled caller does not disturb the next one."""
+    """One child and its pipe. Calls queue up; a caller that leaves takes its place in the queue along."""
 
     def __init__(
         self, script: Path, setup: dict[str, Any], *, timeout_s: float = 1.0, start_timeout_s: float = 30.0
@@ -61,11 +61,13 @@ class Worker:
         Raises ValueError or TypeError when the message cannot be written as JSON.
         """
         body = msgspec.json.encode(message)
-        # The exchange runs to its end even when the caller leaves; otherwise its answer would
-        # be taken for the next caller's.
-        task = asyncio.ensure_future(self._exchange_in_turn(body))
+        # Who leaves while waiting leaves no work behind: a crowd that came and went must not keep the child busy.
+        await self._turn.acquire()
+        # An exchange that has begun runs to its end even when the caller leaves; otherwise its answer would
+        # be taken for the next caller's. So the turn is the exchange's to give back, not the caller's.
+        task = asyncio.ensure_future(self._call_child(body))
         self._calls.add(task)
-        task.add_done_callback(self._forget)
+        task.add_done_callback(self._end_turn)
         return await asyncio.shield(task)
 
     async def close(self) -> None:
@@ -73,15 +75,15 @@ class Worker:
         self._closed = True
         await self._kill()
 
-    def _forget(self, task: asyncio.Task[dict[str, Any]]) -> None:
+    def _end_turn(self, task: asyncio.Task[dict[str, Any]]) -> None:
+        self._turn.release()
         self._calls.discard(task)
         if not task.cancelled():
             task.exception()  # the caller may be gone: mark the error as seen
 
-    async def _exchange_in_turn(self, body: bytes) -> dict[str, Any]:
-        async with self._turn:
-            await self._ensure()
-            return await self._exchange(body, self._timeout_s)
+    async def _call_child(self, body: bytes) -> dict[str, Any]:
+        await self._ensure()
+        return await self._exchange(body, self._timeout_s)
 
     async def _ensure(self) -> None:
         if self._closed:

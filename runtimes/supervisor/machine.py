@@ -10,7 +10,7 @@ clock, draws no random number and touches no process; `wake_at` says when it wan
                        │ Gone, goal: run
                        ├─ nothing was wrong, or the first failure ──▶ starting
                        ├─ a later failure ──▶ failed ──(back-off)──▶ starting
-                       └─ too many failures ──▶ quarantined ──Run, Cycle──▶ starting
+                       └─ too many failures ──▶ quarantined ──Run, Cycle, (one try now and then)──▶ starting
 
 The races that shape it:
 - A process is over only when its whole group is gone (`Gone`), not when its leader has exited (`Died`).
@@ -20,6 +20,12 @@ The races that shape it:
 - A caller that met a broken connection (`Doubted`) may know of a death before its exit has been noticed.
   The replica gets no new leases until a probe has answered, so a retry does not run into the same corpse.
 
+Nothing but `Halt` keeps a replica down for good:
+- In quarantine it gets one try every `quarantine_retry_s`. It is `on_trial` then: whatever ends it before it has run
+  well puts it back at once.
+- A signal from outside that ends a ready replica (`kill -9`, the kernel's memory killer) is no defect of it. It counts
+  for the back-off, so that a killer in a loop costs one start a minute at most, but not towards quarantine.
+
 Times are seconds of one monotonic clock.
 """
 
@@ -28,6 +34,41 @@ from __future__ import annotations
 from typing import Literal
 
 import msgspec
+
+from runtimes.supervisor.events import (
+    Broken,
+    Connect,
+    Connected,
+    Cycle,
+    Died,
+    Disconnect,
+    Doubted,
+    Effect,
+    Event,
+    Gone,
+    Halt,
+    Kill,
+    LeaseReturned,
+    LeaseTaken,
+    Probe,
+    Probed,
+    Progress,
+    Run,
+    Spawn,
+    Spawned,
+    SpawnFailed,
+    Terminate,
+    Tick,
+    WarmedUp,
+    WarmUp,
+)  # fmt: skip
+
+__all__ = [
+    "RESTING", "SETTLED", "Broken", "Connect", "Connected", "Cycle", "Died", "Disconnect", "Doubted", "Effect", "Event",
+    "Gone", "Halt", "Kill", "LeaseReturned", "LeaseTaken", "Outcome", "Phase", "Probe", "Probed", "ProcessState",
+    "Progress", "ReplicaState", "Rules", "Run", "Spawn", "SpawnFailed", "Spawned", "Terminate", "Tick", "WarmUp",
+    "WarmedUp", "backoff_s", "reason_at", "step", "wake_at",
+]  # fmt: skip
 
 Phase = Literal["stopped", "starting", "warming", "ready", "draining", "stopping", "failed", "quarantined"]
 ProcessState = Literal["none", "up", "asked", "killed"]
@@ -53,6 +94,8 @@ class Rules(msgspec.Struct, frozen=True):
     """A process that was ready for so long starts with a clean sheet: its end is a first failure."""
     quarantine_failures: int = 5
     quarantine_window_s: float = 900.0
+    quarantine_retry_s: float = 300.0
+    """Between the tries of a replica that is in quarantine."""
     probe_interval_s: float = 2.0
     probe_timeout_s: float = 10.0
     probe_misses: int = 3
@@ -72,14 +115,20 @@ class ReplicaState(msgspec.Struct, frozen=True):
     leases: int = 0
     fault: str = ""
     """Why the end of this process counts as a failure; empty = its end is wanted."""
+    served_s: float | None = None
+    """How long it had been ready when the fault showed; None = it was not ready."""
+    outside: bool = False
+    """A signal from outside ended this process."""
     strikes: int = 0
     """Failures in a row, for the back-off."""
     failures: tuple[float, ...] = ()
     """Times of the failures within the quarantine window."""
+    on_trial: bool = False
+    """It was started out of quarantine and has not run well since."""
     spawned_at: float = 0.0
     progress_at: float = 0.0
     deadline: float | None = None
-    """End of a drain, of the grace after SIGTERM, or of a back-off."""
+    """End of a drain, of the grace after SIGTERM, of a back-off, or of a while in quarantine."""
     probe_at: float = 0.0
     probing: bool = False
     missed: int = 0
@@ -90,147 +139,6 @@ class ReplicaState(msgspec.Struct, frozen=True):
         return self.phase == "ready" and not self.doubted
 
 
-# --- events ---------------------------------------------------------------------------------------
-
-
-class Run(msgspec.Struct, frozen=True):
-    """Somebody wants the replica to run; this also takes it out of back-off and quarantine."""
-
-
-class Halt(msgspec.Struct, frozen=True):
-    """Somebody wants it stopped. `drain`: let the running requests end first."""
-
-    reason: str
-    drain: bool = True
-
-
-class Cycle(msgspec.Struct, frozen=True):
-    """Somebody wants a new process in place of this one, after a drain; also out of back-off and quarantine."""
-
-    reason: str
-
-
-class Tick(msgspec.Struct, frozen=True):
-    """Time has passed."""
-
-
-class Spawned(msgspec.Struct, frozen=True):
-    attempt: int
-
-
-class SpawnFailed(msgspec.Struct, frozen=True):
-    """No process came to be. `jitter` is random in [0, 1)."""
-
-    attempt: int
-    why: str
-    jitter: float
-
-
-class Progress(msgspec.Struct, frozen=True):
-    """The process has logged something."""
-
-    attempt: int
-
-
-class Connected(msgspec.Struct, frozen=True):
-    attempt: int
-
-
-class WarmedUp(msgspec.Struct, frozen=True):
-    attempt: int
-
-
-class Broken(msgspec.Struct, frozen=True):
-    """The process cannot be used, though it may still run: a refused warm-up, a lost connection."""
-
-    attempt: int
-    why: str
-
-
-class Died(msgspec.Struct, frozen=True):
-    """The leader of the process group has exited and its group has been killed."""
-
-    attempt: int
-    how: str
-
-
-class Gone(msgspec.Struct, frozen=True):
-    """Nothing is left of the process group. `tail` holds its last log lines, `jitter` is random in [0, 1)."""
-
-    attempt: int
-    tail: str
-    jitter: float
-
-
-class Doubted(msgspec.Struct, frozen=True):
-    """A lease holder found the engine lost."""
-
-    attempt: int
-
-
-class Probed(msgspec.Struct, frozen=True):
-    attempt: int
-    answered: bool
-
-
-class LeaseTaken(msgspec.Struct, frozen=True):
-    attempt: int
-
-
-class LeaseReturned(msgspec.Struct, frozen=True):
-    attempt: int
-
-
-ProcessEvent = (
-    Spawned | SpawnFailed | Progress | Connected | WarmedUp | Broken | Died | Gone
-    | Doubted | Probed | LeaseTaken | LeaseReturned
-)  # fmt: skip
-Event = Run | Halt | Cycle | Tick | ProcessEvent
-
-# --- effects --------------------------------------------------------------------------------------
-
-
-class Spawn(msgspec.Struct, frozen=True):
-    """Owes exactly one `Spawned` (and later one `Gone`) or one `SpawnFailed`."""
-
-    attempt: int
-
-
-class Connect(msgspec.Struct, frozen=True):
-    """Try until it works; owes `Connected` or `Broken` unless a `Disconnect` comes first."""
-
-    attempt: int
-
-
-class WarmUp(msgspec.Struct, frozen=True):
-    """Owes `WarmedUp` or `Broken` unless a `Disconnect` comes first."""
-
-    attempt: int
-
-
-class Probe(msgspec.Struct, frozen=True):
-    """Owes `Probed` or `Broken` unless a `Disconnect` comes first."""
-
-    attempt: int
-
-
-class Disconnect(msgspec.Struct, frozen=True):
-    """Give up the connection and all that waits on it; running requests end with EngineLost."""
-
-    attempt: int
-
-
-class Terminate(msgspec.Struct, frozen=True):
-    attempt: int
-
-
-class Kill(msgspec.Struct, frozen=True):
-    """SIGKILL to the whole group."""
-
-    attempt: int
-
-
-Effect = Spawn | Connect | WarmUp | Probe | Disconnect | Terminate | Kill
 Outcome = tuple[ReplicaState, list[Effect]]
 
 
@@ -258,12 +166,13 @@ def step(state: ReplicaState, event: Event, now: float, rules: Rules) -> Outcome
             return _spawn_failed(state, event, now, rules)
         case LeaseReturned():
             return _lease_returned(state, now, rules)
-        case Died(how=how):
+        case Died(how=how, outside=outside):
+            state = msgspec.structs.replace(state, outside=state.outside or outside)
             if state.phase == "draining":
                 return _ended(state, how, now)
-            return _fail(state, how, now, rules)
+            return _fail(state, how, now)
         case Broken(why=why):
-            return _fail(state, why, now, rules)
+            return _fail(state, why, now)
     match state.phase:
         case "starting":
             return _in_starting(state, event, now)
@@ -289,6 +198,14 @@ def wake_at(state: ReplicaState, rules: Rules) -> float | None:
     return state.deadline
 
 
+def reason_at(state: ReplicaState, now: float) -> str:
+    """`state.reason` as it reads at this moment: its first line says when the next start is, if one is due."""
+    if state.phase not in ("failed", "quarantined") or state.deadline is None:
+        return state.reason
+    words, newline, lines = state.reason.partition("\n")
+    return f"{words}; next start in {max(0.0, state.deadline - now):.0f} s{newline}{lines}"
+
+
 def backoff_s(strikes: int, jitter: float, rules: Rules) -> float:
     """Pause before the restart after failure number `strikes` in a row: none, then base × 2ⁿ up to the cap.
 
@@ -309,8 +226,8 @@ def _spawn(state: ReplicaState, reason: str, now: float) -> Outcome:
     attempt = state.attempt + 1
     fresh = msgspec.structs.replace(
         _enter(state, "starting", reason, now),
-        goal="run", attempt=attempt, process="up", leases=0, fault="", spawned_at=now, progress_at=now,
-        probing=False, missed=0, doubted=False,
+        goal="run", attempt=attempt, process="up", leases=0, fault="", served_s=None, outside=False,
+        spawned_at=now, progress_at=now, probing=False, missed=0, doubted=False,
     )  # fmt: skip
     return fresh, [Spawn(attempt)]
 
@@ -330,17 +247,28 @@ def _ended(state: ReplicaState, why: str, now: float) -> Outcome:
     return msgspec.structs.replace(left, process="killed"), [Disconnect(state.attempt), Kill(state.attempt)]
 
 
-def _fail(state: ReplicaState, why: str, now: float, rules: Rules) -> Outcome:
+def _fail(state: ReplicaState, why: str, now: float) -> Outcome:
     if state.phase not in ("starting", "warming", "ready"):
         return state, []  # An end was already under way; how exactly it came adds nothing.
-    return _ended(_struck(state, why, now, rules), why, now)
+    return _ended(_at_fault(state, why, now), why, now)
 
 
-def _struck(state: ReplicaState, why: str, now: float, rules: Rules) -> ReplicaState:
-    ran_well = state.phase == "ready" and now - state.since >= rules.ran_well_s
+def _at_fault(state: ReplicaState, why: str, now: float) -> ReplicaState:
+    served_s = now - state.since if state.phase == "ready" else None
+    return msgspec.structs.replace(state, fault=why, served_s=served_s)
+
+
+def _struck(state: ReplicaState, now: float, rules: Rules) -> ReplicaState:
+    """What the fault counts for. Judged when nothing is left of the process: only then its whole story is known,
+    since a lost connection is often met before the signal that caused it."""
+    ran_well = state.served_s is not None and state.served_s >= rules.ran_well_s
+    blameless = state.served_s is not None and state.outside
     recent = () if ran_well else tuple(t for t in state.failures if now - t < rules.quarantine_window_s)
     return msgspec.structs.replace(
-        state, fault=why, strikes=1 if ran_well else state.strikes + 1, failures=(*recent, now)
+        state,
+        strikes=1 if ran_well else state.strikes + 1,
+        failures=recent if blameless else (*recent, now),
+        on_trial=state.on_trial and not (ran_well or blameless),
     )
 
 
@@ -350,33 +278,39 @@ def _gone(state: ReplicaState, tail: str, jitter: float, now: float, rules: Rule
         return _enter(state, "stopped", state.reason, now), []
     if not state.fault:
         return _spawn(state, state.reason, now)
+    state = _struck(state, now, rules)
     lines = f"\nLast log lines:\n{tail}" if tail else "\nIt logged nothing."
-    if len(state.failures) >= rules.quarantine_failures:
+    if state.on_trial or len(state.failures) >= rules.quarantine_failures:
+        failed = f"failure {len(state.failures)} within {rules.quarantine_window_s:g} s"
         reason = (
-            f"{state.fault}; failure {len(state.failures)} within {rules.quarantine_window_s:g} s, so it is not "
-            f"started again by itself: mend the cause, then reload the settings{lines}"
+            f"{state.fault}; {'it failed again when it was tried' if state.on_trial else failed}, so by itself it is "
+            f"started only every {rules.quarantine_retry_s:g} s: mend the cause and reload the settings{lines}"
         )
-        return _enter(state, "quarantined", reason, now), []
+        return _enter(state, "quarantined", reason, now, deadline=now + rules.quarantine_retry_s), []
     pause = backoff_s(state.strikes, jitter, rules)
     if pause <= 0:
         return _spawn(state, f"restarted after: {state.fault}", now)
-    return _enter(state, "failed", f"{state.fault}; next start in {pause:.1f} s{lines}", now, deadline=now + pause), []
+    return _enter(state, "failed", f"{state.fault}{lines}", now, deadline=now + pause), []
 
 
 def _spawn_failed(state: ReplicaState, event: SpawnFailed, now: float, rules: Rules) -> Outcome:
     if state.phase == "starting":
-        state = _struck(state, event.why, now, rules)
+        state = _at_fault(state, event.why, now)
     return _gone(state, "", event.jitter, now, rules)
+
+
+def _cleared(state: ReplicaState) -> ReplicaState:
+    return msgspec.structs.replace(state, strikes=0, failures=(), on_trial=False)
 
 
 def _wanted(state: ReplicaState, event: Run | Cycle, now: float, rules: Rules) -> Outcome:
     if state.process == "none":
-        return _spawn(msgspec.structs.replace(state, strikes=0, failures=()), _why_run(event), now)
+        return _spawn(_cleared(state), _why_run(event), now)
     state = msgspec.structs.replace(state, goal="run")
     if isinstance(event, Run):
         return state, []
     # A new process was asked for, so what the old one did wrong is no longer held against the replica.
-    state = msgspec.structs.replace(state, strikes=0, failures=(), fault="")
+    state = msgspec.structs.replace(_cleared(state), fault="")
     return _leave(state, event.reason, now, rules, drain=True)
 
 
@@ -419,7 +353,7 @@ def _time_passed(state: ReplicaState, now: float, rules: Rules) -> Outcome:
                 why = f"no new log line for {rules.start_timeout_s:g} s while {state.phase}"
             else:
                 why = f"not ready after {rules.start_timeout_s * rules.start_cap_factor:g} s, though it still logged"
-            return _fail(state, why, now, rules)
+            return _fail(state, why, now)
         case "ready":
             return msgspec.structs.replace(state, probing=True), [Probe(state.attempt)]
         case "draining":
@@ -429,6 +363,9 @@ def _time_passed(state: ReplicaState, now: float, rules: Rules) -> Outcome:
             return msgspec.structs.replace(state, process="killed", deadline=None), [Kill(state.attempt)]
         case "failed":
             return _spawn(state, f"restarted after: {state.fault}", now)
+        case "quarantined":
+            tried = msgspec.structs.replace(_cleared(state), on_trial=True)
+            return _spawn(tried, f"tried again after: {state.fault}", now)
     return state, []
 
 
@@ -477,6 +414,6 @@ def _in_ready(state: ReplicaState, event: Event, now: float, rules: Rules) -> Ou
         case Probed():
             missed = state.missed + 1
             if missed >= rules.probe_misses:
-                return _fail(state, f"hung: no answer to {missed} probes of {rules.probe_timeout_s:g} s", now, rules)
+                return _fail(state, f"hung: no answer to {missed} probes of {rules.probe_timeout_s:g} s", now)
             return msgspec.structs.replace(state, missed=missed, probing=True), [Probe(state.attempt)]
     return state, []

@@ -38,6 +38,8 @@ LATCHES = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "
 """Set last, so that nothing can open them: an engine loads what is on the disk and reports to nobody."""
 
 PR_SET_CHILD_SUBREAPER = 36
+PF_EXITING = 4
+"""A bit of the kernel's flags of a process."""
 READ_BYTES = 64 * 1024
 READS_A_TURN = 4
 """A chattering engine must not hold up the gateway's loop: after so much it waits for the next turn."""
@@ -70,8 +72,11 @@ class Observer(Protocol):
         """Something was logged."""
         ...
 
-    def died(self, how: str) -> None:
-        """The leader has exited and the rest of its group was killed. Once."""
+    def died(self, how: str, outside: bool) -> None:
+        """The leader has exited and the rest of its group was killed. Once.
+
+        `outside`: neither this launcher's signals nor a fault of its own ended it.
+        """
         ...
 
     def gone(self) -> None:
@@ -127,6 +132,8 @@ class LocalProcess:
         self._wall = wall
         self._loop = asyncio.get_running_loop()
         self._reaped = False
+        self._signalled = False
+        """A signal of ours has met it alive."""
         with contextlib.ExitStack() as undo:
             undo.callback(logged.close)
             self._popen, self._lifeline, self._output = self._spawn(undo)
@@ -139,10 +146,12 @@ class LocalProcess:
     def terminate(self) -> None:
         if not self._reaped:
             # The leader alone: it knows best in which order its workers have to end.
+            self._signalled = self._signalled or not _is_exiting(self.pid)
             self._popen.send_signal(signal.SIGTERM)
 
     def kill(self) -> None:
         if not self._reaped:
+            self._signalled = self._signalled or not _is_exiting(self.pid)
             _kill_group(self.pid)
 
     def tail(self) -> str:
@@ -248,7 +257,7 @@ class LocalProcess:
         self._reaped = True
         self._read_rest()
         how = _how_it_ended(code)
-        self._observer.died(how)
+        self._observer.died(how, outside=not self._signalled and _by_outside(code))
         self._await_group(how, GROUP_POLL_FIRST_S)
 
     def _await_group(self, how: str, pause_s: float) -> None:
@@ -274,6 +283,19 @@ class LocalProcess:
 def _kill_group(group: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
+
+
+def _is_exiting(pid: int) -> bool:
+    """Whether a process that was not reaped yet has met its end already.
+
+    A broken connection is often the first sign of that: the kernel closes an exiting process's files before it
+    tells the parent.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] in "ZX" or bool(int(fields[6]) & PF_EXITING)
 
 
 def _group_is_gone(group: int) -> bool:
@@ -305,6 +327,15 @@ def _living_members(group: int) -> list[int]:
         if int(fields[2]) == group and fields[0] not in "ZX":
             living.append(int(entry.name))
     return living
+
+
+OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+"""Signals that a process gets from somebody else; SIGSEGV, SIGABRT and their like come from its own faults."""
+
+
+def _by_outside(code: int) -> bool:
+    # 0: an engine that is asked to leave by SIGTERM ends in order, and it never leaves without being asked.
+    return code == 0 or -code in OUTSIDE
 
 
 def _how_it_ended(code: int) -> str:

@@ -74,13 +74,14 @@ class Replica:
     def post(self, event: m.Event) -> None:
         self._post(self, event)
 
-    def view(self) -> ReplicaView:
+    def view(self, now: float) -> ReplicaView:
+        """As it is at this moment of the machine's clock."""
         return ReplicaView(
             deployment=self.spec.deployment,
             index=self.spec.index,
             state=self.state.phase,
             since=self.entered_at,
-            reason=self.state.reason,
+            reason=m.reason_at(self.state, now),
             pid=self._process.pid if self._process else None,
             restarts=max(0, self.state.attempt - 1),
             in_flight=self.state.leases,
@@ -205,8 +206,8 @@ class _Watch:
         if self._replica.state.phase in ("starting", "warming"):
             self._replica.post(m.Progress(self._attempt))
 
-    def died(self, how: str) -> None:
-        self._replica.post(m.Died(self._attempt, f"the engine {how}"))
+    def died(self, how: str, outside: bool) -> None:
+        self._replica.post(m.Died(self._attempt, f"the engine {how}", outside))
 
     def gone(self) -> None:
         self._replica.process_is_gone(self._attempt)

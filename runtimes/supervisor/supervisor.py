@@ -141,7 +141,7 @@ class Supervisor:
     def replicas(self, deployment: str | None = None) -> list[ReplicaView]:
         """The replicas of a deployment, or all of them, in order."""
         found = (self._replicas[key] for key in sorted(self._replicas) if deployment in (None, key[0]))
-        return [replica.view() for replica in found]
+        return [replica.view(self._clock()) for replica in found]
 
     def lease(self, deployment: str) -> Lease:
         """Use of the ready replica with the fewest leases: `async with supervisor.lease(name) as engine`.
@@ -207,8 +207,8 @@ class Supervisor:
     def _tell(self, replica: Replica, before: m.ReplicaState) -> None:
         state = replica.state
         level = logging.WARNING if state.fault and state.phase != "starting" else logging.INFO
-        log.log(level, "replica %s: %s → %s: %s", replica.spec.name, before.phase, state.phase, state.reason)
-        view = replica.view()
+        view = replica.view(self._clock())
+        log.log(level, "replica %s: %s → %s: %s", replica.spec.name, before.phase, state.phase, view.reason)
         for subscription in list(self._subscriptions):
             subscription.put(view)
 
@@ -277,7 +277,7 @@ class Supervisor:
 
     async def _cycle(self, replica: Replica, reason: str) -> ReplicaView:
         if self._closed:
-            return replica.view()
+            return replica.view(self._clock())
         attempt = replica.state.attempt
         self._post(replica, m.Cycle(reason))
 
@@ -286,7 +286,7 @@ class Supervisor:
             return state.phase in m.SETTLED and (state.attempt > attempt or state.goal == "stop")
 
         await self._until(settled)
-        return replica.view()
+        return replica.view(self._clock())
 
     def _check_open(self) -> None:
         if self._closed:
@@ -316,7 +316,7 @@ class Supervisor:
             return f"deployment {deployment!r} has no replicas"
         states = []
         for replica in sorted(replicas, key=lambda r: r.spec.index):
-            words = replica.state.reason.partition("\n")[0]
+            words = m.reason_at(replica.state, self._clock()).partition("\n")[0]
             doubt = ", its connection was just lost" if replica.state.doubted else ""
             states.append(f"replica {replica.spec.index} is {replica.state.phase} ({words}{doubt})")
         return f"no replica of {deployment!r} is ready: {'; '.join(states)}"

@@ -368,6 +368,19 @@ def test_local_embedding_file(place: Place) -> None:
     assert (made.embedding.dimensions, made.embedding.pooling, made.memory.kv_bytes_per_token) == (32, "cls", 0)
 
 
+@pytest.mark.parametrize(("pooling", "context", "default"), [(3, 32_768, 2048), (3, 512, 512), (2, 32_768, 32_768)])
+def test_an_embedder_that_keeps_what_it_reads_gets_a_short_context(
+    place: Place, pooling: int, context: int, default: int
+) -> None:
+    source = place.models / "embed.gguf"
+    pairs = {"llama.pooling_type": scalar("u32", pooling), "llama.context_length": scalar("u32", context)}
+    source.write_bytes(build(pairs))
+    made = place.catalogue.import_file(source, "embed", "MIT").manifest
+    assert (made.context_length, made.defaults.context) == (context, default)
+    assert ("made for 32,768" in made.description and "args.context" in made.description) == (default < context)
+    assert (made.memory.kv_bytes_per_token > 0) == (pooling == 3)
+
+
 def test_local_file_refusals(place: Place) -> None:
     source = place.models / "a.gguf"
     source.write_bytes(MODEL)

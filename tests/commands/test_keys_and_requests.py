@@ -20,7 +20,7 @@ from typer.testing import CliRunner, Result
 from appliance.commands import keys, requests
 from appliance.commands.control import Control, ControlError, NotRunning
 from appliance.commands.place import Place
-from appliance.commands.terminal import moment, seconds, visible
+from appliance.commands.terminal import moment, seconds, table, visible
 from appliance.errors import OutpostError
 from appliance.identity.keys import is_key
 from appliance.records.database import Database
@@ -43,7 +43,7 @@ def data(result: Result) -> list[dict[str, Any]]:
 
 
 def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
-    made = run(keys.app, "create", "app", "--role", "admin", "--data-dir", tmp_path)
+    made = run(keys.app, "create", "app", "--role", "admin", "--new", "--data-dir", tmp_path)
     assert made.exit_code == 0
     assert is_key(made.stdout.strip())
     assert "not shown again" in made.stderr
@@ -62,7 +62,7 @@ def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
 
 
 def test_mistakes_are_one_line_and_status_1(tmp_path: Path) -> None:
-    run(keys.app, "create", "app", "--data-dir", tmp_path)
+    run(keys.app, "create", "app", "--new", "--data-dir", tmp_path)
     for args in (("create", "app"), ("create", "b d"), ("revoke", "nobody")):
         result = run(keys.app, *args, "--data-dir", tmp_path)
         assert result.exit_code == 1
@@ -88,8 +88,41 @@ def test_declared_keys_are_shown_and_protected(tmp_path: Path) -> None:
         result = run(keys.app, *args, "--config", config)
         assert result.exit_code == 1
         assert "settings file" in result.stderr
-    assert run(keys.app, "create", "app", "--config", config).exit_code == 0
+    assert run(keys.app, "create", "app", "--new", "--config", config).exit_code == 0
     assert (tmp_path / "data" / "outpost.db").exists()
+
+
+def test_no_data_folder_is_made_unasked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key in a folder that no gateway uses is a key that the running one answers with 401."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("OUTPOST_CONFIG", raising=False)
+    monkeypatch.delenv("OUTPOST_DATA_DIR", raising=False)
+    for args in (("create", "app"), ("revoke", "app"), ("create", "app", "--data-dir", tmp_path / "typo")):
+        result = run(keys.app, *args)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert "there is no gateway's data in" in result.stderr
+        assert str(tmp_path / ("typo" if "typo" in str(args[-1]) else "outpost-data")) in result.stderr
+        assert "--data-dir" in result.stderr
+        assert ("--new" in result.stderr) == (args[0] == "create")
+        assert list(tmp_path.iterdir()) == []
+    made = run(keys.app, "create", "app", "--new")
+    assert is_key(made.stdout.strip())
+    assert f"made in {tmp_path}/outpost-data, where no gateway is running" in made.stderr
+    assert run(keys.app, "create", "two").exit_code == 0
+
+
+def test_ids_can_be_copied_from_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(keys.app, "create", "n" * 64, "--new", "--data-dir", tmp_path)
+    run(keys.app, "create", "short", "--data-dir", tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    listed = run(keys.app, "list", "--data-dir", tmp_path).stdout
+    assert len(listed.splitlines()) == 3
+    assert "n" * 64 in listed
+    for key in data(run(keys.app, "list", "--json", "--data-dir", tmp_path)):
+        (line,) = [line for line in listed.splitlines() if key["name"] in line]
+        assert line.startswith(f"{key['id']} ")
+        assert run(keys.app, "revoke", line.split()[0], "--data-dir", tmp_path).exit_code == 0
 
 
 async def record(folder: Path, rows: list[ExchangeRow]) -> None:
@@ -207,7 +240,9 @@ INFO = {
 def test_keys_go_through_the_gateway(gateway: Gateway) -> None:
     gateway.status = 201
     gateway.body = json.dumps({"data": {**INFO, "key": "op-secret"}}).encode()
-    assert run(keys.app, "create", "app", "--role", "admin").stdout == "op-secret\n"
+    made = run(keys.app, "create", "app", "--role", "admin")
+    assert made.stdout == "op-secret\n"
+    assert f"made in {folder().absolute()}, where a gateway is running" in made.stderr
     answer(gateway, INFO)
     assert data(run(keys.app, "list", "--json")) == [INFO]
     gateway.body = json.dumps({"data": INFO}).encode()
@@ -261,13 +296,22 @@ def test_a_gateway_that_does_not_answer_is_told(tmp_path: Path) -> None:
 
 
 def test_a_lock_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run(keys.app, "create", "app", "--data-dir", tmp_path)
+    run(keys.app, "create", "app", "--new", "--data-dir", tmp_path)
     other = sqlite3.connect(tmp_path / "outpost.db", isolation_level=None)
     other.execute("BEGIN EXCLUSIVE")
     result = run(keys.app, "create", "two", "--data-dir", tmp_path)
     other.close()
     assert result.exit_code == 1
     assert "locked" in result.stderr
+
+
+def test_a_table_is_as_wide_as_what_it_holds() -> None:
+    rows = [("日本", 5, "x" * 200), ("a\n", 12345, "")]
+    assert table(("NAME", "SIZE", "LAST"), rows, right=("SIZE",)) == [
+        "NAME   SIZE  LAST",
+        "日本      5  " + "x" * 200,
+        "a\\n   12345",
+    ]
 
 
 def test_what_a_terminal_gets() -> None:

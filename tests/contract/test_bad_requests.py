@@ -96,7 +96,7 @@ CHATS: list[tuple[str, dict[str, Any]]] = [
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]},
     ),
     (
-        "messages[0].content[0].image_url.url",
+        "messages[0].content[0]",
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1/"}}]}]},
     ),
     ("messages[0].colour", {"messages": [{"role": "user", "content": "Hi", "colour": "red"}]}),

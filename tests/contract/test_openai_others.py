@@ -41,6 +41,7 @@ COMPLETIONS: dict[str, dict[str, Any]] = {
     "choices-of-prompts": {**ONCE, "prompt": ["A", "B"], "n": 2, "temperature": 0.8, "seed": 4},
     "best-of-n": {**ONCE, "n": 2, "best_of": 2},
     "echo": {**ONCE, "echo": True},
+    "echo-only": {**ONCE, "echo": True, "max_tokens": 0},
     "stop": {**ONCE, "stop": [",", "."]},
     "logprobs-0": {**ONCE, "logprobs": 0},
     "logprobs-5": {**ONCE, "logprobs": 5},

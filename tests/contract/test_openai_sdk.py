@@ -141,11 +141,12 @@ def test_tools_come_back_as_pydantic_models(gateway: Gateway) -> None:
         assert isinstance(calls[0].function.parsed_arguments, GetWeather)
 
 
-def test_a_tool_loop_runs_to_its_answer(gateway: Gateway) -> None:
+@pytest.mark.parametrize("ask", ["create", "parse"])
+def test_a_tool_loop_runs_to_its_answer(gateway: Gateway, ask: str) -> None:
     messages: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
     with gateway.openai() as client:
         tool = openai.pydantic_function_tool(GetWeather)
-        first = client.chat.completions.create(
+        first = getattr(client.chat.completions, ask)(
             messages=messages, tools=[tool], tool_choice="required", **{**CALM, "max_tokens": 200}
         )
         message = first.choices[0].message

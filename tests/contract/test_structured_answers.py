@@ -194,6 +194,40 @@ def test_a_schema_that_cannot_be_held_is_refused_by_name(http: httpx.Client, nam
         assert word == "*" or word in error["message"]
 
 
+def shape(kind: str, size: str) -> dict[str, Any]:
+    return closed({"kind": {"const": kind, "type": "string"}, size: {"type": "integer", "maximum": 9}})
+
+
+# As Pydantic writes a set, a path and a union with a discriminator.
+PYDANTIC = closed(
+    {
+        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "maxItems": 2, "uniqueItems": True},
+        "file": {"type": "string", "format": "path", "maxLength": 12},
+        "shape": {
+            "discriminator": {"propertyName": "kind", "mapping": {"c": "#/$defs/C", "s": "#/$defs/S"}},
+            "oneOf": [{"$ref": "#/$defs/C"}, {"$ref": "#/$defs/S"}],
+        },
+    },
+    **{"$defs": {"C": shape("c", "radius"), "S": shape("s", "side")}},
+)
+
+
+@pytest.mark.parametrize("strict", [{}, {"strict": False}, {"strict": None}], ids=repr)
+def test_a_schema_that_is_not_strict_is_held_as_far_as_it_can_be(http: httpx.Client, strict: dict[str, Any]) -> None:
+    form = {"type": "json_schema", "json_schema": {"name": "made_up", "schema": PYDANTIC, **strict}}
+    said = [{"role": "user", "content": "Make something up."}]
+    body = {"model": CHAT, "messages": said, "max_tokens": 150, "response_format": form}
+    calm = whole(http, CHAT_PATH, {**body, "temperature": 0})
+    wild = whole(http, CHAT_PATH, {**body, "temperature": 1.5, "seed": 1, "n": 2})
+    # That the tags differ is the one thing that no grammar can see to.
+    enforced = {**PYDANTIC, "properties": {**PYDANTIC["properties"], "tags": {"items": {"enum": ["a", "b"]}}}}
+    for choice in [*chat_choices(calm), *chat_choices(wild)]:
+        assert choice["finish_reason"] == "stop"
+        judge(enforced, choice["content"])
+    form["json_schema"]["strict"] = True
+    assert refused(http, CHAT_PATH, body)["param"] == "response_format.json_schema.schema"
+
+
 TOOLS: dict[str, dict[str, Any]] = {
     "no-parameters": {},
     "empty-object": {"type": "object", "properties": {}},

@@ -173,6 +173,7 @@ def test_completions(with_logprobs: bool) -> None:
                 for key in ("tokens", "token_logprobs", "top_logprobs", "text_offset")
             }
             assert joined == choice["logprobs"]
+            assert all(t in top for t, top in zip(joined["tokens"], joined["top_logprobs"], strict=True))
             at = choice["logprobs"]["text_offset"][2]
             assert choice["text"][at:].startswith(WORDS[2])
     assert chunks[-1]["choices"] == []

@@ -55,7 +55,7 @@ def test_every_form_of_prompt(prompt: Any, prompts: list[Any]) -> None:
         ({"logprobs": 6}, "logprobs", "at most 5"),
         ({"logprobs": True}, "logprobs", "whole number"),
         ({"echo": True, "logprobs": 1}, "echo", "no logprobs"),
-        ({"max_tokens": 0}, "max_tokens", "at least 1"),
+        ({"max_tokens": -1}, "max_tokens", "at least 0"),
         ({"stream_options": {}}, "stream_options", "stream: true"),
         ({"messages": []}, "messages", "chat/completions"),
         ({"tools": []}, "tools", "chat/completions"),

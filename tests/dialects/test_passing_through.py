@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.dialects.passing import PassThrough, read_whole
 from appliance.dialects.sse import event
@@ -64,10 +67,68 @@ def test_nothing_leaves_before_the_first_token() -> None:
         {"tool_calls": [{"index": 0, "id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}]},
         {"refusal": "no"},
         {"reasoning_content": "hm"},
+        {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}]},
+        {"content": {"parts": ["hm"]}},
+        {"reasoning": {"text": "hm"}},
     ],
 )
 def test_other_things_than_text_count_as_first_token(delta: dict[str, object]) -> None:
     assert run([event(fake.chunk(delta))])[0]
+
+
+@pytest.mark.parametrize("delta", [{"content": []}, {"content": None}, {"content": ""}, {"tool_calls": []}, {}])
+def test_what_shows_nothing_is_no_first_token(delta: dict[str, object]) -> None:
+    assert run([event(fake.chunk(delta))])[0] == b""
+
+
+jsons = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+fields = st.sampled_from(
+    ["role", "content", "refusal", "reasoning", "reasoning_content", "tool_calls", "function_call", "audio"]
+)
+
+
+@given(st.lists(st.dictionaries(fields, jsons, max_size=4), max_size=4))
+def test_whatever_a_delta_holds_passes_unchanged(deltas: list[dict[str, Any]]) -> None:
+    events = [fake.chunk(delta) for delta in deltas]
+    out, tally, done = run([event(data) for data in events] + [STREAM])
+    assert out == b"".join(map(event, events)) + WITHOUT_USAGE
+    assert done
+    assert tally.reasons() == ["stop"]
+
+
+@given(st.fixed_dictionaries({}, optional={"index": jsons, "finish_reason": jsons, "delta": jsons, "text": jsons}))
+def test_whatever_a_choice_is_it_passes_or_is_a_failure_of_the_target(choice: dict[str, Any]) -> None:
+    data = json.dumps({"choices": [choice]}).encode()
+    try:
+        out, _, _ = run([event(data), STREAM])
+    except UpstreamFailed as error:
+        assert "not of the expected form" in error.message
+    else:
+        assert out == event(data) + WITHOUT_USAGE
+
+
+DEEP = b"[" * 50_000 + b"]" * 50_000
+
+
+@pytest.mark.parametrize(
+    "delta", [b'{"content": %s}' % DEEP, b'{"other": %s}' % DEEP, b'{"content": "\xff"}', b'"text"', b"[]"]
+)
+def test_a_first_delta_that_is_not_sound_is_a_failure(delta: bytes) -> None:
+    with pytest.raises(UpstreamFailed, match="not of the expected form"):
+        run([event(b'{"choices": [{"index": 0, "delta": %s}]}' % delta)])
+
+
+def test_a_chunk_in_several_lines_stays_one_event() -> None:
+    lines = json.dumps(json.loads(EVENTS[1]), indent=1).encode()
+    sent = b"".join(b"data: " + line + b"\n" for line in lines.split(b"\n")) + b"\n"
+    out, _, _ = run([sent + STREAM])
+    first = out.split(b"\n\n")[0]
+    assert b"\n" not in first
+    assert json.loads(first.removeprefix(b"data: ")) == json.loads(EVENTS[1])
 
 
 @pytest.mark.parametrize("cut", [STREAM[: STREAM.index(b"[DONE]")], WITHOUT_USAGE, b"", event(EVENTS[0])])
@@ -142,7 +203,7 @@ def test_whole_answers_are_counted() -> None:
     assert (vectors.prompt_tokens, vectors.source) == (3, "reported")
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"choices": 1}', b"\xff\xfe"])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"choices": 1}', b"\xff\xfe", b'{"x": %s}' % DEEP])
 @pytest.mark.parametrize("vectors", [True, False])
 def test_whole_answers_of_another_form_are_failures(body: bytes, vectors: bool) -> None:
     with pytest.raises(UpstreamFailed):

@@ -230,3 +230,28 @@ async def test_slow_clients_do_not_hold_up_others(tmp_path: Path) -> None:
         assert (await house.chat("local")).status == 200
         for client in clients:
             client.vanish()
+
+
+async def test_a_client_that_never_reads_small_answers_loses_its_connection(tmp_path: Path) -> None:
+    pipelined = b"GET /healthz HTTP/1.1\r\nHost: box\r\n\r\n" * 500
+    async with open_house(tmp_path, Limits(write_timeout=0.2)) as house:
+        async with RawClient(house.doors.public_port, receive_buffer=4096) as client, asyncio.timeout(20):
+            client.reader._transport.pause_reading()  # type: ignore[attr-defined]
+            with pytest.raises(ConnectionError):
+                while True:
+                    await client.send(pipelined)
+        await idle(house)
+
+
+async def test_a_stream_that_blocks_on_its_first_piece_is_cut_and_not_answered_twice(tmp_path: Path) -> None:
+    async with open_house(tmp_path, Limits(write_timeout=0.2, drain_timeout=5.0)) as house:
+        prompt = "word " * 2_400_000  # more than the kernel takes for a reader that does not read
+        body = {"model": "local", "prompt": prompt, "echo": True, "stream": True}
+        async with RawClient(house.doors.public_port, receive_buffer=4096) as client:
+            await client.send(request_bytes("/v1/completions", body))
+            row = await house.recorder.wait_for(1)
+            assert (row.outcome, row.error_code) == ("client_closed", "client_stalled")
+            got = await client.rest()
+        assert got.count(b"HTTP/1.1") == 1
+        assert b"[DONE]" not in got
+        await idle(house)

@@ -11,9 +11,9 @@ import aiohttp
 import pytest
 
 from appliance.door.admin import endpoints as admin_endpoints
-from appliance.door.http import Limits
 from appliance.door.listen import Listener, check_http_stack
 from appliance.door.serve import build_operator, build_public
+from appliance.door.terms import Terms
 from appliance.errors import BadRequest
 from appliance.identity.principal import Principal
 from tests.fakes.house import ADMIN_KEY, USER_KEY, House, open_house
@@ -32,7 +32,7 @@ async def ask(house: House, method: str, path: str, *, key: str | None = ADMIN_K
 
 
 def operator_paths(house: House) -> list[tuple[str, str, str]]:
-    door = build_operator(house.doors.operator, Limits())
+    door = build_operator(house.doors.operator, Terms())
     return [(e.method, e.path.replace("{id}", "x"), e.permission) for e in door.endpoints]
 
 
@@ -49,11 +49,11 @@ async def test_every_path_asks_for_the_admin_role(house: House) -> None:
 
 
 async def test_every_public_path_has_a_permission_and_none_is_the_operators(house: House) -> None:
-    for endpoint in build_public(house.gateway, Limits()).endpoints:
+    for endpoint in build_public(house.gateway, Terms()).endpoints:
         assert endpoint.permission in ("anyone", "key")
         assert not endpoint.path.startswith("/admin")
         assert endpoint.permission == "key" or endpoint.path in ("/healthz", "/readyz")
-    assert not any(e.path.startswith("/v1") for e in admin_endpoints(house.doors.operator, Limits()))
+    assert not any(e.path.startswith("/v1") for e in admin_endpoints(house.doors.operator, Terms()))
 
 
 async def test_status(house: House) -> None:
@@ -127,7 +127,7 @@ async def test_the_control_socket_needs_no_key_and_is_private(house: House) -> N
 
 def listener(house: House) -> Listener:
     nobody = Principal(key_id="x", key_name="x", role="admin")
-    return Listener(build_operator(house.doors.operator, Limits(), trusted=nobody), Limits())
+    return Listener(build_operator(house.doors.operator, Terms(), trusted=nobody), Terms())
 
 
 async def test_a_socket_that_is_in_use_is_not_taken(house: House) -> None:

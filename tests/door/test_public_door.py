@@ -54,9 +54,9 @@ async def test_health_and_readiness(house: House) -> None:
 
     assert await get("/healthz") == (200, {"status": "ok"})
     assert (await get("/readyz"))[0] == 200
-    house.recorder.failing = True
+    house.recorder.noticed = True
     assert await get("/readyz") == (503, {"status": "not ready", "reason": "records cannot be written"})
-    house.recorder.failing = False
+    house.recorder.noticed = False
     house.gateway.router = type(house.gateway.router)(house.gateway.router.routes[:1])
     house.readiness.append(Readiness(False, "starting"))
     assert (await get("/readyz"))[1]["reason"] == "no route can answer yet"

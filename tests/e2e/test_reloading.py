@@ -91,6 +91,34 @@ async def test_streams_run_through_reloads_of_every_kind(new_gateway: NewGateway
     assert gateway.status()["running"] == 0
 
 
+async def test_new_limits_count_from_the_next_request(new_gateway: NewGateway, upstream: UpstreamThread) -> None:
+    settings = with_held_streams(upstream)
+    gateway = new_gateway(settings)
+    large = chat("x" * 2_000_000, model="fake-ok", stream=False)
+    assert (await post(gateway, large)).status == 200
+    gateway.write_settings({**settings, "server": {"max_body": "1MiB"}, "log": {"access": False}})
+    answer = reload(gateway)
+    assert answer == {"changed": ["server", "log"], "applied": ["server", "log"], "needs_restart": []}
+    assert (await post(gateway, large)).status == 413
+    assert (await post(gateway, chat("x", model="fake-ok", stream=False))).status == 200
+    await asyncio.sleep(0.5)  # several times what the log gathers lines for
+    assert [line["status"] for line in gateway.access_log() if line["path"].startswith("/v1/")] == [200]
+
+    # A manifest that cannot be used is the operator's mistake, and changes nothing.
+    folder = gateway.folder / "more"
+    folder.mkdir()
+    (folder / "bad.yaml").write_text("id: bad", encoding="utf-8")
+    gateway.write_settings({**settings, "catalogue": {"paths": [str(folder)]}})
+    with gateway.http() as http:
+        refused = http.post(f"{gateway.operator_url}/admin/v1/reload")
+    assert refused.status_code == 400
+    assert f"catalogue.paths[0]: {folder}/bad.yaml: title: Field required" in refused.json()["detail"]
+    assert (await post(gateway, large)).status == 413
+    (folder / "bad.yaml").unlink()
+    reload(gateway)
+    assert (await post(gateway, large)).status == 200
+
+
 async def test_fixed_keys_are_renewed(new_gateway: NewGateway, upstream: UpstreamThread) -> None:
     settings = with_held_streams(upstream)
     gateway = new_gateway(settings)

@@ -211,10 +211,19 @@ async def test_a_500_once_is_asked_again(house: House) -> None:
 
 
 async def test_a_callers_mistake_is_not_tried_elsewhere(house: House) -> None:
-    house.route("m", "400-context", "ok")
+    house.route("m", "400", "ok")
     response = await house.chat("m")
     assert response.status == 400
     assert len(house.upstream.seen) == 1
+
+
+async def test_a_prompt_too_long_for_one_target_is_tried_with_the_next(house: House) -> None:
+    house.route("m", "400-context", "ok")
+    response = await house.chat("m")
+    assert (response.status, response.headers["x-outpost-target"]) == (200, "fake/ok")
+    house.route("n", "400-context", "400-context")
+    response = await house.chat("n")
+    assert (response.status, (await response.json())["error"]["code"]) == (400, "context_length_exceeded")
 
 
 async def test_nobody_listens(house: House) -> None:
@@ -445,6 +454,18 @@ async def test_what_cannot_be_recorded_is_not_answered(house: House) -> None:
     assert refused.status == 503
     house.recorder.failing = False
     assert (await house.chat("local")).status == 200
+
+
+async def test_a_record_that_is_known_to_be_down_costs_no_work(house: House) -> None:
+    house.recorder.noticed = True
+    for model in ("local", "remote"):
+        for stream in (False, True):
+            response = await house.chat(model, stream=stream)
+            assert (response.status, (await response.json())["error"]["code"]) == (503, "records_unavailable")
+            assert int(response.headers["Retry-After"]) >= 1
+    assert (house.engine.requests, house.upstream.seen) == ([], [])
+    house.recorder.noticed = False
+    assert (await house.chat("remote")).status == 200
 
 
 async def test_refusals_are_recorded_and_strangers_are_not(house: House) -> None:

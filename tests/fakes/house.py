@@ -90,11 +90,13 @@ class FakeKeys:
 
 
 class FakeRecorder:
-    """Rows in a list; `failing` refuses them; `gate` holds commits back while it is cleared."""
+    """Rows in a list; `failing` refuses them (`available` says so once it is `noticed`); `gate` holds commits back
+    while it is cleared."""
 
     def __init__(self) -> None:
         self.rows: list[ExchangeRow] = []
         self.failing = False
+        self.noticed = False
         self.gate = asyncio.Event()
         self.gate.set()
         self.changed = asyncio.Condition()
@@ -102,7 +104,7 @@ class FakeRecorder:
 
     @property
     def available(self) -> bool:
-        return not self.failing
+        return not self.noticed
 
     def submit(self, row: ExchangeRow) -> asyncio.Future[int]:
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -69,7 +69,7 @@ def recorded_ids(gateway: Gateway) -> set[str]:
         connection.close()
 
 
-async def test_a_locked_database(recording: Gateway) -> None:
+async def test_a_locked_database(recording: Gateway, upstream: UpstreamThread) -> None:
     await check_healed(recording)
     lock = sqlite3.connect(recording.data_dir / "outpost.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
@@ -81,7 +81,11 @@ async def test_a_locked_database(recording: Gateway) -> None:
         assert readyz.status == 503
         assert (await _get(recording, "/healthz")).status == 200
         # Known to be down: nothing is asked of a target whose answer could not be kept.
-        check_refused(await ask(recording, 4))
+        asked = len(upstream.fake.seen)
+        refused = await ask(recording, 4)
+        check_refused(refused)
+        assert {answer.status for answer in refused} == {503}
+        assert len(upstream.fake.seen) == asked
     finally:
         lock.execute("ROLLBACK")
         lock.close()

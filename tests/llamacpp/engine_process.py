@@ -25,6 +25,7 @@ from runtimes.engine import (
     Sampling,
     Started,
     Usage,
+    Working,
 )
 from runtimes.llamacpp import launch
 from runtimes.llamacpp.client import LlamaClient
@@ -149,6 +150,8 @@ class Answer:
                     self.tokens.setdefault(event.index, []).extend(
                         (bytes(position.chosen.bytes), position.chosen.logprob) for position in event.logprobs
                     )
+                case Working():
+                    assert self.prompt_tokens, "it works on a request that has not started"
                 case Finished():
                     self.reasons[event.index] = event.reason
                 case Usage():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 
 from runtimes.engine import EngineError, InvalidRequest, Unsupported
@@ -77,8 +78,24 @@ def test_the_default_system_message_stands_in() -> None:
     assert with_system([say("system", "Mine."), *chat], "Be brief.")[0] == say("system", "Mine.")
     # An empty system message is a wish for none, which the template must not fill by itself.
     assert with_system([say("system", ""), *chat], "Be brief.") == [say("system", ""), *chat]
-    late = [say("system", "A"), *chat, say("system", "B")]
-    assert with_system(late, "") == [say("system", "A\n\nB"), *chat]
+    assert with_system([say("system", "A"), say("system", ""), say("system", "B"), *chat], "") == [
+        say("system", "A\n\nB"),
+        *chat,
+    ]
+
+
+def test_a_later_system_message_keeps_its_place_where_the_template_shows_it() -> None:
+    turns = [say("user", "x"), say("assistant", "y")]
+    chat = [say("system", "A"), *turns, say("system", "Now answer in French."), say("user", "z")]
+    late = msgspec.structs.replace(INFO, late_system=True)
+    assert with_system(chat, "Be brief.") == chat
+    assert fit(chat, late) == chat
+    assert fit(chat, INFO) == [say("system", "A\n\nNow answer in French."), *turns, say("user", "z")]
+    assert fit(chat, STRICT) == [say("user", "A\n\nNow answer in French.\n\nx"), *turns[1:], say("user", "z")]
+    # One that is only given later is no reason for another one at the front.
+    assert with_system(chat[1:], "Be brief.") == chat[1:]
+    assert fit(chat[1:], late) == chat[1:]
+    assert fit(chat[1:], INFO) == [say("system", "Now answer in French."), *turns, say("user", "z")]
 
 
 def test_a_template_without_system_and_with_strict_turns() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.engine import Embeddings, EngineError
-from runtimes.llamacpp.embed import EmbedJob, EmbedLoop, in_turn, pack
+from runtimes.llamacpp.embed import KV_BUDGET, EmbedJob, EmbedLoop, Frame, frame, in_turn, pack, sequences_for
 from runtimes.llamacpp.native import Aborted, NativeError, NativeSettings, Row
 
 BATCH, SEQUENCES = 16, 4
@@ -120,3 +120,33 @@ def test_a_batch_is_as_full_as_it_can_be(lengths: list[int]) -> None:
     assert 1 <= count <= SEQUENCES
     assert sum(lengths[:count]) <= BATCH
     assert count in (SEQUENCES, len(lengths)) or sum(lengths[: count + 1]) > BATCH
+
+
+QWEN3_EMBEDDING = 114_688
+"""Bytes of keys and values a token, at 0.6B parameters."""
+
+
+@given(st.integers(1, 1 << 28), st.integers(1, 1 << 24))
+def test_memory_for_keys_and_values_is_bounded(context: int, kv_bytes: int) -> None:
+    sequences = sequences_for(context, kv_bytes)
+    assert 1 <= sequences <= 64
+    assert sequences == 1 or sequences * context * kv_bytes <= KV_BUDGET
+
+
+def test_how_many_texts_are_read_at_once() -> None:
+    assert sequences_for(512, 0) == sequences_for(1 << 20, 0) == 64  # an encoder keeps nothing
+    assert sequences_for(2048, QWEN3_EMBEDDING) == 4
+    assert sequences_for(32_768, QWEN3_EMBEDDING) == 1
+
+
+@given(st.lists(st.integers(1, 9), min_size=1), st.sampled_from([[], [101]]), st.sampled_from([[], [102]]))
+def test_special_tokens_are_put_around_once(text: list[int], before: list[int], after: list[int]) -> None:
+    found = frame(text, [*before, *text, *after])
+    assert found == Frame(before, after)
+    whole = [*before, *text, *after]
+    for given_ids in (text, whole, [*before, *text], [*text, *after]):
+        assert found.around(given_ids) == whole
+
+
+def test_a_vocabulary_that_cannot_be_told_gets_no_special_tokens() -> None:
+    assert frame([], [101, 102]) == frame([5], [101, 6, 102]) == Frame([], [])

@@ -4,17 +4,20 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import jsonschema
 import numpy as np
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 
 from runtimes.engine import InvalidRequest
 from runtimes.llamacpp.constraints import (
     ConstraintFailed,
     GrammarConstraint,
     Grammars,
+    lark_schema,
     response_grammar,
     response_schema,
     schema_grammar,
@@ -136,13 +139,83 @@ async def test_compiled_grammars_are_kept_and_the_oldest_goes(grammars: Grammars
         ({"type": "json_schema", "json_schema": {"name": "x"}}, PARAM),
         (schema_format({"type": "object", "not": {}}), PARAM),
         (schema_format({"$ref": "http://x/y"}), PARAM),
-        (schema_format({"not": {}}, strict=False), PARAM),
+        (schema_format({"$ref": "http://x/y"}, strict=False), PARAM),
+        (schema_format({"type": "str"}, strict=False), PARAM),
+        (schema_format("no schema", strict=False), PARAM),
     ],
 )
 def test_response_formats_that_are_refused(response_format: dict[str, Any], param: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         response_schema(response_format)
     assert caught.value.param == param
+
+
+class Circle(BaseModel):
+    kind: Literal["circle"] = "circle"
+    radius: int = Field(le=9)
+
+
+class Square(BaseModel):
+    kind: Literal["square"] = "square"
+    side: int = Field(le=9)
+
+
+class Drawing(BaseModel):
+    """What Pydantic writes for it: uniqueItems, format: path, oneOf with a discriminator, and a keyword of its own."""
+
+    model_config = ConfigDict(json_schema_extra={"x-order": 1})
+
+    tags: set[Literal["a", "b"]] = Field(max_length=2)
+    file: Path
+    shape: Circle | Square = Field(discriminator="kind")
+
+
+DRAWING = {"tags": ["a"], "file": "x.png", "shape": {"kind": "circle", "radius": 3}}
+
+
+@pytest.mark.parametrize("strict", [False, None, "left out"])
+async def test_what_pydantic_writes_is_taken_unless_it_must_hold_strictly(grammars: Grammars, strict: Any) -> None:
+    form = schema_format(Drawing.model_json_schema(), strict=strict)
+    if strict == "left out":
+        del form["json_schema"]["strict"]
+    good = json.dumps(DRAWING)
+    assert accepts(await constraint(grammars, form), good)
+    # All that a grammar can say of it still holds.
+    for bad in (
+        good.replace('"a"', '"c"'),
+        good.replace("3", "10"),
+        good.replace("radius", "side"),
+        good.replace("]", ', "b", "b"]'),
+        good.replace('"x.png"', "7"),
+        good.replace("}}", '}, "more": 1}'),
+    ):
+        assert not accepts(await constraint(grammars, form), bad), bad
+    with_tool = lark_schema(response_schema(form) or {}, lenient=False)
+    assert (await grammars.compile(f"%llguidance {{}}\nstart: answer\nanswer: {with_tool}\n", param=PARAM)) is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_lenient_answer_is_one_that_pydantic_reads(grammars: Grammars, seed: int) -> None:
+    schema = {**Drawing.model_json_schema()}
+    schema["properties"]["file"]["maxLength"] = 9
+    for part in schema["$defs"].values():
+        part["required"].append("kind")
+    text = wander(await constraint(grammars, schema_format(schema, strict=False)), seed, most=2000)
+    Drawing.model_validate_json(text)
+
+
+async def test_strict_stays_exact(grammars: Grammars) -> None:
+    with pytest.raises(InvalidRequest, match=r"uniqueItems|path|discriminator|x-order") as caught:
+        await constraint(grammars, schema_format(Drawing.model_json_schema()))
+    assert caught.value.param == PARAM
+    loose = {"oneOf": [{"type": "object", "properties": {"a": {}}}, {"type": "object", "properties": {"b": {}}}]}
+    assert accepts(await constraint(grammars, schema_format(loose, strict=False)), '{"b": 1}')
+    with pytest.raises(InvalidRequest, match="oneOf"):
+        await constraint(grammars, schema_format(loose))
+    options = {"type": "object", "x-guidance": {"whitespace_pattern": "[ ]*"}}
+    with pytest.raises(InvalidRequest, match="x-guidance"):
+        response_schema(schema_format(options))
+    assert not accepts(await constraint(grammars, schema_format(options, strict=False)), "{        }")
 
 
 @pytest.mark.parametrize("response_format", [None, {"type": "text"}])

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from runtimes.engine import Delta, EngineError, Event, Finished, GenerateRequest, Sampling, Started, Usage
-from runtimes.llamacpp.loop import DecodeLoop, Delivery, Job
+from runtimes.engine import Delta, EngineError, Event, Finished, GenerateRequest, Sampling, Started, Usage, Working
+from runtimes.llamacpp.loop import DecodeLoop, Delivery
 from runtimes.llamacpp.machine import Compute
 from runtimes.llamacpp.native import Aborted, NativeError, NativeSettings, Row
+from runtimes.llamacpp.work import Job
 
 VOCABULARY = 40
 END = 39
@@ -188,13 +190,13 @@ def check_alone(desk: Desk, number: int, prompt: list[int], most: int, n: int) -
     for index in range(n):
         assert desk.said(number, index) == shown
         [reason] = [e.reason for e in desk.events[number] if isinstance(e, Finished) and e.index == index]
-        assert reason == ("stop" if expected[-1] == END else "length")
+        assert reason == ("stop" if expected[-1:] == [END] else "length")
 
 
 prompts = st.lists(st.integers(0, 2), min_size=1, max_size=CONTEXT - 1)
 actions = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), prompts, st.integers(1, 60), st.integers(1, 3), st.sampled_from(["", "a"])),
+        st.tuples(st.just("submit"), prompts, st.integers(0, 60), st.integers(1, 3), st.sampled_from(["", "a"])),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("step"), st.integers(1, 6)),
         st.tuples(st.just("abort")),
@@ -303,6 +305,83 @@ def test_a_long_prompt_never_stalls_a_running_answer_for_more_than_one_step() ->
         gaps.append(since)
     assert max(gaps) == 1
     assert native.computed > 20
+
+
+def test_those_without_a_token_hear_that_the_engine_is_at_work() -> None:
+    _, desk, loop = make(2, 4)
+    now = 0.0
+    loop._clock = lambda: now
+    loop.submit(job(1, [4] * 40, 1))
+    loop.submit(job(2, [5] * 39, 2, n=2))  # its second choice has to wait for a slot
+    loop.submit(job(3, [6] * 40, 1))  # has not started
+    told = lambda number: sum(isinstance(e, Working) for e in desk.events.get(number, []))  # noqa: E731
+    loop.step()
+    assert [told(number) for number in (1, 2, 3)] == [0, 0, 0]
+    now = 1.0
+    loop.step()
+    loop.step()
+    assert [told(number) for number in (1, 2, 3)] == [1, 1, 0]
+    finish(loop)
+    assert all(isinstance(desk.events[number][0], Started) for number in (1, 2, 3))
+
+
+def test_a_short_prompt_does_not_wait_for_a_long_one() -> None:
+    _, desk, loop = make(2, 4)
+    loop.submit(job(1, [3] * 40, 1))
+    loop.step()
+    loop.submit(job(2, [5, 6, 7], 1))
+    for _ in range(3):
+        loop.step()
+    assert desk.over(2)
+    assert not desk.over(1)
+
+
+def test_nobody_is_said_to_have_started_before_it_is_computed() -> None:
+    _, desk, loop = make(3, 4)
+    for number in (1, 2, 3):
+        loop.submit(job(number, [number] * (40 - number), 1))
+    loop.step()
+    assert set(desk.events) == {1, 3}  # the oldest and the shortest share the first step
+    finish(loop)
+    assert all(isinstance(desk.events[number][0], Started) for number in (1, 2, 3))
+
+
+def test_neither_many_choices_nor_many_requests_keep_others_out() -> None:
+    _, desk, loop = make(2)
+    ended: list[int] = []
+    deliver = desk.deliver
+
+    def watch(delivery: Delivery) -> None:
+        ended.extend(j for j, out in delivery if not isinstance(out, EngineError) and isinstance(out[-1], Usage))
+        deliver(delivery)
+
+    loop._deliver = watch
+    loop.submit(job(1, [1, 2, 3], 6, n=12, partition="many choices"))
+    for number in range(2, 12):
+        loop.submit(job(number, [number, 2, 3], 6, partition="many requests"))
+    loop.submit(job(12, [9, 2, 3], 6, partition="one request"))
+    finish(loop)
+    assert ended.index(12) <= 2
+
+
+def test_a_model_that_cannot_forget_a_part_survives_a_cancel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Recurrent models refuse to be cut at a position; all of the sequence is gone then."""
+    native, desk, loop = make(2, 4)
+    trim = native.trim
+
+    def cut(sequence: int, keep: int) -> None:
+        if keep > 0:
+            trim(sequence, 0)
+            raise NativeError("cannot be cut")
+        trim(sequence, keep)
+
+    monkeypatch.setattr(native, "trim", cut)
+    loop.submit(job(1, [3] * 20, 4))
+    loop.step()
+    native.abort_next = True
+    loop.step()
+    finish(loop)
+    check_alone(desk, 1, [3] * 20, 4, 1)
 
 
 def test_waiting_requests_are_served_in_their_order() -> None:

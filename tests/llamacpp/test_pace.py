@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runtimes.llamacpp.machine import Compute, read_times
-from runtimes.llamacpp.pace import SMALLEST_CHUNK, Pace, Threads, idle_processors
+from runtimes.llamacpp.pace import SMALLEST_CHUNK, Pace, Threads, idle_processors, share_prefill
 
 
 @given(
@@ -22,6 +22,17 @@ def test_a_chunk_is_never_empty_and_never_too_large(
     for rows, seconds, prefill in measured:
         pace.measured(rows, seconds, prefill=prefill)
     assert 1 <= pace.prefill_budget(todo, decoding=decoding, most=most) <= min(todo, most)
+
+
+@given(st.lists(st.integers(1, 5000), max_size=8), st.integers(1, 512))
+def test_a_budget_is_shared_so_that_the_oldest_and_the_shortest_get_on(todo: list[int], budget: int) -> None:
+    counts = share_prefill(todo, budget)
+    assert all(0 <= count <= left for count, left in zip(counts, todo, strict=True))
+    assert sum(counts) == min(budget, sum(todo))
+    if todo:
+        assert counts[0] >= min(todo[0], (budget + 1) // 2)
+        shortest = min(range(len(todo)), key=lambda at: todo[at])
+        assert counts[shortest] >= min(todo[shortest], budget // 2)
 
 
 def test_beside_others_a_chunk_takes_about_one_of_their_steps() -> None:

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from runtimes.engine import InvalidRequest
+from runtimes.llamacpp import schema as schema_module
 from runtimes.llamacpp.schema import MAX_BYTES, MAX_DEPTH, MAX_ENUM, MAX_PROPERTIES, check_schema
 
 PARAM = "response_format.json_schema.schema"
@@ -111,6 +115,10 @@ def test_references_inside_are_kept_and_must_point_to_something() -> None:
         ({"type": "text"}, "`type`"),
         ({"type": ["string", 5]}, "`type`"),
         ({"format": "credit-card"}, "format"),
+        ({"format": []}, "`format` is []"),
+        ({"format": {}}, "`format` is {}"),
+        ({"properties": {"a": {"format": None}}}, "`format` is null"),
+        ({"y" * 5000: 1}, "keyword"),
         ({"anyOf": []}, "anyOf"),
         ({"anyOf": {"type": "string"}}, "anyOf"),
         ({"items": 5}, "sub-schema"),
@@ -129,3 +137,60 @@ def test_the_deepest_and_the_largest_that_are_allowed() -> None:
 
 def test_lone_surrogates_are_refused() -> None:
     assert "Unicode" in refusal({"const": "\ud800"})
+
+
+@pytest.mark.parametrize("value", [[], {}, 5, None])
+def test_a_format_that_is_no_text_is_refused_in_schemas_that_were_promised_nothing_too(value: Any) -> None:
+    with pytest.raises(InvalidRequest, match="`format`"):
+        check_schema({"format": value}, param=PARAM, lenient=True)
+    assert check_schema({"format": "credit-card"}, param=PARAM, lenient=True) == {}
+
+
+def test_null_may_be_the_constant() -> None:
+    schema = {"anyOf": [{"type": "string"}, {"const": None}]}
+    assert check_schema(schema, param=PARAM) == schema
+
+
+KEYWORDS = sorted(
+    schema_module._SCHEMA
+    | schema_module._SCHEMA_LISTS
+    | schema_module._SCHEMA_MAPS
+    | schema_module._VALUES
+    | schema_module._NOTES
+    | {"not", "x-guidance", ""}
+)
+leaves = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+    | st.sampled_from(["#", "#/", "#/items", "#/properties/a", "#/anyOf/0", "#x", "#/~0~1", "object", "date", "uuid"])
+)  # fmt: skip
+values = st.recursive(
+    leaves,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(KEYWORDS) | st.text(max_size=4), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(KEYWORDS), values, max_size=4) | values, st.booleans())
+def test_whatever_a_caller_sends_is_a_schema_or_refused(schema: Any, lenient: bool) -> None:
+    try:
+        checked = check_schema(schema, param=PARAM, lenient=lenient)
+    except InvalidRequest as error:
+        assert error.param == PARAM
+        assert len(error.message) < 300
+    else:
+        json.dumps(checked)
+
+
+@pytest.mark.parametrize("lenient", [True, False])
+@pytest.mark.parametrize("keyword", KEYWORDS)
+def test_whatever_a_keyword_says_is_taken_or_refused(keyword: str, lenient: bool) -> None:
+    odd: list[Any] = [None, True, 0, -5, 1.5, 10**30, "", "x", [], {}, [[]], [{}], [None], {"a": []}, {"": {}}]
+    for value in odd:
+        try:
+            check_schema({"properties": {"a": {keyword: value}}}, param=PARAM, lenient=lenient)
+        except InvalidRequest as error:
+            assert error.param == PARAM
+            assert len(error.message) < 300

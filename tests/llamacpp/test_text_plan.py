@@ -83,6 +83,21 @@ async def test_a_plain_chat() -> None:
         assert not text.native_tools
 
 
+@pytest.mark.parametrize(
+    ("shape", "order"),
+    [("chatml", "ABCD"), ("llama3", "ABCD"), ("qwen", "ABCD"), ("mistral", "ADBC"), ("gemma", "ADBC")],
+)
+@pytest.mark.parametrize("tools", [[], [WEATHER]], ids=["plain", "tools"])
+async def test_a_later_system_message_is_read_where_it_stands(shape: str, order: str, tools: list[Any]) -> None:
+    words = {"A": "Be kind.", "B": "How are you?", "C": "Fine.", "D": "Answer in French from now on."}
+    roles = {"A": "system", "B": "user", "C": "assistant", "D": "developer"}
+    messages = [{"role": roles[letter], "content": words[letter]} for letter in "ABCD"]
+    async with side(shape) as text:
+        shown = prompt(await text.plan(chat(messages=messages, tools=tools)))
+    assert sorted(words, key=lambda letter: shown.index(words[letter])) == list(order)
+    assert all(shown.count(word) == 1 for word in words.values())
+
+
 async def test_tokenizing_trusts_only_the_template() -> None:
     asked: list[tuple[bytes, bool]] = []
 
@@ -134,8 +149,9 @@ async def test_response_formats() -> None:
         assert not accepts(constraint, '{"town": ')
         assert (await text.plan(chat(response_format=wanted), prompt_only=True)).constraint() is None
         assert run(await text.plan(chat(response_format={"type": "json_object"})), '{"x": [1]}')[0] == '{"x": [1]}'
+        impossible = {"strict": True, "schema": {"not": {}}}
         with pytest.raises(InvalidRequest) as caught:
-            await text.plan(chat(response_format={"type": "json_schema", "json_schema": {"schema": {"not": {}}}}))
+            await text.plan(chat(response_format={"type": "json_schema", "json_schema": impossible}))
         assert caught.value.param == "response_format.json_schema.schema"
 
 

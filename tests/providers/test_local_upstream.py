@@ -50,6 +50,9 @@ async def sampled(body: dict[str, object], defaults: dict[str, float] | None) ->
 async def test_sampling_that_the_client_leaves_open(stream: bool) -> None:
     recommended = {"temperature": 0.2, "top_p": 0.9}
     assert await sampled({"stream": stream}, recommended) == (0.2, 0.9)
-    assert await sampled({"stream": stream, "temperature": 0}, recommended) == (0.0, 0.9)
+    # The makers' top_p goes with their temperature: with another one it is OpenAI's.
+    assert await sampled({"stream": stream, "temperature": 0}, recommended) == (0.0, 1.0)
+    assert await sampled({"stream": stream, "temperature": 1}, recommended) == (1.0, 1.0)
+    assert await sampled({"stream": stream, "top_p": 0.5}, recommended) == (0.2, 0.5)
     assert await sampled({"stream": stream, "temperature": 1, "top_p": 1}, recommended) == (1.0, 1.0)
     assert await sampled({"stream": stream}, None) == (1.0, 1.0)

@@ -10,14 +10,17 @@ from hypothesis import strategies as st
 
 from appliance.errors import (
     BadRequest,
+    ContextLengthExceeded,
+    DeadlineExceeded,
     OutpostError,
+    Overloaded,
     RateLimited,
     ShuttingDown,
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
 )
-from appliance.routing.attempts import first_answer
+from appliance.routing.attempts import first_answer, to_tell
 from appliance.routing.watch import Running, Watch
 
 
@@ -80,6 +83,69 @@ def test_attempts_are_bounded_and_the_last_error_is_told(count: int, retries: in
     assert 1 <= len(asked) <= retries + 1
     assert asked[:count] == list(names[: len(asked)])
     assert answer is outcomes[len(asked) - 1]
+
+
+# --- targets that are too small for the request ---------------------------------------------------
+
+LONG, LONGER = ContextLengthExceeded("3,000 tokens"), ContextLengthExceeded("8,000 tokens")
+DOWN, LOST, BAD, LATE = Overloaded("busy"), UpstreamFailed("500"), BadRequest("bad"), DeadlineExceeded("over")
+
+
+async def test_a_larger_target_may_take_what_is_too_long_for_the_first() -> None:
+    assert await attempt("ab", 2, [LONG, "x"]) == ("x", ["a", "b"], [])
+    # It is no failure, so it takes none of the attempts that failures may take.
+    assert await attempt("abc", 0, [LONG, LONGER, "x"]) == ("x", ["a", "b", "c"], [])
+    assert await attempt("abc", 1, [LONG, LOST, LOST]) == (LOST, ["a", "b", "c"], [])
+
+
+async def test_a_target_that_is_too_small_is_not_asked_again() -> None:
+    assert await attempt("ab", 2, [LONG, LOST, LOST, "x"]) == ("x", ["a", "b", "b", "b"], [0.05, 0.1])
+    assert await attempt("a", 5, [LONG]) == (LONG, ["a"], [])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "told"),
+    [
+        ([LONG, LONGER], LONG),
+        ([LONG, DOWN], DOWN),
+        ([DOWN, LONG], DOWN),
+        ([DOWN, LONG, LONGER], DOWN),
+        ([LONG, DOWN, LONGER], DOWN),
+        ([LONG, BAD], LONG),
+        ([DOWN, BAD], BAD),
+        ([LONG, LATE], LATE),
+    ],
+)
+async def test_when_nobody_answers_the_most_useful_error_is_told(
+    outcomes: list[OutpostError], told: OutpostError
+) -> None:
+    answer, asked, _ = await attempt("abc"[: len(outcomes)], 5, outcomes)
+    assert (answer, len(asked)) == (told, len(outcomes))
+
+
+mixed = st.sampled_from([LONG, LONGER, DOWN, LOST, BAD, LATE])
+
+
+@given(st.lists(mixed, min_size=1))
+def test_a_failure_that_may_pass_is_never_hidden_by_a_refusal(outcomes: list[OutpostError]) -> None:
+    told: OutpostError | None = None
+    for error in outcomes:
+        told = to_tell(told, error)
+    assert told in outcomes
+    if told is LONG or told is LONGER:
+        later = outcomes[outcomes.index(told) :]
+        assert not any(error.retryable or error.status >= 500 for error in later)
+
+
+@given(st.integers(1, 4), st.integers(0, 4), st.data())
+def test_attempts_end_whatever_the_targets_say(count: int, retries: int, data: st.DataObject) -> None:
+    outcomes = data.draw(st.lists(mixed, min_size=count + retries, max_size=count + retries))
+    answer, asked, _ = asyncio.run(attempt("abcd"[:count], retries, outcomes))
+    seen = outcomes[: len(asked)]
+    assert answer in seen
+    assert sum(not error.elsewhere for error in seen) <= retries + 1
+    if all(error.elsewhere for error in seen):
+        assert (answer, len(asked)) == (seen[0], count)
 
 
 # --- deadlines ------------------------------------------------------------------------------------

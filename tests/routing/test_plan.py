@@ -44,6 +44,7 @@ def chat(**fields: Any) -> Any:
     return CHAT.parse(json.dumps(body).encode(), 64)
 
 
+LINKED = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://canary/x.png"}}]}
 IMAGE = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,"}}]}
 
 
@@ -79,6 +80,7 @@ def test_nothing_up_is_503_with_the_reason(readiness: Readiness, error: type[Una
     ("fields", "param", "says"),
     [
         ({"messages": [IMAGE]}, "messages[0].content[0]", "cannot take images"),
+        ({"messages": [LINKED]}, "messages[0].content[0]", "cannot take images"),
         ({"reasoning_effort": "low"}, "reasoning_effort", "does not reason"),
         ({"reasoning": {"summary": "auto"}}, "reasoning", "does not reason"),
     ],
@@ -88,6 +90,13 @@ def test_what_no_target_can_do_is_refused_by_name(fields: dict[str, Any], param:
         make_plan(route(Stub("a")), CHAT, chat(**fields))
     assert caught.value.param == param
     assert says in caught.value.message
+
+
+def test_addresses_of_images_are_not_fetched() -> None:
+    able = Stub("b", Capabilities(CHAT_MODEL.kinds, CHAT_MODEL.features | {"images"}))
+    with pytest.raises(UnsupportedParameter, match="only as data: URLs") as caught:
+        make_plan(route(able), CHAT, chat(messages=[LINKED]))
+    assert caught.value.param == "messages[0].content[0].image_url.url"
 
 
 def test_a_target_that_can_is_used_where_another_cannot() -> None:

@@ -6,7 +6,16 @@ from typing import Any
 
 import pytest
 
-from appliance.settings import Settings, SettingsError, check_against_catalogue, diff, from_mapping, keep_fixed, load
+from appliance.settings import (
+    ModelFacts,
+    Settings,
+    SettingsError,
+    check_against_catalogue,
+    diff,
+    from_mapping,
+    keep_fixed,
+    load,
+)
 from appliance.settings.checks import check, warn
 from appliance.settings.shape import dotted, leaves
 
@@ -65,8 +74,11 @@ def build(**keys: Any) -> Settings:
         ),
         ({"routes": [route("x", LAB_X, LAB_X)], "providers": [LAB]}, []),
         (
-            {"routes": [route("x", {**LAB_X, "overrides": {"model": "y", "top_p": 1}})], "providers": [LAB]},
-            ["routes[0].targets[0].overrides.model: cannot be overridden"],
+            {"routes": [route("x", {**LAB_X, "overrides": {"model": "y", "top_p": 1, "n": 2}})], "providers": [LAB]},
+            [
+                "routes[0].targets[0].overrides.model: cannot be overridden",
+                "routes[0].targets[0].overrides.n: cannot be overridden",
+            ],
         ),
         ({"providers": [{"name": "c", "zone": "cloud"}]}, []),
         ({"providers": [{"name": "c", "zone": "cloud"}], "offline": True}, ["providers[0].zone: c is in a cloud"]),
@@ -126,6 +138,11 @@ def test_the_catalogue_knows_what_models_can_do(tmp_path: Any) -> None:
         "  - {name: a, model: chatty}\n"
         "  - {name: b, model: vectors}\n"
         "  - {name: c, model: chaty}\n"
+        "  - name: d\n"
+        "    model: chatty\n"
+        "    args: {slots: 1,\n"
+        "           context: 4097}\n"
+        "  - {name: e, model: chatty, args: {context: 4096}}\n"
         "routes:\n"
         "  - model: mixed\n"
         "    targets:\n"
@@ -135,18 +152,23 @@ def test_the_catalogue_knows_what_models_can_do(tmp_path: Any) -> None:
         "  - {model: fine, targets: [{deployment: a}]}\n"
     )
     loaded = load(path, {})
-    found = loaded.locate(check_against_catalogue(loaded.settings, {"chatty": "generate", "vectors": "embed"}))
+    models = {"chatty": ModelFacts("generate", 4096), "vectors": ModelFacts("embed", 512)}
+    found = loaded.locate(check_against_catalogue(loaded.settings, models))
     assert [(each.line, each.key, each.message, each.cure) for each in found] == [
         (
-            4, "deployments[2].model", "the catalogue has no model 'chaty'",
+            4, "deployments[2].model", "the catalogue has no model 'chaty' (deployment c)",
             "did you mean chatty? Otherwise see `outpost models list`, or import the model",
         ),
         (
-            9, "routes[0].targets[1]", "b can only make embeddings, but a in this route can write text",
+            8, "deployments[3].args.context",
+            "4097 tokens are more than the 4096 that chatty was made for (deployment d)", "write 4096 or less",
+        ),
+        (
+            14, "routes[0].targets[1]", "b can only make embeddings, but a in this route can write text",
             "make two routes, one for each",
         ),
     ]  # fmt: skip
-    assert check_against_catalogue(build(), {"m": "generate"}) == []
+    assert check_against_catalogue(build(), {"m": ModelFacts("generate", 4096)}) == []
 
 
 def test_equal_settings_have_no_changes() -> None:

@@ -103,7 +103,7 @@ def test_a_full_file_becomes_plain_values(write: Write) -> None:
         "    aliases: [gpt-4o-mini, 10:30]\n"
         "    targets:\n"
         "      - {deployment: no}\n"
-        "      - {provider: lab, model: 4.10, overrides: {temperature: 0.2, stop: [no, 'x'], n: 1}}\n"
+        "      - {provider: lab, model: 4.10, overrides: {temperature: 0.2, stop: [no, 'x'], seed: 1}}\n"
         "    deadlines: {connect: 500ms, total: 1h30m}\n"
         "  - {model: b, targets: [{deployment: other}]}\n"
     )
@@ -119,7 +119,7 @@ def test_a_full_file_becomes_plain_values(write: Write) -> None:
     target = chat.targets[1]
     assert isinstance(target, ProviderTarget)
     assert target.model == "4.10"
-    assert target.overrides == {"temperature": 0.2, "stop": ["no", "x"], "n": 1}
+    assert target.overrides == {"temperature": 0.2, "stop": ["no", "x"], "seed": 1}
 
 
 def test_all_faults_are_told_at_once_in_the_order_of_the_file(write: Write) -> None:

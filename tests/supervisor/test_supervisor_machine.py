@@ -6,19 +6,14 @@ import typing
 from typing import Any
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from runtimes.supervisor import machine as m
+from tests.supervisor.machine_story import RULES, UNIT, Story
 
-RULES = m.Rules(
-    start_timeout_s=10, start_cap_factor=3, drain_timeout_s=20, term_grace_s=5, backoff_base_s=1, backoff_cap_s=8,
-    ran_well_s=30, quarantine_failures=5, quarantine_window_s=600, probe_interval_s=2, probe_misses=3,
-)  # fmt: skip
 PHASES: tuple[m.Phase, ...] = typing.get_args(m.Phase)
-UNIT = st.floats(0, 1, exclude_max=True)
 
 LEGAL: dict[m.Phase, set[m.Phase]] = {
     "stopped": {"starting"},
@@ -42,14 +37,14 @@ def check(state: m.ReplicaState) -> None:
     assert state.leases >= 0
     assert state.leases == 0 or state.phase in ("ready", "draining", "stopping")
     assert state.phase != "draining" or state.leases > 0
-    assert state.phase != "quarantined" or len(state.failures) >= RULES.quarantine_failures
+    assert state.phase != "quarantined" or len(state.failures) >= RULES.quarantine_failures or state.on_trial
     assert state.phase not in ("failed", "quarantined") or state.fault
     assert state.goal == "run" or state.phase not in ("starting", "warming", "ready", "failed", "quarantined")
     assert state.reason
-    assert (state.phase in ("draining", "failed")) <= (state.deadline is not None)
-    # A replica that rests or serves needs no clock for its safety; every other one is bounded in time, except for
-    # a killed group, whose end only the kernel can bring about.
-    unbounded = state.phase in ("stopped", "quarantined") or state.process == "killed" or state.probing
+    assert (state.phase in ("draining", "failed", "quarantined")) <= (state.deadline is not None)
+    # A replica that is stopped or serves needs no clock for its safety; every other one is bounded in time, except
+    # for a killed group, whose end only the kernel can bring about.
+    unbounded = state.phase == "stopped" or state.process == "killed" or state.probing
     assert (m.wake_at(state, RULES) is None) == unbounded or state.probing
 
 
@@ -63,7 +58,7 @@ events: st.SearchStrategy[m.Event] = st.one_of(
     )),
     st.builds(m.SpawnFailed, attempt=st.integers(0, 4), why=st.just("no memory"), jitter=UNIT),
     st.builds(m.Broken, attempt=st.integers(0, 4), why=st.just("it broke")),
-    st.builds(m.Died, attempt=st.integers(0, 4), how=st.just("it died")),
+    st.builds(m.Died, attempt=st.integers(0, 4), how=st.just("it died"), outside=st.booleans()),
     st.builds(m.Gone, attempt=st.integers(0, 4), tail=st.sampled_from(["", "last words"]), jitter=UNIT),
     st.builds(m.Probed, attempt=st.integers(0, 4), answered=st.booleans()),
 )  # fmt: skip
@@ -182,11 +177,11 @@ class World(RuleBasedStateMachine):
             self.post(m.SpawnFailed(attempt, "no memory", jitter))
 
     @precondition(lambda self: self.the("alive"))
-    @rule()
-    def process_exits(self) -> None:
+    @rule(outside=st.booleans())
+    def process_exits(self, outside: bool = False) -> None:
         (attempt,) = self.the("alive")
         self.processes[attempt] = "exited"
-        self.post(m.Died(attempt, "it died"))
+        self.post(m.Died(attempt, "it died", outside))
 
     @precondition(lambda self: self.the("exited"))
     @rule(jitter=UNIT)
@@ -235,8 +230,31 @@ class World(RuleBasedStateMachine):
         if self.state.probing and self.state.phase == "ready":
             assert self.owed == {("Probe", self.state.attempt)}
 
+    def come_back(self) -> None:
+        """From wherever it is: who is wanted is ready again by itself, once the world does what it must."""
+        patience = self.now + RULES.quarantine_retry_s + 10 * RULES.start_timeout_s
+        while self.state.phase != "ready" or self.state.doubted:
+            if self.the("spawning"):
+                self.spawn_ends(True, 0.5)
+            elif self.the("exited"):
+                self.group_is_gone(0.5)
+            elif self.state.process == "killed":
+                self.process_exits()
+            elif self.owed:
+                self.an_answer_comes(True, False)
+            elif self.leases and self.state.phase == "draining":
+                self.return_a_lease(False)
+            else:
+                due = m.wake_at(self.state, RULES)
+                assert due is not None
+                self.now = max(self.now, due)
+                self.post(m.Tick())
+            assert self.now <= patience
+
     def teardown(self) -> None:
-        """From wherever it is: a stop comes to its end as long as the kernel does what it must."""
+        """Then a stop comes to its end as long as the kernel does what it must."""
+        if self.state.goal == "run":
+            self.come_back()
         self.post(m.Halt("asked to stop"))
         for _ in range(8):
             if self.state.phase == "stopped":
@@ -265,28 +283,6 @@ TestWorld.settings = settings(deadline=None)
 # --- told as stories ------------------------------------------------------------------------------
 
 
-class Story:
-    def __init__(self, rules: m.Rules = RULES) -> None:
-        self.state, self.now, self.rules = m.ReplicaState(), 0.0, rules
-
-    def tell(self, *events: m.Event, after: float = 0.0) -> list[m.Effect]:
-        self.now += after
-        effects: list[m.Effect] = []
-        for event in events:
-            self.state, more = m.step(self.state, event, self.now, self.rules)
-            effects += more
-        return effects
-
-    def become_ready(self) -> None:
-        n = self.state.attempt
-        self.tell(m.Spawned(n), m.Connected(n), m.WarmedUp(n), m.Probed(n, True))
-        assert self.state.phase == "ready"
-
-    def crash(self, *, after: float = 0.0, jitter: float = 0.0) -> list[m.Effect]:
-        n = self.state.attempt
-        return self.tell(m.Died(n, "it died"), m.Gone(n, "last words", jitter), after=after)
-
-
 def test_the_ordinary_life() -> None:
     story = Story()
     assert story.tell(m.Run()) == [m.Spawn(1)]
@@ -302,52 +298,6 @@ def test_the_ordinary_life() -> None:
     assert story.tell(m.Tick(), after=5) == [m.Kill(1)]
     assert story.tell(m.Died(1, "killed"), m.Gone(1, "", 0.5)) == []
     assert (story.state.phase, story.state.reason) == ("stopped", "bye")
-
-
-def test_the_first_failure_restarts_at_once_then_it_backs_off_then_quarantine() -> None:
-    story = Story()
-    story.tell(m.Run())
-    assert story.crash() == [m.Disconnect(1), m.Kill(1), m.Spawn(2)]
-    pauses = []
-    for attempt in (2, 3, 4):
-        story.crash()
-        assert story.state.phase == "failed"
-        due = m.wake_at(story.state, RULES)
-        assert due is not None
-        pauses.append(due - story.now)
-        assert story.tell(m.Tick(), after=pauses[-1] - 0.001) == []
-        assert story.tell(m.Tick(), after=0.002) == [m.Spawn(attempt + 1)]
-    assert pauses == pytest.approx([1, 2, 4])
-    assert story.crash() == [m.Disconnect(5), m.Kill(5)]
-    assert story.state.phase == "quarantined"
-    assert story.state.reason.startswith("it died; failure 5 within 600 s")
-    assert story.state.reason.endswith("Last log lines:\nlast words")
-    assert m.wake_at(story.state, RULES) is None
-    assert story.tell(m.Run()) == [m.Spawn(6)]
-    assert story.state.failures == ()
-
-
-def test_who_ran_well_starts_with_a_clean_sheet() -> None:
-    story = Story()
-    story.tell(m.Run())
-    for number in range(1, 12):
-        story.become_ready()
-        story.crash(after=31)
-        assert story.state.phase == "starting"
-        assert story.state.attempt == number + 1
-    story.become_ready()
-    story.crash(after=29)
-    assert story.state.phase == "failed"
-
-
-def test_old_failures_do_not_count() -> None:
-    story = Story()
-    story.tell(m.Run())
-    for _ in range(20):
-        story.crash(after=160)
-        assert story.state.phase in ("starting", "failed")
-        story.tell(m.Tick(), after=10)
-    assert len(story.state.failures) == 4
 
 
 def test_only_probes_in_a_row_count_as_hung() -> None:
@@ -396,18 +346,6 @@ def test_a_restart_asked_for_in_a_crash_loop_is_no_failure() -> None:
     assert (story.state.strikes, story.state.failures) == (0, ())
 
 
-@settings(deadline=None)
-@given(st.integers(0, 10_000), UNIT)
-def test_back_off_bounds(strikes: int, jitter: float) -> None:
-    pause = m.backoff_s(strikes, jitter, RULES)
-    if strikes <= 1:
-        assert pause == 0
-    else:
-        whole = min(8, 2 ** min(strikes - 2, 10))
-        assert whole / 2 <= pause <= whole
-        assert m.backoff_s(strikes + 1, jitter, RULES) >= pause
-
-
 def test_every_event_is_legal_in_every_phase() -> None:
     """No combination raises: the world's order is not ours to choose."""
     kinds: dict[Any, dict[str, Any]] = {
@@ -417,7 +355,7 @@ def test_every_event_is_legal_in_every_phase() -> None:
     tried = 0
     for phase in PHASES:
         process: m.ProcessState = "none" if phase in m.RESTING else "killed" if phase == "stopping" else "up"
-        deadline = 1.0 if phase in ("draining", "failed") else None
+        deadline = 1.0 if phase in ("draining", "failed", "quarantined") else None
         state = m.ReplicaState(phase=phase, process=process, attempt=1, leases=1, goal="run", deadline=deadline)
         for kind in typing.get_args(m.Event):
             fields = dict(kinds.get(kind, {}))

@@ -52,7 +52,8 @@ def test_replicas_are_started_with_what_the_settings_and_the_manifest_say(catalo
             {"name": "vectors", "model": "all-minilm-l6-v2"},
         ]
     })  # fmt: skip
-    files = engines.resolve(settings.deployments, catalogue)
+    files, findings = engines.resolve(settings.deployments, catalogue)
+    assert findings == []
     specs = engines.specs(settings.deployments, files, tmp_path / "run", tmp_path / "logs")
     assert [spec.key for spec in specs] == [("small", 0), ("small", 1), ("vectors", 0)]
     assert len({spec.socket_path for spec in specs}) == len({spec.log_path for spec in specs}) == 3
@@ -73,17 +74,32 @@ def test_capabilities_are_those_of_the_manifest(catalogue: Catalogue) -> None:
     assert embed.dimensions == 384
 
 
-def test_what_a_client_leaves_open_is_what_the_makers_recommend(catalogue: Catalogue) -> None:
-    assert engines.sampling_defaults(catalogue.get("smollm2-135m-instruct")) == {"temperature": 0.2, "top_p": 0.9}
+def test_what_a_client_leaves_open_is_what_the_manifest_says(catalogue: Catalogue) -> None:
+    chat = catalogue.get("smollm2-135m-instruct")
+    assert engines.sampling_defaults(chat) == {"temperature": chat.defaults.temperature}
+    both = chat.model_copy(update={"defaults": chat.defaults.model_copy(update={"temperature": 0.2, "top_p": 0.9})})
+    assert engines.sampling_defaults(both) == {"temperature": 0.2, "top_p": 0.9}
     assert engines.sampling_defaults(catalogue.get("all-minilm-l6-v2")) == {}
 
 
-def test_what_cannot_be_started_is_named_with_a_cure(catalogue: Catalogue, tmp_path: Path) -> None:
-    settings = from_mapping(
-        {"deployments": [{"name": "small", "model": "smollm2-135m-instruct", "args": {"context": 100_000}}]}
-    )
-    files = engines.resolve(settings.deployments, catalogue)
-    with pytest.raises(engines.DeploymentError, match=r"deployments\.small\.args\.context.*8192"):
-        engines.specs(settings.deployments, files, tmp_path, tmp_path)
-    with pytest.raises(engines.DeploymentError, match=r"deployments\.small\.model.*outpost models import"):
-        engines.resolve(settings.deployments, Catalogue([], tmp_path / "empty"))
+def test_every_model_that_is_not_here_is_named_with_a_cure(tmp_path: Path) -> None:
+    settings = from_mapping({
+        "deployments": [
+            {"name": "small", "model": "smollm2-135m-instruct"},
+            {"name": "vectors", "model": "all-minilm-l6-v2"},
+        ]
+    })  # fmt: skip
+    files, findings = engines.resolve(settings.deployments, Catalogue([], tmp_path / "empty"))
+    assert files == {}
+    assert [(each.path, each.message, each.cure) for each in findings] == [
+        (
+            ("deployments", 0, "model"),
+            "smollm2-135m-instruct: is not imported (deployment small)",
+            "import it: outpost models import smollm2-135m-instruct",
+        ),
+        (
+            ("deployments", 1, "model"),
+            "all-minilm-l6-v2: is not imported (deployment vectors)",
+            "import it: outpost models import all-minilm-l6-v2",
+        ),
+    ]
