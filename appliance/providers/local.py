@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import msgspec
 
@@ -164,7 +164,7 @@ async def _several(
                 for item in _estimate(batch, call):
                     if isinstance(item, e.Usage):
                         usage = _sum(usage, item)
-                    elif not isinstance(item, e.Started):
+                    elif not isinstance(item, (e.Started, e.Working)):
                         shifted.append(msgspec.structs.replace(item, index=item.index + at * request.n))
                 if shifted:
                     await arrived.put(shifted)
