@@ -31,7 +31,9 @@ def chat(
         str | None, typer.Option("--model", "-m", help="Model name; left out, the first that chats.")
     ] = None,
     system: Annotated[str | None, typer.Option("--system", help="System message.")] = None,
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, max=2.0)] = 0.7,
+    temperature: Annotated[
+        float | None, typer.Option("--temperature", min=0.0, max=2.0, help="Left out: the model's own.")
+    ] = None,
 ) -> None:
     """Talk to a model through the gateway."""
     if not key:
@@ -57,7 +59,7 @@ def _converse(
     key: str,
     model: str | None,
     system: str | None,
-    temperature: float,
+    temperature: float | None,
     message: str | None,
 ) -> None:
     """Ask and answer in turn. The loop of `runner` stands still while a question is typed: only outside of it, in the
@@ -70,7 +72,9 @@ def _converse(
             typer.echo(f"Talking to {visible(model)}. An empty line, Ctrl-D or Ctrl-C ends it.")
         while text := _ask() if message is None else message:
             messages.append({"role": "user", "content": text})
-            body = {"model": model, "messages": messages, "temperature": temperature, "stream": True}
+            body = {"model": model, "messages": messages, "stream": True}
+            if temperature is not None:
+                body["temperature"] = temperature
             messages.append({"role": "assistant", "content": runner.run(_answer(session, url, body))})
             if message is not None:
                 return

@@ -326,12 +326,11 @@ def _check_messages(messages: list[Message]) -> None:
                     f"messages[{i}].content is required for an assistant message without tool_calls.",
                     param=f"messages[{i}].content",
                 )
-        elif isinstance(message, ToolMessage):
-            if message.tool_call_id not in called:
-                raise BadRequest(
-                    f"messages[{i}].tool_call_id: no assistant message before it made a tool call with this id.",
-                    param=f"messages[{i}].tool_call_id",
-                )
+        elif isinstance(message, ToolMessage) and message.tool_call_id not in called:
+            raise BadRequest(
+                f"messages[{i}].tool_call_id: no assistant message before it made a tool call with this id.",
+                param=f"messages[{i}].tool_call_id",
+            )
 
 
 _MEDIA: dict[type, str] = {ImagePart: "images", AudioPart: "audio_input", FilePart: "files"}

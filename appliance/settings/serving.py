@@ -194,7 +194,7 @@ class Deadlines(Section):
         default=60.0,
         ge=0.01,
         le=3600.0,
-        description="Longest time until a stream's first piece; waiting for a slot and reading a prompt here do not count.",
+        description="Longest time until a stream's first piece; waiting and reading a prompt on this box do not count.",
     )
     idle: Duration = Field(
         default=30.0, ge=0.01, le=3600.0, description="Longest silence between two pieces of an answer."

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from runtimes.engine import InvalidRequest, Unsupported
+from runtimes.llamacpp.parameters import parameters_text
 from runtimes.llamacpp.templates import TemplateInfo
 from runtimes.llamacpp.tools import GENERIC, Tool, ToolFormat, ToolPlan
 
@@ -225,7 +226,7 @@ def offer_text(tools: Sequence[Tool]) -> str:
     others = "".join(f"\n- {tool.name}: {tool.description}" for tool in tools[MAX_EXAMPLES:] if tool.description)
     return (
         f'Tools: {names}. Begin each answer with "{GENERIC.cue}" and the tool that fits the message, '
-        f'or "{GENERIC.cue}{GENERIC.refusal.rstrip()}" to answer directly.{others}'
+        f'or "{GENERIC.cue}{GENERIC.refusal.rstrip()}" to answer directly.{others}{parameters_text(tools)}'
     )
 
 

@@ -115,6 +115,8 @@ class Tool(msgspec.Struct, frozen=True):
     description: str
     schema: dict[str, Any]
     strict: bool
+    parameters: dict[str, Any] = {}
+    """The schema as the caller wrote it: with the descriptions, which no grammar needs."""
 
 
 class ToolPlan(msgspec.Struct, frozen=True):
@@ -171,7 +173,8 @@ def _read_tool(tool: Mapping[str, Any], where: str) -> Tool:
     schema = check_schema(_NO_PARAMETERS if parameters is None else parameters, param=param, lenient=not strict)
     if schema.setdefault("type", "object") != "object":
         raise InvalidRequest(f"`{param}.type` must be object", param=param)
-    return Tool(name=name, description=str(function.get("description") or ""), schema=schema, strict=strict)
+    description = str(function.get("description") or "")
+    return Tool(name=name, description=description, schema=schema, strict=strict, parameters=parameters or {})
 
 
 def _named(tools: list[Tool], choice: Mapping[str, Any]) -> Tool:
