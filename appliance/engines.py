@@ -47,6 +47,7 @@ def _llamacpp(deployment: Deployment, files: ModelFiles, socket: Path) -> Launch
         prefill_chunk=args.prefill_chunk,
         max_waiting=args.max_waiting,
         gpu_layers=args.gpu_layers,
+        flash_attention=args.flash_attention,
         default_system=manifest.defaults.system_prompt or "",
     )
     return Launch(llamacpp.argv(settings), llamacpp.environment(settings), llamacpp.connect, llamacpp.warm_up)

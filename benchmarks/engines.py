@@ -53,9 +53,9 @@ def model_file(installer: Installer) -> Path:
     return catalogue.resolve(MODEL).main
 
 
-def _outpost(port: int, shape: Shape, scratch: Path, installer: Installer) -> Launch:
+def _outpost(port: int, shape: Shape, scratch: Path, installer: Installer, more: str = "") -> Launch:
     key = "op-" + secrets.token_urlsafe(32)
-    arguments = f"{{context: {shape.context}, slots: {shape.slots}, threads: {shape.threads}}}"
+    arguments = f"{{context: {shape.context}, slots: {shape.slots}, threads: {shape.threads}{more}}}"
     data_dir = scratch / "data"
     data_dir.mkdir(exist_ok=True)
     # Fresh records for each run, the benchmarks' model store for all.
@@ -78,6 +78,10 @@ deployments:
     )
 
 
+def _outpost_flash(port: int, shape: Shape, scratch: Path, installer: Installer) -> Launch:
+    return _outpost(port, shape, scratch, installer, ", flash_attention: true")
+
+
 def _cpp_server(port: int, shape: Shape, scratch: Path, installer: Installer) -> Launch:
     server = installer.llama_server()
     total = shape.context * shape.slots
@@ -98,6 +102,11 @@ def _xllamacpp(port: int, shape: Shape, scratch: Path, installer: Installer) -> 
 
 ENGINES = (
     EngineSubject(OUTPOST, "the llama.cpp engine behind the whole gateway: key, routing, records", _outpost),
+    EngineSubject(
+        "Outpost, flash_attention: true",
+        "the same; answers may depend on what else runs, as its peers' do",
+        _outpost_flash,
+    ),
     EngineSubject(CPP_SERVER, "built here from the same sources, on the engine's own libraries", _cpp_server),
     EngineSubject("xllamacpp wheel", "the same server as PyPI 2026.10.11549 carries it", _xllamacpp),
 )

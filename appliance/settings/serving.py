@@ -85,6 +85,11 @@ class LlamaCppArgs(Section):
         description="Layers of the model that are put on the GPU; 0 is none, 1000 is all.",
         json_schema_extra={"unit": "layers"},
     )
+    flash_attention: Switch = Field(
+        default=False,
+        description="Faster on most machines while chats are short; the same request may then get other tokens beside "
+        "others than alone.",
+    )
 
 
 class Deployment(Section):

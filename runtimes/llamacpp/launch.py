@@ -31,6 +31,7 @@ class LaunchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_waiting: int = 256
     """Requests that may wait for a slot; more are refused as overloaded."""
     gpu_layers: int = 0
+    flash_attention: bool = False
     default_system: str = ""
     """System message for chats that have none."""
 

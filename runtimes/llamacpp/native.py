@@ -1,4 +1,4 @@
-"""The narrow waist to llama.cpp: the only file that calls into the native library.
+"""The narrow waist to llama.cpp: the only file, beside threadpool.py, that calls into the native library.
 
 llama.cpp answers many mistakes with GGML_ASSERT, which ends the process. Every bound is therefore
 checked here, before the call: batch size, token ids, positions, sequence ids.
@@ -51,9 +51,12 @@ class NativeSettings:
     batch: int = 512
     threads: int = 1
     gpu_layers: int = 0
+    flash_attention: bool = False
+    """Faster, but the rows of a batch then depend on its shape; see the top of this file."""
     embeddings: bool = False
 
 
+_PLAIN_ATTENTION = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
 
@@ -107,7 +110,8 @@ class Native:
         params.n_threads = params.n_threads_batch = settings.threads
         params.embeddings = settings.embeddings
         params.kv_unified = False
-        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        attention = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED if settings.flash_attention else _PLAIN_ATTENTION
+        params.flash_attn_type = attention
         params.no_perf = True
         # The abort check runs after every node of the graph. A Python callback would take the
         # interpreter lock each time; `strlen` reads the flag without it: "\1" is true, "" is false.

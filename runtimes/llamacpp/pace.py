@@ -10,8 +10,9 @@ from collections.abc import Sequence
 SMOOTHING = 0.2
 ALONE_S = 0.25
 """A prefill chunk with nobody else decoding: new requests are seen at least this often."""
-BESIDE_S = 0.02
-SMALLEST_CHUNK = 8
+BESIDE_S = 0.1
+"""A prefill chunk beside decoding: the longest pause between others' tokens is this and a step of theirs."""
+SMALLEST_CHUNK = 16
 """Below this the fixed cost of a batch begins to count."""
 
 JUDGED_S = 0.05

@@ -18,21 +18,21 @@ MAX_NAMES = 12
 """Values of one enum, names of one object, branches of one choice."""
 MAX_PARAMETERS = 24
 """Of one tool."""
-MAX_TOTAL = 6000
-"""Characters over all tools. What is beyond it is offered by its names alone."""
+MAX_TOTAL = 4000
+"""Characters over all tools. What is beyond is offered by its name alone."""
 MAX_NESTING = 3
 PLAIN = frozenset({"string", "integer", "number", "boolean", "any"})
 
 
 def parameters_text(tools: Sequence[Tool]) -> str:
-    """A paragraph a tool, each after a line break; "" when the names of the parameters say it all."""
+    """Each tool's name and a line a parameter, all after line breaks; "" when the parameters' names say it all."""
     out = ""
     for tool in tools:
         lines = _lines(tool)
-        paragraph = "".join([f"\n{tool.name}:", *(f"\n- {line}" for line in lines)]) if lines else ""
-        if len(out) + len(paragraph) > MAX_TOTAL:
-            break
-        out += paragraph
+        for line in [f"\n{tool.name}:", *(f"\n- {line}" for line in lines)] if lines else []:
+            if len(out) + len(line) > MAX_TOTAL:
+                return out
+            out += line
     return out
 
 
@@ -49,7 +49,7 @@ def _lines(tool: Tool) -> list[str]:
 
 
 def _line(name: str, schema: Any, required: bool, root: Mapping[str, Any]) -> tuple[str, bool]:
-    kind = kind_of(schema, root)
+    kind = cut(kind_of(schema, root))
     said = _described(schema, root)
     line = f"{cut(name)} ({kind}, {'required' if required else 'optional'}){f': {said}' if said else ''}"
     return line, bool(said) or kind not in PLAIN or not required

@@ -372,6 +372,7 @@ def _load(settings: LaunchSettings) -> Native:
             batch=max(settings.context, 512) if embed else max(settings.prefill_chunk, settings.slots),
             threads=threads,
             gpu_layers=settings.gpu_layers,
+            flash_attention=settings.flash_attention,
             embeddings=embed,
         )
     )

@@ -69,6 +69,7 @@ VALUES: dict[str, Any] = {
     "deployments[].args.prefill_chunk": 16,
     "deployments[].args.max_waiting": 5,
     "deployments[].args.gpu_layers": 1,
+    "deployments[].args.flash_attention": True,
     "deployments[].start_timeout": "7s",
     "deployments[].drain_timeout": "7s",
     "providers[].base_url": "http://127.0.0.1:2/v1",
