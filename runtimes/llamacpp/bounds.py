@@ -71,3 +71,16 @@ def check_prompt(tokens: int, context_length: int, param: str) -> None:
             "and at least one token of answer must fit. Shorten the prompt.",
             param=param,
         )
+
+
+def check_size(characters: int, longest_piece: int, context_length: int, param: str) -> None:
+    """Raise ContextLengthExceeded for a text that cannot fit, whatever its tokens are, before they are looked for.
+
+    longest_piece: bytes of the longest token of the vocabulary; a character has at least one byte.
+    """
+    if characters > longest_piece * context_length:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {context_length} tokens, but the prompt has {characters} "
+            f"characters, which are more than {characters // longest_piece} tokens. Shorten the prompt.",
+            param=param,
+        )

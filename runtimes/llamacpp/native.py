@@ -170,6 +170,10 @@ class Native:
         """How the vocabulary writes a token, control tokens included."""
         return bytes(llama.llama_vocab_get_text(self._vocab, token)).decode("utf-8", "replace")
 
+    def longest_piece(self) -> int:
+        """Bytes of the longest text that one token stands for, control tokens included."""
+        return max(max(len(self.piece(t)), len(self.token_text(t).encode())) for t in range(self.n_vocab))
+
     def special_tokens(self) -> dict[str, int]:
         """Text → id of every control and user-defined token."""
         special = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_USER_DEFINED

@@ -44,7 +44,7 @@ from runtimes.engine import (
     Usage,
 )
 from runtimes.llamacpp import wire
-from runtimes.llamacpp.bounds import check_fits, check_prompt, check_request, check_room
+from runtimes.llamacpp.bounds import check_fits, check_prompt, check_request, check_room, check_size
 from runtimes.llamacpp.constraints import build_tokenizer
 from runtimes.llamacpp.embed import EmbedJob, EmbedLoop, Frame, frame, sequences_for
 from runtimes.llamacpp.launch import LaunchSettings
@@ -92,6 +92,7 @@ class Service:
             self.embed = EmbedLoop(native, self._embedded)
             self._frame = _frame_of(native)
         else:
+            self._longest_piece = native.longest_piece()
             compute = Compute(native.settings.threads)
             self.decode = DecodeLoop(
                 native, self._deliver, clock=time.monotonic, compute=compute, max_prefill=settings.prefill_chunk
@@ -185,7 +186,7 @@ class Service:
         seed = request.sampling.seed
         first: list[Event] = [Started(len(tokens))]
         if request.echo:
-            text = b"".join(map(self._native.piece, tokens)).decode("utf-8", "replace")
+            text = request.prompt if isinstance(request.prompt, str) else self._text_of(tokens)
             first.extend(Delta(index, text) for index in range(request.n))
         self.decode.submit(
             Job(
@@ -198,6 +199,9 @@ class Service:
                 first=first,
             )
         )
+
+    def _text_of(self, tokens: list[int]) -> str:
+        return b"".join(map(self._native.piece, tokens)).decode("utf-8", "replace")
 
     def _admit(self, number: int, n: int, slots: int) -> None:
         """Count a request among those in hand, until it is forgotten. Raises EngineOverloaded."""
@@ -218,6 +222,7 @@ class Service:
                         param="prompt",
                     )
         size = sum(len(segment.text) for segment in plan.segments)
+        check_size(size, self._longest_piece, self._native.context_length, "messages" if request.messages else "prompt")
         if size > LARGE_TEXT:
             tokens = await asyncio.to_thread(plan.tokenize, self._native.tokenize)
         else:

@@ -269,6 +269,7 @@ class ToolScanner:
 
     def __init__(self, plan: ToolPlan, form: ToolFormat, new_id: Callable[[], str]) -> None:
         self._form = form
+        self._forced = plan.forced
         self._new_id = new_id
         self._heads = {form.head_of(tool.name): tool.name for tool in plan.tools}
         self._buffer = ""
@@ -297,9 +298,11 @@ class ToolScanner:
         return "".join(shown), calls
 
     def flush(self) -> str:
-        """The answer ended: return the text that was held back. An unfinished call stays unfinished."""
+        """The answer ended: return the text that was held back. An unfinished call stays unfinished, and a decision
+        between a call and text that was cut short is nothing to show."""
         text, self._buffer = self._buffer, ""
-        return text if self.calls == 0 else ""
+        undecided = bool(self._form.refusal) and self._state != self._in_text
+        return "" if self.calls or self._forced or undecided else text
 
     # Each state consumes from the buffer and returns whether another look is worth it.
 

@@ -39,6 +39,9 @@ class FakeNative:
         self.copies = 0
         self.computed = 0
 
+    def longest_piece(self) -> int:
+        return 4
+
     def decode(self, rows: Sequence[Row]) -> None:
         assert 0 < len(rows) <= self.n_batch
         if self.fail_next:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -222,3 +223,22 @@ async def test_the_special_tokens_count_towards_the_context() -> None:
     await client.settle()
     assert client.ended == {fits}
     assert client.code(too_long) == "context_length_exceeded"
+
+
+async def test_a_text_that_cannot_fit_is_refused_before_its_tokens_are_looked_for() -> None:
+    class Long(Plan):
+        segments = [SimpleNamespace(text="a" * (4 * 48 + 1))]
+
+        def tokenize(self, tokenize: Any) -> list[int]:
+            raise AssertionError("it was tokenised")
+
+    class Speaker(Text):
+        async def plan(self, request: GenerateRequest, *, prompt_only: bool = False) -> Plan:
+            return Long()
+
+    client = Client("generate")
+    client.service._text = Speaker()  # type: ignore[assignment]
+    number = client.generate()
+    await client.settle()
+    assert client.code(number) == "context_length_exceeded"
+    assert "more than 48 tokens" in client.failed[number].message

@@ -248,6 +248,18 @@ def test_calls_are_read_the_same_however_they_are_cut(
 
 
 @every_format
+def test_an_answer_cut_before_its_decision_shows_nothing_of_the_protocol(form: ToolFormat) -> None:
+    forced = ToolPlan(plan().tools, True, 1)
+    whole = answer(form, SIX)
+    for end in range(len(whole)):
+        assert scan(forced, form, [whole[:end]])[0] == ""
+        if form.refusal:
+            assert scan(plan(), form, [whole[:end]])[0] == ""
+    for end in range(len(form.refusal)):
+        assert scan(plan(), form, [form.refusal[:end]])[0] == ""
+
+
+@every_format
 def test_text_is_text_and_is_not_delayed(form: ToolFormat) -> None:
     words = ["Hello", ", ", "world", "!", " 2 < 3", " [ok]", " {x}"]
     numbers = itertools.count()
