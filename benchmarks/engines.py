@@ -104,7 +104,7 @@ ENGINES = (
     EngineSubject(OUTPOST, "the llama.cpp engine behind the whole gateway: key, routing, records", _outpost),
     EngineSubject(
         "Outpost, flash_attention: true",
-        "the same; answers may depend on what else runs, as its peers' do",
+        "the same with args.flash_attention, which its peers use by default",
         _outpost_flash,
     ),
     EngineSubject(CPP_SERVER, "built here from the same sources, on the engine's own libraries", _cpp_server),

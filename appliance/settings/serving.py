@@ -87,8 +87,8 @@ class LlamaCppArgs(Section):
     )
     flash_attention: Switch = Field(
         default=False,
-        description="Faster on most machines while chats are short; the same request may then get other tokens beside "
-        "others than alone.",
+        description="Faster on most processors while chats are short; the values of the cache are then kept as "
+        "bfloat16, which is a little coarser.",
     )
 
 

@@ -4,10 +4,11 @@ llama.cpp answers many mistakes with GGML_ASSERT, which ends the process. Every 
 checked here, before the call: batch size, token ids, positions, sequence ids.
 
 Two build and run-time choices make a row of a batch independent of its neighbours, so that the same
-request gets the same tokens at temperature 0 whatever else runs and whatever was cached:
-flash attention off with one KV stream a slot (`kv_unified=False`), and a build without llamafile's
-matrix kernels (`GGML_LLAMAFILE=OFF`). Measured: logits are equal bit for bit between a prompt that
-is computed alone, in chunks of any size, token by token, or beside seven others.
+request gets the same tokens at temperature 0 whatever else runs and whatever was cached: one KV
+stream a slot (`kv_unified=False`), with flash attention off or over values of another type than the
+keys, and a build without llamafile's matrix kernels (`GGML_LLAMAFILE=OFF`). Measured: logits are
+equal bit for bit between a prompt that is computed alone, in chunks of any size, token by token, or
+beside seven others.
 """
 
 from __future__ import annotations
@@ -52,11 +53,12 @@ class NativeSettings:
     threads: int = 1
     gpu_layers: int = 0
     flash_attention: bool = False
-    """Faster, but the rows of a batch then depend on its shape; see the top of this file."""
+    """Faster for short contexts; on a processor the cache's values are then bfloat16 (see `Native._new_context`)."""
     embeddings: bool = False
 
 
-_PLAIN_ATTENTION = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+_BFLOAT16 = 30
+"""GGML_TYPE_BF16"""
 _LEVELS = {1: logging.DEBUG, 2: logging.INFO, 3: logging.WARNING, 4: logging.ERROR}
 
 
@@ -110,8 +112,13 @@ class Native:
         params.n_threads = params.n_threads_batch = settings.threads
         params.embeddings = settings.embeddings
         params.kv_unified = False
-        attention = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED if settings.flash_attention else _PLAIN_ATTENTION
-        params.flash_attn_type = attention
+        params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if settings.flash_attention:
+            params.flash_attn_type = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED
+            if not settings.gpu_layers:
+                # With keys and values of different types the processor's kernel neither tiles nor splits its work by
+                # the shape of the batch, so that rows stay independent with flash attention, too.
+                params.type_v = _BFLOAT16
         params.no_perf = True
         # The abort check runs after every node of the graph. A Python callback would take the
         # interpreter lock each time; `strlen` reads the flag without it: "\1" is true, "" is false.

@@ -25,9 +25,10 @@ SIZES = (4, 15, 40, 120)
 CHATS = 32
 
 
-@pytest.fixture(scope="module")
-def process(catalogue: Catalogue) -> Iterator[EngineProcess]:
-    with EngineProcess(catalogue.resolve(CHAT).main, context=512, slots=8) as process:
+@pytest.fixture(scope="module", params=[False, True], ids=["plain", "flash-attention"])
+def process(catalogue: Catalogue, request: pytest.FixtureRequest) -> Iterator[EngineProcess]:
+    model = catalogue.resolve(CHAT).main
+    with EngineProcess(model, context=512, slots=8, flash_attention=request.param) as process:
         yield process
 
 
