@@ -7,6 +7,7 @@ everything that explains an error runs only when there is one.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -99,6 +100,8 @@ class Wire:
 
 def _whole(text: str) -> int | float:
     value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("JSON has no infinity")  # and it would be written as null
     return int(value) if value.is_integer() and abs(value) < _MOST_EXACT else value
 
 

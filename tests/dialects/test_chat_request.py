@@ -88,6 +88,10 @@ def test_only_harmless_habits_are_taken_leniently() -> None:
         with pytest.raises(BadRequest) as caught:
             parse(**fields)
         assert caught.value.param == param
+    with pytest.raises(BadRequest):
+        chat.parse(
+            b'{"temperature": 1e400, "audio": null, "model": "m", "messages": [{"role": "user", "content": ""}]}'
+        )
     assert parse(max_tokens=16.0).max_tokens == 16
 
 
