@@ -87,8 +87,8 @@ class LlamaCppArgs(Section):
     )
     flash_attention: Switch = Field(
         default=False,
-        description="Faster on most processors while chats are short; the values of the cache are then kept as "
-        "bfloat16, which is a little coarser.",
+        description="On a processor: a tenth faster for chats of up to some hundred tokens, slower for long ones; the "
+        "values of the cache are then kept as bfloat16.",
     )
 
 
