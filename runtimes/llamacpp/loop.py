@@ -240,7 +240,7 @@ class DecodeLoop:
     # --- computing ------------------------------------------------------------------------------
 
     def _prefill(self, slots: list[Slot], decoding: bool) -> None:
-        slots.sort(key=lambda slot: slot.last_used)  # first placed, first
+        slots.sort(key=lambda slot: slot.last_used)  # oldest first
         todo = sum(len(_choice(s).job.prompt) - s.length for s in slots)
         budget = self._pace.prefill_budget(todo, decoding=decoding, most=self._max_prefill)
         rows: list[Row] = []

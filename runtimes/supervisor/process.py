@@ -291,11 +291,19 @@ def _is_exiting(pid: int) -> bool:
     A broken connection is often the first sign of that: the kernel closes an exiting process's files before it
     tells the parent.
     """
+    fields = _stat(pid)
+    return bool(fields) and (fields[0] in b"ZX" or bool(int(fields[6]) & PF_EXITING))
+
+
+def _stat(pid: int) -> list[bytes]:
+    """The fields of /proc/PID/stat from the state on; empty when the process is gone.
+
+    Bytes, because the name before them is any process's own choice and need not be text.
+    """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
-        return False
-    return fields[0] in "ZX" or bool(int(fields[6]) & PF_EXITING)
+        return []
 
 
 def _group_is_gone(group: int) -> bool:
@@ -320,11 +328,8 @@ def _living_members(group: int) -> list[int]:
     for entry in os.scandir("/proc"):
         if not entry.name.isdigit():
             continue
-        try:
-            fields = Path(entry.path, "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # It ended in the meantime.
-        if int(fields[2]) == group and fields[0] not in "ZX":
+        fields = _stat(int(entry.name))
+        if fields and int(fields[2]) == group and fields[0] not in b"ZX":
             living.append(int(entry.name))
     return living
 

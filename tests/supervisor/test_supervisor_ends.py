@@ -88,3 +88,23 @@ async def how_it_was_told(
     async with asyncio.timeout(SOON):
         await gone.wait()
         return await told
+
+
+async def test_a_process_whose_name_is_no_text_does_not_keep_a_stop_from_ending(make: Make, tmp_path: Path) -> None:
+    """Names are bytes, and the kernel cuts them at the fifteenth, in the middle of a character if need be."""
+    named = "import ctypes, sys; ctypes.CDLL(None).prctl(15, b'caf\\xc3', 0, 0, 0); print(flush=True); sys.stdin.read()"
+    pipe = asyncio.subprocess.PIPE
+    stranger = await asyncio.create_subprocess_exec(sys.executable, "-c", named, stdin=pipe, stdout=pipe)
+    assert stranger.stdin is not None
+    assert stranger.stdout is not None
+    try:
+        await stranger.stdout.readline()
+        with pytest.raises(UnicodeDecodeError):
+            Path(f"/proc/{stranger.pid}/stat").read_text(encoding="utf-8")
+        supervisor = make(QUICK)
+        await ready(supervisor, fake_spec(tmp_path))
+        async with asyncio.timeout(SOON):
+            await supervisor.stop()
+    finally:
+        stranger.stdin.close()
+        await stranger.wait()
