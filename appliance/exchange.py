@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -30,7 +30,7 @@ from appliance.errors import (
     UpstreamTimeout,
 )
 from appliance.identity.principal import Principal
-from appliance.providers.upstream import Call
+from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow, Outcome
 from appliance.routing.attempts import first_answer
 from appliance.routing.plan import Candidate, Plan, make_plan
@@ -214,10 +214,10 @@ class Exchange:
             )
             self.row.ttft_s = self._now()
             return Answer(200, body, self._headers(), self.row)
-        stream = await first_answer(
+        opened = await first_answer(
             plan.candidates, route.retries, lambda candidate: self._open(route, candidate), pause
         )
-        await self._pump(stream)
+        await self._pump(opened)
         return Answer(200, DONE_EVENT, self._headers(), self.row, streamed=True)
 
     def settle(self) -> None:
@@ -267,7 +267,7 @@ class Exchange:
         with self._attempt(candidate):
             return await candidate.target.upstream.whole(call)
 
-    async def _open(self, route: Route, candidate: Candidate) -> _Stream:
+    async def _open(self, route: Route, candidate: Candidate) -> _Opened:
         """A stream with its first token: until then another target may take over."""
         call = self._call(route, candidate)
         name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
@@ -279,30 +279,24 @@ class Exchange:
         attempt = self._attempt(candidate)
         with attempt:
             started()
-            events = candidate.target.upstream.stream(call)
-            first = await anext(events)
+            stream = await candidate.target.upstream.stream(call)
         watch.disarm()
-        return _Stream(first, events, attempt, name, deadlines.idle)
+        return _Opened(stream, attempt, name, deadlines.idle)
 
-    async def _pump(self, stream: _Stream) -> None:
+    async def _pump(self, opened: _Opened) -> None:
         """From the target to the client, at the client's pace, until the target says that it is done."""
-        watch, send, events = self._watch, self._outgoing.send, stream.events
+        watch, stream = self._watch, opened.stream
         try:
-            with stream.attempt:
+            with opened.attempt:
                 self._streaming = True
                 self.row.ttft_s = self._now()
                 watch.arm(self._gateway.write_timeout_s, _stalled)
                 await self._outgoing.begin(self._headers(), stream.first)
-                watch.arm(stream.idle_s, stream.silent)
-                async for data in events:
-                    if not send(data):
-                        watch.arm(self._gateway.write_timeout_s, _stalled)
-                        await self._outgoing.drained()
-                        watch.arm(stream.idle_s, stream.silent)
-                    watch.touch()
+                watch.arm(opened.idle_s, opened.silent)
+                await stream.pump(_Way(self._outgoing, watch, self._gateway.write_timeout_s, opened))
         finally:
             watch.disarm()
-            await events.aclose()
+            await stream.aclose()
 
     def _call(self, route: Route, candidate: Candidate) -> Call:
         self._tally = Tally()
@@ -365,15 +359,40 @@ class _Attempt:
 
 
 @dataclass(slots=True)
-class _Stream:
-    first: bytes
-    events: AsyncGenerator[bytes, None]
+class _Opened:
+    """A stream that has its first token, with the attempt it belongs to."""
+
+    stream: Stream
     attempt: _Attempt
     target: str
     idle_s: float
 
     def silent(self) -> OutpostError:
         return _silent(self.target, "another token", self.idle_s)
+
+
+class _Way:
+    """The last stretch to the client. Each piece moves the target's deadline; while the client lets the gateway wait,
+    its own counts instead."""
+
+    __slots__ = ("_opened", "_outgoing", "_send", "_touch", "_watch", "_write_timeout_s")
+
+    def __init__(self, outgoing: Outgoing, watch: Watch, write_timeout_s: float, opened: _Opened) -> None:
+        self._outgoing = outgoing
+        self._watch = watch
+        self._write_timeout_s = write_timeout_s
+        self._opened = opened
+        self._send = outgoing.send
+        self._touch = watch.touch
+
+    def send(self, data: bytes) -> bool:
+        self._touch()
+        return self._send(data)
+
+    async def drained(self) -> None:
+        self._watch.arm(self._write_timeout_s, _stalled)
+        await self._outgoing.drained()
+        self._watch.arm(self._opened.idle_s, self._opened.silent)
 
 
 def _silent(target: str, what: str, seconds: float) -> OutpostError:

@@ -103,39 +103,38 @@ class PassThrough:
         self._tally = tally
         self._keep_usage = keep_usage
         self._framer = sse.Framer()
-        self._held: list[bytes] = []
+        self._held = b""
         self._open = False
 
     def feed(self, read: bytes) -> bytes:
         """What may be sent after `read`; b"" as `read` means that the connection has ended."""
         try:
-            events, raw = self._framer.feed(read) if read else (self._framer.end(), b"")
+            events, verbatim = self._framer.feed(read) if read else (self._framer.end(), False)
         except sse.EventTooLarge:
             raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
-        if self._open:
-            kept = [data for data in events if self._take(data)]
-            out = raw if read and len(kept) == len(events) else b"".join([_event(data) for data in kept])
+        kept = [data for data in events if self._take(data)]
+        if not verbatim:
+            out = _rendered(kept)
         else:
-            out = self._before_first(events)
+            out = read if len(kept) == len(events) else _without(events, kept, read)
+        if not self._open:
+            out = self._before_first(kept, out)
         if not read and not self.done:
             raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
         return out
 
-    def _before_first(self, events: list[bytes]) -> bytes:
-        for data in events:
-            if self._take(data):
-                self._held.append(_event(data))
-                if not self._open and not self.done:
-                    chunk = self._read(_decode_first, data)
-                    self._open = any(choice.shows() for choice in chunk.choices or ())
-        if self.done and not self._held:
-            raise UpstreamFailed(f"{self._target} gave an empty answer.")
-        if not self._open and not self.done:
+    def _before_first(self, kept: list[bytes], out: bytes) -> bytes:
+        self._held += out
+        if not self.done and not any(self._shows(data) for data in kept):
             return b""
+        if not self._held:
+            raise UpstreamFailed(f"{self._target} gave an empty answer.")
         self._open = True
-        out = b"".join(self._held)
-        self._held.clear()
+        out, self._held = self._held, b""
         return out
+
+    def _shows(self, data: bytes) -> bool:
+        return any(choice.shows() for choice in self._read(_decode_first, data).choices or ())
 
     def _take(self, data: bytes) -> bool:
         """Count one event; whether it goes to the client."""
@@ -174,6 +173,13 @@ class PassThrough:
         return UpstreamFailed(f"{self._target} reported an error in the middle of its answer.")
 
 
-def _event(data: bytes) -> bytes:
+def _without(events: list[bytes], kept: list[bytes], read: bytes) -> bytes:
+    """`read` with only those of its `events` that are `kept`. Mostly one at the end goes, the marker."""
+    if kept == events[: len(kept)]:
+        return read[: len(read) - len(_rendered(events[len(kept) :]))]
+    return _rendered(kept)
+
+
+def _rendered(events: list[bytes]) -> bytes:
     # JSON in several lines of data is rare but allowed; between its tokens a space is as good as a line end.
-    return sse.event(data.replace(b"\n", b" "))
+    return b"".join([sse.event(data.replace(b"\n", b" ")) for data in events])

@@ -1,8 +1,7 @@
 """Server-sent events without I/O: bytes in, whole events out, however the bytes are cut.
 
-`Framer` is fed what a connection gave and returns the data of each event that is now complete, together with
-bytes that may be passed on as they are. In the usual case – a read ends where an event ends – those
-are the very bytes that came in.
+`Framer` is fed what a connection gave and returns the data of each event that is now complete, and says whether the
+very bytes that came in may be passed on: in the usual case a read ends where an event ends.
 """
 
 from __future__ import annotations
@@ -38,10 +37,9 @@ class Framer:
         self._after_cr = False
         self._start = True
 
-    def feed(self, read: bytes) -> tuple[list[bytes], bytes]:
-        """The data of each event that `read` completes, and those events as bytes to pass on.
-
-        Raises EventTooLarge.
+    def feed(self, read: bytes) -> tuple[list[bytes], bool]:
+        """The data of each event that `read` completes, and whether `read` is these events and nothing else, each
+        written as `event` writes it. Raises EventTooLarge.
         """
         if (
             not self._line
@@ -54,9 +52,8 @@ class Framer:
             parts = read[6:-2].split(b"\n\ndata: ")
             if read.count(b"\n") == 2 * len(parts):
                 self._start = False
-                return parts, read
-        found = self._lines(read)
-        return found, b"".join([event(data) if b"\n" not in data else _multiline(data) for data in found])
+                return parts, True
+        return self._lines(read), False
 
     def end(self) -> list[bytes]:
         """What a stream that has ended left behind: its last event may lack the empty line after it."""
@@ -109,7 +106,3 @@ class Framer:
         self._size += size
         if self._size > MAX_EVENT:
             raise EventTooLarge(f"an event is larger than {MAX_EVENT} bytes")
-
-
-def _multiline(data: bytes) -> bytes:
-    return b"".join([b"data: " + line + b"\n" for line in data.split(b"\n")]) + b"\n"

@@ -15,7 +15,7 @@ from appliance.dialects import chat, completions, embeddings
 from appliance.dialects.chat_answer import ChatStream, ChatWhole
 from appliance.dialects.completion_answer import CompletionStream, CompletionWhole
 from appliance.dialects.parameters import as_stop_list
-from appliance.providers.upstream import Call, Capabilities, Readiness
+from appliance.providers.upstream import Call, Capabilities, GeneratedStream, Readiness
 from runtimes import engine as e
 
 FEW_VECTORS = 32
@@ -88,7 +88,11 @@ class LocalUpstream:
         except e.EngineError as error:
             raise translate(error, self._name) from error
 
-    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+    async def stream(self, call: Call) -> GeneratedStream:
+        pieces = self._pieces(call)
+        return GeneratedStream(await anext(pieces), pieces)
+
+    async def _pieces(self, call: Call) -> AsyncGenerator[bytes, None]:
         try:
             async with self._lease() as engine:
                 # All slots may be busy: how long others' answers take says nothing about this engine's health.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import aiohttp
@@ -22,6 +22,7 @@ from appliance.dialects import parameters
 from appliance.dialects.passing import PassThrough, read_whole
 from appliance.dialects.wire import encode
 from appliance.providers.http_errors import from_status
+from appliance.providers.relayed import READ_SIZE, RelayedStream
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness
 
 PATHS = {
@@ -51,8 +52,6 @@ EVERYTHING = Capabilities(
 """What an endpoint of unknown make is taken to be able to do; it refuses the rest by itself."""
 
 MAX_ANSWER = 64 * 1024 * 1024
-READ_SIZE = 32 * 1024
-"""Most of a stream that is passed on in one piece: what a slow reader does not take lies in memory."""
 RECEIVE_BUFFER = 64 * 1024
 """Of an upstream's socket. Left to itself the kernel reads megabytes ahead for a reader that takes nothing."""
 _MAX_ERROR = 64 * 1024
@@ -132,22 +131,19 @@ class OpenAIUpstream:
         read_whole(body, call.tally, self._name, vectors=call.kind.name == "embeddings")
         return body
 
-    async def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
+    async def stream(self, call: Call) -> RelayedStream:
         response = await self._post(call)
         options = call.request.stream_options  # type: ignore[union-attr]  # embeddings are not streamed
         reader = PassThrough(self._name, call.tally, keep_usage=bool(options and options.include_usage))
-        read = response.content.read
+        stream = RelayedStream(self._name, response, reader, self._leave)
         try:
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
                 raise errors.UpstreamFailed(f"{self._name} did not answer with a stream.")
-            while not reader.done:
-                data = await read(READ_SIZE)
-                if out := reader.feed(data):
-                    yield out
-        except aiohttp.ClientError as error:
-            raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error
-        finally:
-            self._leave(response, reader.done)
+            await stream.open()
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
 
     def _leave(self, response: aiohttp.ClientResponse, done: bool) -> None:
         """Give the connection back if the answer was read to its end, else close it, which cancels the work."""

@@ -65,6 +65,34 @@ class Call(msgspec.Struct):
         return self.kind.id_prefix + self.id
 
 
+class Sink(Protocol):
+    """Where the pieces of a stream go."""
+
+    def send(self, data: bytes) -> bool:
+        """Take one piece, of whole events; False when no more may follow before `drained` has returned."""
+        ...
+
+    async def drained(self) -> None: ...
+
+
+class Stream(Protocol):
+    """A streamed answer from its first token on: whole server-sent events in OpenAI's dialect, without [DONE]."""
+
+    @property
+    def first(self) -> bytes:
+        """The events up to that with the first token."""
+        ...
+
+    async def pump(self, sink: Sink) -> None:
+        """Hand each piece to `sink` as soon as it has come. Returns only after the target has said that it is done;
+        a stream that breaks off raises."""
+        ...
+
+    async def aclose(self) -> None:
+        """Cancel what is left of it. To be awaited in any case."""
+        ...
+
+
 class Upstream(Protocol):
     """A target: a deployment on this box or a provider's model. Cancelling a call cancels the work behind it.
 
@@ -83,10 +111,24 @@ class Upstream(Protocol):
         """The answer's body in OpenAI's dialect."""
         ...
 
-    def stream(self, call: Call) -> AsyncGenerator[bytes, None]:
-        """Whole server-sent events in OpenAI's dialect, without [DONE].
-
-        The first item comes with the first token, and every item may be sent at once. The generator ends only
-        after the target has said that it is done; a stream that breaks off raises.
-        """
+    async def stream(self, call: Call) -> Stream:
+        """The answer from its first token on."""
         ...
+
+
+class GeneratedStream:
+    """A stream whose pieces come from a generator."""
+
+    __slots__ = ("_pieces", "first")
+
+    def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None]) -> None:
+        self.first = first
+        self._pieces = pieces
+
+    async def pump(self, sink: Sink) -> None:
+        async for data in self._pieces:
+            if not sink.send(data):
+                await sink.drained()
+
+    async def aclose(self) -> None:
+        await self._pieces.aclose()

@@ -125,10 +125,20 @@ def test_a_first_delta_that_is_not_sound_is_a_failure(delta: bytes) -> None:
 def test_a_chunk_in_several_lines_stays_one_event() -> None:
     lines = json.dumps(json.loads(EVENTS[1]), indent=1).encode()
     sent = b"".join(b"data: " + line + b"\n" for line in lines.split(b"\n")) + b"\n"
-    out, _, _ = run([sent + STREAM])
-    first = out.split(b"\n\n")[0]
-    assert b"\n" not in first
-    assert json.loads(first.removeprefix(b"data: ")) == json.loads(EVENTS[1])
+    for pieces, at in (([sent + STREAM], 0), ([event(EVENTS[0]) + event(EVENTS[1]), sent, STREAM], 2)):
+        out, _, _ = run(pieces)
+        found = out.split(b"\n\n")[at]
+        assert b"\n" not in found
+        assert json.loads(found.removeprefix(b"data: ")) == json.loads(EVENTS[1])
+
+
+@pytest.mark.parametrize("keep_usage", [True, False])
+def test_a_chunk_that_is_kept_back_may_stand_anywhere(keep_usage: bool) -> None:
+    *others, usage = EVENTS
+    for at in range(len(others) + 1):
+        events = [*others[:at], usage, *others[at:]]
+        out, _, _ = run([b"".join(map(event, events)) + event(b"[DONE]")], keep_usage=keep_usage)
+        assert out == b"".join(map(event, events if keep_usage else others))
 
 
 @pytest.mark.parametrize("cut", [STREAM[: STREAM.index(b"[DONE]")], WITHOUT_USAGE, b"", event(EVENTS[0])])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import ssl
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -183,7 +184,8 @@ BEHAVIOURS: dict[str, Callable[[Seen], Reply]] = {
 class FakeUpstream:
     """Use `running()`; `url` is the base URL with the version part."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.seen: list[Seen] = []
         self.release = asyncio.Event()
         self.hung_up = asyncio.Semaphore(0)
@@ -198,7 +200,7 @@ class FakeUpstream:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}/v1"
 
     def script(self, model: str, *behaviours: str) -> None:
         """What `model` does, request by request; the last behaviour stays."""
@@ -209,7 +211,7 @@ class FakeUpstream:
         self._replies[model] = reply
 
     async def __aenter__(self) -> FakeUpstream:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -289,6 +291,7 @@ class FakeUpstream:
             self.hung_up.release()
             return False
         gone.cancel()
+        await asyncio.wait((gone,))
         return True
 
     async def _send(self, reply: Reply, writer: asyncio.StreamWriter, data: bytes) -> None:

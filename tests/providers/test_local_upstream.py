@@ -13,6 +13,7 @@ from appliance.dialects.tally import Tally
 from appliance.providers.local import LocalUpstream
 from appliance.providers.upstream import READY, Call, Capabilities
 from runtimes.engine import Delta, Event, Finished, GenerateRequest, Started, Usage
+from tests.fakes.sink import taken
 
 
 class Listener:
@@ -39,7 +40,7 @@ async def sampled(body: dict[str, object], defaults: dict[str, float] | None) ->
     )
     call = Call("1", 0, CHAT, request, "m", "p", 1.0, Tally())
     if request.stream:
-        assert b'"a"' in b"".join([piece async for piece in upstream.stream(call)])
+        assert b'"a"' in await taken(await upstream.stream(call))
     else:
         assert b'"a"' in await upstream.whole(call)
     [asked] = engine.asked

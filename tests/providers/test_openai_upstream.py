@@ -13,6 +13,7 @@ from appliance.providers.kinds import PROVIDER_KINDS
 from appliance.providers.openai import OpenAIUpstream, make_session, outgoing
 from appliance.providers.upstream import Call
 from appliance.settings.serving import Provider
+from tests.fakes.sink import taken
 from tests.fakes.upstream import FakeUpstream
 
 
@@ -31,7 +32,7 @@ async def test_a_connection_is_used_again_though_its_message_ends_after_the_mark
     async with make_session() as session:
         upstream = OpenAIUpstream("u", model="slices", base_url=fake.url, api_key=None, session=session)
         for _ in range(3):
-            assert [data async for data in upstream.stream(call(stream=True))]
+            assert await taken(await upstream.stream(call(stream=True)))
             # The rest of the message is read behind the caller's back.
             async with asyncio.timeout(5):
                 while upstream.lingering:
@@ -42,9 +43,9 @@ async def test_a_connection_is_used_again_though_its_message_ends_after_the_mark
 async def test_a_stream_that_is_left_closes_its_connection(fake: FakeUpstream) -> None:
     async with make_session() as session:
         upstream = OpenAIUpstream("u", model="stall", base_url=fake.url, api_key=None, session=session)
-        events = upstream.stream(call(stream=True))
-        assert await anext(events)
-        await events.aclose()
+        stream = await upstream.stream(call(stream=True))
+        assert stream.first
+        await stream.aclose()
         async with asyncio.timeout(5):
             await fake.hung_up.acquire()
 
