@@ -199,7 +199,10 @@ class App:
             self._doors.change(_limits(wanted), self._access_log(wanted, self._stack))
             logging.getLogger().setLevel(wanted.log.level.upper())
             _make_room(wanted)
-            # Draining takes as long as the longest answer; the caller need not wait for that.
+            # Draining takes as long as the longest answer; the caller need not wait for that, and neither must this
+            # change wait for one that it overrules.
+            for earlier in self._changing:
+                earlier.cancel()
             task = asyncio.create_task(self._replace(prepared.specs))
             self._changing.add(task)
             task.add_done_callback(self._changing.discard)

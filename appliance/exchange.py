@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -33,11 +33,13 @@ from appliance.identity.principal import Principal
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow, Outcome
 from appliance.routing.attempts import first_answer
-from appliance.routing.plan import Candidate, Plan, make_plan
+from appliance.routing.plan import Candidate, Plan, make_plan, unavailable
 from appliance.routing.routes import Route, Router
 from appliance.routing.watch import Running, Watch
 
 logger = logging.getLogger("outpost.exchange")
+
+T = TypeVar("T")
 
 
 class KeyRing(Protocol):
@@ -206,17 +208,12 @@ class Exchange:
     async def relay(self, plan: Plan) -> Answer:
         """Ask the targets in turn and pass the answer on, all but its last piece."""
         route = plan.route
-        pause = self._gateway.pause
         self._watch.total(route.deadlines.total, lambda: _total_over(route))
         if not self.row.stream:
-            body = await first_answer(
-                plan.candidates, route.retries, lambda candidate: self._whole(route, candidate), pause
-            )
+            body = await self._first(plan, lambda candidate: self._whole(route, candidate))
             self.row.ttft_s = self._now()
             return Answer(200, body, self._headers(), self.row)
-        opened = await first_answer(
-            plan.candidates, route.retries, lambda candidate: self._open(route, candidate), pause
-        )
+        opened = await self._first(plan, lambda candidate: self._open(route, candidate))
         await self._pump(opened)
         return Answer(200, DONE_EVENT, self._headers(), self.row, streamed=True)
 
@@ -261,6 +258,15 @@ class Exchange:
         return answer
 
     # --- the parts of relay ---------------------------------------------------------------------
+
+    async def _first(self, plan: Plan, ask: Callable[[Candidate], Awaitable[T]]) -> T:
+        try:
+            return await first_answer(plan.candidates, plan.route.retries, ask, self._gateway.pause)
+        except OutpostError as error:
+            if error.elsewhere and plan.larger is not None:
+                # Too much for those that are up; a target that is not may take it, once it is.
+                raise unavailable(plan.route.model, plan.larger) from error
+            raise
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
         call = self._call(route, candidate)

@@ -157,6 +157,9 @@ class EngineStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     tokens_prefilled: int = 0
     tokens_reused: int = 0
     steps: int = 0
+    computing_s: float = 0.0
+    """How long the batch that is being computed at this moment has been under way; 0 = none is, or it may take as long
+    as it likes."""
     open_requests: int = 0
     descriptors: int = 0
     native_tools: bool = False

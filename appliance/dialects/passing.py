@@ -125,7 +125,8 @@ class PassThrough:
 
     def _before_first(self, kept: list[bytes], out: bytes) -> bytes:
         self._held += out
-        if not self.done and not any(self._shows(data) for data in kept):
+        shown = any(self._shows(data) for data in kept)
+        if not (shown or self.done):
             return b""
         if not self._held:
             raise UpstreamFailed(f"{self._target} gave an empty answer.")

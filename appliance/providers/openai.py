@@ -22,7 +22,7 @@ from appliance.dialects import parameters
 from appliance.dialects.passing import PassThrough, read_whole
 from appliance.dialects.wire import encode
 from appliance.providers.http_errors import from_status
-from appliance.providers.relayed import READ_SIZE, RelayedStream
+from appliance.providers.relayed import RelayedStream
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness
 
 PATHS = {
@@ -52,6 +52,8 @@ EVERYTHING = Capabilities(
 """What an endpoint of unknown make is taken to be able to do; it refuses the rest by itself."""
 
 MAX_ANSWER = 64 * 1024 * 1024
+READ_AHEAD = 16 * 1024
+"""Of an answer whose client is slow the HTTP client takes twice this, and what one read gives; it does so in memory."""
 RECEIVE_BUFFER = 64 * 1024
 """Of an upstream's socket. Left to itself the kernel reads megabytes ahead for a reader that takes nothing."""
 _MAX_ERROR = 64 * 1024
@@ -73,7 +75,7 @@ def make_session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
-        read_bufsize=READ_SIZE // 2,
+        read_bufsize=READ_AHEAD,
         skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
         timeout=aiohttp.ClientTimeout(total=None),
     )

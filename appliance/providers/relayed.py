@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import aiohttp
@@ -16,8 +17,7 @@ from appliance import errors
 from appliance.dialects.passing import PassThrough
 from appliance.providers.upstream import Sink
 
-READ_SIZE = 32 * 1024
-"""Most of a stream that is passed on in one piece: what a slow reader does not take lies in memory."""
+_TURNS = 3
 
 
 class RelayedStream:
@@ -36,97 +36,112 @@ class RelayedStream:
         self._content = response.content
         self._reader = reader
         self._leave = leave
-        self._sink: Sink | None = None
         self._untap: Callable[[], None] | None = None
-        self._waiting = False
-        """Nothing is taken, because the client does not keep up."""
+        self._gone = False
+        """The connection has ended, so nothing more can come."""
+        self._send: Callable[[bytes], bool] | None = None
+        self._full = False
+        """`_send` has asked for a pause."""
         self._turn: asyncio.Future[None] | None = None
-        """Done when `pump` has to act: at the end, at an error, or when the client does not keep up."""
+        """Done when the task has to act: at the end, at an error, at a pause. Nothing is taken without it."""
         self.first = b""
 
     async def open(self) -> None:
-        """Read up to the first token. Raises UpstreamFailed."""
-        try:
-            while not self.first and not self._reader.done:
-                self.first = self._reader.feed(await self._content.read(READ_SIZE))
-        except aiohttp.ClientError as error:
-            raise self._broken() from error
+        """Take what comes up to the first token. Raises UpstreamFailed."""
+        await self._tap()
+        await self._take(self._keep)
 
     async def pump(self, sink: Sink) -> None:
-        self._sink = sink
-        loop = asyncio.get_running_loop()
-        try:
-            self._tap()
-            while not self._reader.done:
-                self._turn = loop.create_future()
-                self._arrived()
-                await self._turn
-                if self._waiting:
-                    await sink.drained()
-                    self._waiting = False
-        except aiohttp.ClientError as error:
-            raise self._broken() from error
-        finally:
-            self._turn = None
-            self._let_go()
+        while not self._reader.done:
+            await self._take(sink.send)
+            if self._full:
+                await sink.drained()
 
     async def aclose(self) -> None:
+        self._let_go()
         self._leave(self._response, self._reader.done)
 
-    def _tap(self) -> None:
-        connection = self._response.connection
-        transport = connection.transport if connection is not None else None
-        if transport is None or self._content.is_eof():
-            return  # All has come already.
-        inner = cast(asyncio.Protocol, transport.get_protocol())
-        transport.set_protocol(_Tap(inner, self._arrived))
-        self._untap = lambda: transport.set_protocol(inner)
+    def _keep(self, data: bytes) -> bool:
+        self.first = data
+        return False
+
+    async def _take(self, send: Callable[[bytes], bool]) -> None:
+        """Hand `send` what comes, until it asks for a pause or the target is done."""
+        self._full = False
+        self._send = send
+        self._turn = asyncio.get_running_loop().create_future()
+        try:
+            self._arrived()
+            await self._turn
+        except aiohttp.ClientError as error:
+            raise errors.UpstreamFailed(f"{self._target} broke off its answer.") from error
+        finally:
+            self._turn = None
+
+    async def _tap(self) -> None:
+        for _ in range(_TURNS):
+            connection = self._response.connection
+            transport = connection.transport if connection is not None else None
+            if transport is None:
+                break
+            inner = cast(asyncio.Protocol | None, transport.get_protocol())
+            if inner is not None:
+                transport.set_protocol(_Tap(inner, self._arrived, self._lost))
+                self._untap = partial(transport.set_protocol, inner)
+                return
+            await asyncio.sleep(0)  # TLS has ended; its end is told in one of the next turns of the loop
+        self._gone = True
 
     def _let_go(self) -> None:
         if self._untap is not None:
             self._untap()
             self._untap = None
 
+    def _lost(self) -> None:
+        self._gone = True
+        self._arrived()
+
     def _arrived(self) -> None:
-        """Something has come. Called by the transport, and by `pump` for what came in between."""
-        turn, sink = self._turn, self._sink
-        if turn is not None and sink is not None and not turn.done():
+        """Something has come. Called by the transport, and at the beginning of each turn for what came in between."""
+        turn, send = self._turn, self._send
+        if turn is not None and send is not None and not turn.done():
             try:
-                self._pass_on(sink)
-            except Exception as error:  # noqa: BLE001 - it is raised again where the stream is pumped
+                self._pass_on(send)
+            except Exception as error:  # noqa: BLE001 - it is raised again where the turn is awaited
                 turn.set_exception(error)
             else:
-                if self._waiting or self._reader.done:
+                if self._full or self._reader.done:
                     turn.set_result(None)
         if self._content.is_eof():
             # The connection may serve somebody else from here on.
             self._let_go()
 
-    def _pass_on(self, sink: Sink) -> None:
+    def _pass_on(self, send: Callable[[bytes], bool]) -> None:
         content, reader = self._content, self._reader
         while not reader.done:
             # Taking what is there may let the HTTP client parse more of what it had put aside.
             data = content.read_nowait(-1)
             if not data and not content.is_eof():
+                if self._gone:
+                    # After a chunk that is no chunk the HTTP client says nothing to its reader.
+                    raise aiohttp.ServerDisconnectedError
                 return
             out = reader.feed(data)
-            if out and not sink.send(out):
-                self._waiting = True
+            if out and not send(out):
+                self._full = True
                 return
-
-    def _broken(self) -> errors.OutpostError:
-        return errors.UpstreamFailed(f"{self._target} broke off its answer.")
 
 
 class _Tap(asyncio.Protocol):
     """Passes everything to `inner`, then tells of what `inner` may have got for its reader."""
 
-    __slots__ = ("_arrived", "_inner", "_received")
+    __slots__ = ("_arrived", "_inner", "_lost", "_received")
 
-    def __init__(self, inner: asyncio.Protocol, arrived: Callable[[], None]) -> None:
+    def __init__(self, inner: asyncio.Protocol, arrived: Callable[[], None], lost: Callable[[], None]) -> None:
         self._inner = inner
         self._received = inner.data_received
         self._arrived = arrived
+        self._lost = lost
 
     def data_received(self, data: bytes) -> None:
         self._received(data)
@@ -137,7 +152,7 @@ class _Tap(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._inner.connection_lost(exc)
-        self._arrived()
+        self._lost()
 
     def pause_writing(self) -> None:
         self._inner.pause_writing()

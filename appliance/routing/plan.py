@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 from appliance.dialects.embeddings import EmbeddingRequest
 from appliance.dialects.kinds import Kind, Request
 from appliance.errors import BadRequest, ModelLoading, OutpostError, Unavailable, UnsupportedParameter
-from appliance.providers.upstream import Capabilities, Readiness
+from appliance.providers.upstream import Capabilities, Readiness, Upstream
 from appliance.routing.routes import Route, Target
 
 Strategy = Callable[[Sequence[Target]], Sequence[Target]]
@@ -37,6 +38,8 @@ class Plan(msgspec.Struct, frozen=True):
     route: Route
     candidates: tuple[Candidate, ...]
     why: tuple[str, ...] = ()
+    larger: Readiness | None = None
+    """Of a target that cannot answer now but could take more text than all candidates; None = there is none."""
 
 
 def make_plan(route: Route, kind: Kind, request: Request) -> Plan:
@@ -44,7 +47,7 @@ def make_plan(route: Route, kind: Kind, request: Request) -> Plan:
     candidates: list[Candidate] = []
     why: list[str] = []
     refusal: OutpostError | None = None
-    down: Readiness | None = None
+    down: list[tuple[Upstream, Readiness]] = []
     for target in STRATEGIES[route.strategy](route.targets):
         try:
             fitted = fit(request, kind, target.upstream.capabilities, drop=route.drop_unsupported, model=route.model)
@@ -54,16 +57,23 @@ def make_plan(route: Route, kind: Kind, request: Request) -> Plan:
             continue
         readiness = target.upstream.readiness()
         if not readiness.ready:
-            down = down or readiness
+            down.append((target.upstream, readiness))
             why.append(f"{target.name}: {readiness.reason}")
             continue
         candidates.append(Candidate(target, override(fitted, target.overrides)))
     if candidates:
-        return Plan(route, tuple(candidates), tuple(why))
-    if down is not None:
-        raise unavailable(route.model, down)
+        most = max(_length(candidate.target.upstream) for candidate in candidates)
+        larger = next((readiness for upstream, readiness in down if _length(upstream) > most), None)
+        return Plan(route, tuple(candidates), tuple(why), larger)
+    if down:
+        raise unavailable(route.model, down[0][1])
     assert refusal is not None  # a route has at least one target
     raise refusal
+
+
+def _length(upstream: Upstream) -> float:
+    """Most tokens that it takes; without end where that is not known."""
+    return upstream.capabilities.context_length or math.inf
 
 
 def unavailable(model: str, readiness: Readiness) -> OutpostError:

@@ -20,14 +20,15 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
-from runtimes.engine import InvalidRequest
+from runtimes.engine import EngineOverloaded, InvalidRequest
 from runtimes.llamacpp.schema import check_schema
-from runtimes.llamacpp.worker import Worker, WorkerDied
+from runtimes.llamacpp.worker import ChildLost, Worker, WorkerDied
 
 WORKER_SCRIPT = Path(__file__).with_name("grammar_worker.py")
 WORKER_MEMORY = 1 << 30
 COMPILE_CPU_S = 1.0
 COMPILE_TIMEOUT_S = 5.0
+LOST = "the schema could not be compiled now: its process is late, was killed or could not be started; try again soon"
 TRIAL_STEPS = 40
 CACHE_SIZE = 64
 MAX_GRAMMAR_BYTES = 512 << 10
@@ -173,7 +174,8 @@ class Grammars:
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def compile(self, grammar: str, *, param: str) -> Grammar:
-        """`grammar`: what the functions below return. Raises InvalidRequest naming `param`."""
+        """`grammar`: what the functions below return. Raises InvalidRequest naming `param`, and EngineOverloaded when
+        the process that tries grammars out is lost."""
         if len(grammar) > MAX_GRAMMAR_BYTES:
             raise InvalidRequest(f"the schemas are too large together ({len(grammar)} bytes)", param=param)
         key = hashlib.sha256(grammar.encode()).digest()
@@ -183,6 +185,8 @@ class Grammars:
             return known
         try:
             answer = await self._worker.call({"grammar": grammar})
+        except ChildLost:
+            raise EngineOverloaded(LOST) from None
         except WorkerDied as error:
             raise InvalidRequest(f"the schema is too complex to compile: {error.message}", param=param) from None
         if "failed" in answer:

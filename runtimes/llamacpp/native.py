@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,6 +81,7 @@ class Native:
         llama.llama_log_set(_LOG_CALLBACK, ctypes.c_void_p(0))
         llama.llama_backend_init()
         self.settings = settings
+        self._since: float | None = None
         model_params = llama.llama_model_default_params()
         model_params.n_gpu_layers = settings.gpu_layers
         model = llama.llama_model_load_from_file(settings.path.encode(), model_params)
@@ -226,11 +228,18 @@ class Native:
         self._batch.n_tokens = len(rows)
         # Encoders such as BERT keep no memory of what they read.
         compute = llama.llama_decode if self._memory else llama.llama_encode
+        self._since = time.monotonic()
         status = compute(self._ctx, self._batch)
+        self._since = None
         if status == 2:
             raise Aborted
         if status != 0:
             raise NativeError(f"llama.cpp failed on a batch of {len(rows)} tokens with status {status}")
+
+    def computing_s(self) -> float:
+        """How long the present call of `decode` has been computing; 0 = there is none. For any thread."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
 
     def abort(self, on: bool) -> None:
         """Ask the running decode to give up (True), or allow decodes again (False). Any thread."""

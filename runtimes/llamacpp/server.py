@@ -152,6 +152,8 @@ class Service:
             tokens_prefilled=counters.prefilled if counters else (embed.tokens if embed else 0),
             tokens_reused=counters.reused if counters else 0,
             steps=counters.steps if counters else (embed.steps if embed else 0),
+            # A text's embedding is computed in one piece, whatever its length: that says nothing about hanging.
+            computing_s=self._native.computing_s() if decode else 0.0,
             open_requests=len(self._routes),
             descriptors=sum(1 for _ in Path("/proc/self/fd").iterdir()),
             native_tools=self._text.native_tools if self._text else False,

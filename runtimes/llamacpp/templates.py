@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
-import os
 import secrets
-import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from runtimes.engine import ContextLengthExceeded, EngineError, EngineOverloaded, InvalidRequest
 from runtimes.llamacpp.injection import ControlStrings, Protection, Segment, measure, neutral
-from runtimes.llamacpp.worker import Worker, WorkerBroken, WorkerDied
-
-log = logging.getLogger("engine")
+from runtimes.llamacpp.worker import ChildLost, Worker, WorkerBroken, WorkerDied
 
 MAX_OUTPUT = 4 << 20
 """Characters of a rendered prompt, and so of what it is rendered from."""
@@ -38,16 +33,10 @@ PATIENCE_S = 4.0
 """Seconds that a child may take beyond its processor time, since others may be using the processors."""
 START_TIMEOUT_S = 15.0
 WORKER_SCRIPT = Path(__file__).with_name("template_worker.py")
-UNKNOWN = 255
-FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, UNKNOWN})
-"""Ends that a child does not bring upon itself. One that is late is sent SIGKILL here, and the kernel sends it when the
-machine is out of memory; processor time that is used up ends in SIGXCPU, and the child's own memory in an exit."""
 LOST = (
     "the chat template could not be rendered now: its process is late, was killed or could not be started; "
     "try again soon"
 )
-
-T = TypeVar("T")
 
 
 class TemplateInfo(msgspec.Struct, frozen=True):
@@ -69,53 +58,6 @@ class TemplateInfo(msgspec.Struct, frozen=True):
 
 class TemplateUnusable(EngineError):
     """The template does not compile, or cannot render even the simplest chat."""
-
-
-class ChildLost(WorkerDied):
-    """No answer, and not by the template's doing: the child was killed, is late without having used its processor
-    time, or could not be started."""
-
-
-class TemplateChild(Worker):
-    """The worker that renders. It tells what its child did (WorkerDied) from what befell it (ChildLost)."""
-
-    _status: int | None = None
-    """How the child ended during the current call; below zero: by which signal."""
-
-    async def start(self) -> None:
-        await self._judged(super().start())
-
-    async def _call_child(self, body: bytes) -> dict[str, Any]:
-        return await self._judged(super()._call_child(body))
-
-    async def _kill(self) -> None:
-        process = self._process
-        # Before the kill, which may reap the child unseen: asyncio can then only say UNKNOWN.
-        status = None if process is None else _status_of(process.pid)
-        await super()._kill()
-        if process is not None:
-            self._status = process.returncode if status is None else status
-
-    async def _judged(self, work: Awaitable[T]) -> T:
-        self._status = None
-        try:
-            return await work
-        except WorkerDied as error:
-            if self._status is not None and self._status not in FROM_OUTSIDE:
-                raise
-            log.warning("the chat template's process is lost: %s (its status: %s)", error.message, self._status)
-            raise ChildLost(error.message) from None
-
-
-def _status_of(pid: int) -> int | None:
-    """How a child has ended whose end nobody has taken note of yet; below zero: by which signal."""
-    try:
-        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return None
-    if ended is None:
-        return None
-    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 class TemplateRenderer:
@@ -143,7 +85,7 @@ class TemplateRenderer:
         # The child gives up by itself after `timeout_s` of processor time. The kernel's limit is for what does not let
         # it, and the clock here, which others' load runs down too, for what uses no processor time at all.
         limits = {"max_output": max_output, "memory": memory, "render_s": timeout_s, "cpu_s": timeout_s + 0.5}
-        self._worker = TemplateChild(
+        self._worker = Worker(
             WORKER_SCRIPT,
             {"template": template, **limits},
             timeout_s=timeout_s + patience_s,

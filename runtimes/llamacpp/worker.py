@@ -9,19 +9,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import signal
 import struct
 import sys
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from runtimes.engine import EngineError
 
+log = logging.getLogger("engine")
+
+UNKNOWN = 255
+FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, UNKNOWN})
+"""Ends that a child does not bring upon itself. One that is late is sent SIGKILL here, and the kernel sends it when the
+machine is out of memory; processor time that is used up ends in SIGXCPU, and the child's own memory in an exit."""
+
+T = TypeVar("T")
+
 
 class WorkerDied(EngineError):
-    """The child was killed for being late, or ended by itself (out of memory, out of CPU time)."""
+    """There is no answer: by the child's own doing (out of memory, out of CPU time), or as ChildLost says."""
+
+
+class ChildLost(WorkerDied):
+    """There is no answer, and not by the doing of what was asked: the child was killed, is late without having used its
+    processor time, or could not be started."""
 
 
 class WorkerBroken(EngineError):
@@ -39,6 +56,8 @@ class Worker:
         self._timeout_s = timeout_s
         self._start_timeout_s = start_timeout_s
         self._process: asyncio.subprocess.Process | None = None
+        self._status: int | None = None
+        """How the child ended during the current call; below zero: by which signal."""
         self._turn = asyncio.Lock()
         self._calls: set[asyncio.Task[dict[str, Any]]] = set()
         self._closed = False
@@ -51,12 +70,12 @@ class Worker:
         return None if self._process is None else self._process.pid
 
     async def start(self) -> None:
-        """Start the child now. Raises WorkerBroken with its reason, WorkerDied when it never answers."""
+        """Start the child now. Raises WorkerBroken with its reason, WorkerDied or ChildLost when it never answers."""
         async with self._turn:
-            await self._ensure()
+            await self._judged(self._ensure())
 
     async def call(self, message: Any) -> dict[str, Any]:
-        """Send one message and return the answer. Raises WorkerDied when there is none in time.
+        """Send one message and return the answer. Raises WorkerDied or ChildLost when there is none in time.
 
         Raises ValueError or TypeError when the message cannot be written as JSON.
         """
@@ -82,8 +101,22 @@ class Worker:
             task.exception()  # the caller may be gone: mark the error as seen
 
     async def _call_child(self, body: bytes) -> dict[str, Any]:
+        return await self._judged(self._ask(body))
+
+    async def _ask(self, body: bytes) -> dict[str, Any]:
         await self._ensure()
         return await self._exchange(body, self._timeout_s)
+
+    async def _judged(self, work: Awaitable[T]) -> T:
+        """Tell what the child did (WorkerDied) from what befell it (ChildLost)."""
+        self._status = None
+        try:
+            return await work
+        except WorkerDied as error:
+            if self._status is not None and self._status not in FROM_OUTSIDE:
+                raise
+            log.warning("%s: its process is lost: %s (status: %s)", self._script.stem, error.message, self._status)
+            raise ChildLost(error.message) from None
 
     async def _ensure(self) -> None:
         if self._closed:
@@ -138,8 +171,22 @@ class Worker:
         process, self._process = self._process, None
         if process is None:
             return
+        # Before the kill, which may reap the child unseen: asyncio can then only say UNKNOWN.
+        status = _status_of(process.pid)
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         if process.stdin is not None:
             process.stdin.close()
         await process.wait()
+        self._status = process.returncode if status is None else status
+
+
+def _status_of(pid: int) -> int | None:
+    """How a child has ended whose end nobody has taken note of yet; below zero: by which signal."""
+    try:
+        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status

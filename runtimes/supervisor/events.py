@@ -90,8 +90,11 @@ class Doubted(msgspec.Struct, frozen=True):
 
 
 class Probed(msgspec.Struct, frozen=True):
+    """`computing_s`: how long the engine has been at its present batch, by its own account."""
+
     attempt: int
     answered: bool
+    computing_s: float = 0.0
 
 
 class LeaseTaken(msgspec.Struct, frozen=True):

@@ -99,7 +99,10 @@ class Rules(msgspec.Struct, frozen=True):
     probe_interval_s: float = 2.0
     probe_timeout_s: float = 10.0
     probe_misses: int = 3
-    """Probes in a row without an answer that make a ready engine count as hung."""
+    """Probes in a row without an answer, or with a bad one, that make a ready engine count as hung."""
+    longest_batch_s: float = 180.0
+    """An answer is bad if the engine has been computing one batch of text for longer. Those are cut to fractions of a
+    second; the slowest model on the slowest machine takes some seconds for its smallest one."""
 
 
 class ReplicaState(msgspec.Struct, frozen=True):
@@ -410,7 +413,12 @@ def _in_ready(state: ReplicaState, event: Event, now: float, rules: Rules) -> Ou
             return msgspec.structs.replace(state, doubted=True, probing=True), effects
         case Probed(answered=True):
             probe_at = now + rules.probe_interval_s
-            return msgspec.structs.replace(state, probing=False, missed=0, doubted=False, probe_at=probe_at), []
+            if event.computing_s <= rules.longest_batch_s:
+                return msgspec.structs.replace(state, probing=False, missed=0, doubted=False, probe_at=probe_at), []
+            if state.missed + 1 >= rules.probe_misses:
+                return _fail(state, f"hung: one batch has been computing for {event.computing_s:.0f} s", now)
+            # It may only have been stopped for a while; then the next answers are better.
+            return msgspec.structs.replace(state, probing=False, missed=state.missed + 1, probe_at=probe_at), []
         case Probed():
             missed = state.missed + 1
             if missed >= rules.probe_misses:

@@ -165,7 +165,7 @@ class Replica:
         except TimeoutError:
             self.post(m.Probed(attempt, answered=False))
         else:
-            self.post(m.Probed(attempt, answered=True))
+            self.post(m.Probed(attempt, answered=True, computing_s=self._status.computing_s))
 
     def _disconnect(self) -> None:
         if self._work is not None and self._work is not _current_task():

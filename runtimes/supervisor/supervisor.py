@@ -15,6 +15,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
+from functools import partial
 from types import TracebackType
 
 from runtimes.engine import Engine, EngineLost
@@ -269,11 +270,17 @@ class Supervisor:
     async def _roll(self, chain: list[ReplicaSpec]) -> None:
         for spec in chain:
             replica = self._replicas[spec.key]
+            # An earlier change that this one overrules may have left another one of them on its way.
+            await self._until(partial(self._others_settled, replica))
             if self._closed:
                 return
             replica.adopt(spec, self._rules)
             replica.removed = False
             await self._cycle(replica, "its configuration changed")
+
+    def _others_settled(self, replica: Replica) -> bool:
+        others = (r for r in self._of(replica.spec.deployment) if r is not replica and not r.removed)
+        return self._closed or all(r.state.phase in m.SETTLED for r in others)
 
     async def _cycle(self, replica: Replica, reason: str) -> ReplicaView:
         if self._closed:

@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from appliance.dialects.sse import Framer
-from appliance.providers.upstream import Readiness
-from appliance.routing.routes import Deadlines
+from appliance.providers.local import LocalUpstream
+from appliance.providers.upstream import READY, Readiness
+from appliance.routing.routes import Deadlines, Target
 from tests.fakes import openai_schema as schema
 from tests.fakes import upstream as fake
-from tests.fakes.house import UPSTREAM_KEY, USER_KEY, House, open_house
+from tests.fakes.house import CHAT_MODEL, UPSTREAM_KEY, USER_KEY, House, open_house
 
 TEXT = "".join(fake.TEXT)
+LOADING = Readiness(False, "warming", loading=True)
 
 
 @pytest.fixture
@@ -132,7 +135,7 @@ MOVES_ON = [
     "cut-whole",
 ]  # fmt: skip
 MOVES_ON_STREAM = [
-    "500", "429", "closed", "cut-before-token", "malformed-first", "error-first", "empty", "json-for-stream", "garbage",
+    "500", "429", "closed", "cut-before-token", "bad-chunk-before-token", "malformed-first", "error-first", "empty", "json-for-stream", "garbage",
 ]  # fmt: skip
 
 
@@ -226,6 +229,19 @@ async def test_a_prompt_too_long_for_one_target_is_tried_with_the_next(house: Ho
     assert (response.status, (await response.json())["error"]["code"]) == (400, "context_length_exceeded")
 
 
+async def test_a_prompt_too_long_for_those_that_are_up_waits_for_a_larger_one(house: House) -> None:
+    large = LocalUpstream(
+        "large", house.engine.lease, msgspec.structs.replace(CHAT_MODEL, context_length=131_072), lambda: LOADING
+    )
+    small = LocalUpstream("small", house.engine.lease, CHAT_MODEL, lambda: READY)
+    house.route("m", Target(small), Target(large))
+    for stream in (False, True):
+        response = await house.chat("m", "!context", stream=stream)
+        assert (response.status, (await response.json())["error"]["code"]) == (503, "model_loading")
+        assert "Retry-After" in response.headers
+    assert [attempt.target for attempt in (await house.recorder.wait_for(2)).attempts] == ["small"]
+
+
 async def test_nobody_listens(house: House) -> None:
     dead = house.provider("ok")
     house.route("m", _at(house, "http://127.0.0.1:1/v1"), retries=0)
@@ -271,7 +287,7 @@ async def test_the_total_deadline_covers_everything(house: House, stream: bool) 
 # --- faults after the first token -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fault", ["cut", "reset", "no-end-marker", "malformed", "error-in-stream"])
+@pytest.mark.parametrize("fault", ["cut", "reset", "bad-chunk", "no-end-marker", "malformed", "error-in-stream"])
 async def test_a_broken_stream_is_told_and_has_no_clean_end(house: House, fault: str) -> None:
     house.route("m", fault, "ok")
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}], "stream": True}

@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-End = Literal["clean", "no_marker", "cut", "reset", "stall"]
+End = Literal["clean", "no_marker", "cut", "reset", "bad_chunk"]
 
 
 @dataclass
@@ -148,6 +148,8 @@ BEHAVIOURS: dict[str, Callable[[Seen], Reply]] = {
     # The faults after the first token wait for `release`, so that the token is out before they happen.
     "cut": _stream(end="cut", after=3, hold_after=3),
     "reset": _stream(end="reset", after=3, hold_after=3),
+    "bad-chunk": _stream(end="bad_chunk", after=3, hold_after=3),
+    "bad-chunk-before-token": _stream(end="bad_chunk", after=1),
     "cut-before-token": _stream(end="cut", after=1),
     "no-end-marker": _stream(end="no_marker", hold_after=3),
     "malformed": lambda seen: Reply(
@@ -266,6 +268,10 @@ class FakeUpstream:
             writer.transport.abort()
             return False
         if reply.end == "cut":
+            return False
+        if reply.end == "bad_chunk":
+            await self._send(reply, writer, b"this is no size of a chunk\r\n")
+            await reader.read(1)  # it is for the client to hang up
             return False
         marker = b"" if reply.end == "no_marker" else _chunked(b"data: [DONE]" + eol + eol)
         await self._send(reply, writer, marker + b"0\r\n\r\n")

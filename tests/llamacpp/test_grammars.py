@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import numpy as np
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from runtimes.engine import InvalidRequest
+from runtimes.engine import EngineOverloaded, InvalidRequest
 from runtimes.llamacpp.constraints import (
     ConstraintFailed,
     GrammarConstraint,
@@ -312,3 +314,17 @@ async def test_a_grammar_that_kills_its_compiler_is_refused_and_the_next_one_com
 async def test_a_very_large_grammar_is_refused_unread(grammars: Grammars) -> None:
     with pytest.raises(InvalidRequest, match="too large"):
         await grammars.compile("x" * (1 << 20), param="tools")
+
+
+async def test_a_child_that_is_lost_is_no_fault_of_the_schema(grammars: Grammars) -> None:
+    await grammars.start()
+    pid = grammars._worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    asked = asyncio.ensure_future(grammars.compile(schema_grammar(PERSON), param=PARAM))
+    await asyncio.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(EngineOverloaded, match="try again") as caught:
+        await asked
+    assert caught.value.retryable
+    assert await grammars.compile(schema_grammar(PERSON), param=PARAM)

@@ -5,8 +5,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,7 +14,7 @@ import pytest
 
 from runtimes.engine import ContextLengthExceeded, EngineOverloaded, InvalidRequest
 from runtimes.llamacpp.injection import ControlStrings, Segment
-from runtimes.llamacpp.templates import LARGE, MAX_DEPTH, TemplateRenderer, TemplateUnusable, _status_of
+from runtimes.llamacpp.templates import LARGE, MAX_DEPTH, TemplateRenderer, TemplateUnusable
 from tests.llamacpp.template_shapes import BOS, CHATML, CONTROL, EOS, TEMPLATES, WEATHER
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -333,18 +331,6 @@ async def test_a_child_that_is_killed_from_outside_is_worth_another_try() -> Non
                 await running
             assert caught.value.retryable
             assert await made.render([user("next")]) == "next"
-
-
-@pytest.mark.parametrize(("ends", "status"), [("exit(3)", 3), ("import os; os.kill(os.getpid(), 24)", -24)])
-def test_how_a_child_ended_is_read_without_taking_it_away(ends: str, status: int) -> None:
-    process = subprocess.Popen([sys.executable, "-c", ends], stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    with process.stdout:
-        process.stdout.read()
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-    assert (_status_of(process.pid), _status_of(process.pid)) == (status, status)
-    assert process.wait() == status
-    assert _status_of(process.pid) is None
 
 
 async def test_a_child_that_is_late_without_working_is_worth_another_try() -> None:

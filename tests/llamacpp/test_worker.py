@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtimes.llamacpp.worker import Worker, WorkerDied
+from runtimes.llamacpp.worker import ChildLost, Worker, WorkerDied, _status_of
 
 # Answers {"sleep": s} after s seconds with the number of calls that it has had.
 SCRIPT = """
@@ -76,3 +80,35 @@ async def test_a_close_ends_those_that_wait(worker: Worker) -> None:
     await worker.close()
     told = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(error, WorkerDied) for error in told)
+
+
+@pytest.mark.parametrize(("ends", "status"), [("exit(3)", 3), ("import os; os.kill(os.getpid(), 24)", -24)])
+def test_how_a_child_ended_is_read_without_taking_it_away(ends: str, status: int) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ends], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout:
+        process.stdout.read()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert (_status_of(process.pid), _status_of(process.pid)) == (status, status)
+    assert process.wait() == status
+    assert _status_of(process.pid) is None
+
+
+async def test_a_child_that_was_killed_is_lost_and_one_that_failed_has_died(tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(SCRIPT.replace('time.sleep(message["sleep"])', 'message["sleep"] > 1 and sys.exit(3)'))
+    made = Worker(script, {"sleep": 0}, timeout_s=20.0)
+    await made.start()
+    with pytest.raises(WorkerDied) as died:
+        await made.call({"sleep": 2})
+    assert not isinstance(died.value, ChildLost)
+    await made.start()
+    assert made.pid is not None
+    os.kill(made.pid, signal.SIGSTOP)
+    asked = ask(made)
+    await asyncio.sleep(0.1)
+    os.kill(made.pid, signal.SIGKILL)
+    with pytest.raises(ChildLost):
+        await asked
+    assert await made.call({"sleep": 0})
+    await made.close()

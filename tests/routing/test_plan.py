@@ -62,6 +62,17 @@ def test_a_target_that_is_down_is_left_out_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize(
+    ("lengths", "larger"),
+    [((100, 4000), True), ((4000, 100), False), ((100, 100), False), ((100, None), True), ((None, None), False)],
+)
+def test_a_larger_target_that_is_not_up_is_noted(lengths: tuple[int | None, int | None], larger: bool) -> None:
+    up, down = (Capabilities(CHAT_MODEL.kinds, CHAT_MODEL.features, context_length=length) for length in lengths)
+    loading = Readiness(False, "warming", loading=True)
+    plan = make_plan(route(Stub("a", up), Stub("b", down, loading)), CHAT, chat())
+    assert plan.larger == (loading if larger else None)
+
+
+@pytest.mark.parametrize(
     ("readiness", "error", "after"),
     [
         (Readiness(False, "quarantined"), Unavailable, 2.0),

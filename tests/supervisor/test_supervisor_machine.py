@@ -60,7 +60,9 @@ events: st.SearchStrategy[m.Event] = st.one_of(
     st.builds(m.Broken, attempt=st.integers(0, 4), why=st.just("it broke")),
     st.builds(m.Died, attempt=st.integers(0, 4), how=st.just("it died"), outside=st.booleans()),
     st.builds(m.Gone, attempt=st.integers(0, 4), tail=st.sampled_from(["", "last words"]), jitter=UNIT),
-    st.builds(m.Probed, attempt=st.integers(0, 4), answered=st.booleans()),
+    st.builds(
+        m.Probed, attempt=st.integers(0, 4), answered=st.booleans(), computing_s=st.sampled_from([0.0, 1.0, 1e6])
+    ),
 )  # fmt: skip
 
 
@@ -311,6 +313,19 @@ def test_only_probes_in_a_row_count_as_hung() -> None:
     story.tell(m.Probed(1, False), m.Probed(1, False))
     assert story.tell(m.Probed(1, False)) == [m.Disconnect(1), m.Kill(1)]
     assert story.state.reason.startswith("hung")
+
+
+def test_an_engine_that_answers_but_computes_one_batch_for_ever_is_hung() -> None:
+    story = Story()
+    story.tell(m.Run())
+    story.become_ready()
+    story.tell(m.Tick(), after=2)
+    late = m.Probed(1, True, computing_s=story.rules.longest_batch_s + 1)
+    for probed in (late, late, m.Probed(1, True, computing_s=story.rules.longest_batch_s), late, late):
+        assert story.tell(probed) == []
+        assert story.tell(m.Tick(), after=2) == [m.Probe(1)]
+    assert story.tell(late) == [m.Disconnect(1), m.Kill(1)]
+    assert story.state.reason.startswith("hung: one batch")
 
 
 def test_progress_moves_the_start_timeout_up_to_the_cap() -> None:

@@ -58,6 +58,24 @@ async def test_a_reload_that_was_cut_short_can_be_taken_back(make: Make, tmp_pat
     await until(supervisor, lambda view: view.state == "ready" and view.restarts == 1)
 
 
+async def test_a_reload_that_overrules_another_leaves_one_of_them_serving(make: Make, tmp_path: Path) -> None:
+    supervisor = make()
+    await supervisor.start([fake_spec(tmp_path, index=i) for i in range(2)])
+    for index in range(2):
+        await until_state(supervisor, "ready", index=index)
+    seen = supervisor.subscribe()
+    wanted = [fake_spec(tmp_path, index=i, env={"NEW": "1"}) for i in range(2)]
+    first = asyncio.create_task(supervisor.replace(wanted))
+    await until_state(supervisor, "starting", index=0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await supervisor.replace(wanted)
+    seen.close()
+    story = [(view.index, view.state) async for view in seen]
+    assert story.index((0, "ready")) < story.index((1, "stopping"))
+    assert {(view.restarts, view.state) for view in supervisor.replicas()} == {(1, "ready")}
+
+
 async def test_a_reload_gives_the_quarantined_another_chance(make: Make, tmp_path: Path) -> None:
     supervisor = make(msgspec.structs.replace(QUICK, quarantine_failures=2))
     cure = tmp_path / "cure"
