@@ -135,7 +135,8 @@ MOVES_ON = [
     "cut-whole",
 ]  # fmt: skip
 MOVES_ON_STREAM = [
-    "500", "429", "closed", "cut-before-token", "bad-chunk-before-token", "malformed-first", "error-first", "empty", "json-for-stream", "garbage",
+    "500", "429", "closed", "cut-before-token", "bad-chunk-before-token", "malformed-first", "error-first", "empty",
+    "json-for-stream", "garbage",
 ]  # fmt: skip
 
 
