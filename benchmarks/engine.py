@@ -37,10 +37,10 @@ def chat(words: random.Random, tokens: int) -> str:
     return request(f"Tell a long story about a {first}, a {second} and a {third}, number {words.random():.6f}.", tokens)
 
 
-def long_prompt(words: random.Random) -> str:
-    """About 1,250 tokens to read (new ones each time) and one to answer."""
+def long_prompt(words: random.Random, tokens: int = 1) -> str:
+    """About 1,250 tokens to read (new ones each time), and so many to answer."""
     text = " ".join(words.choice(_WORDS) for _ in range(LONG_PROMPT_WORDS))
-    return request(f"{words.random():.6f} {text}", 1)
+    return request(f"{words.random():.6f} {text} Tell a long story with these words.", tokens)
 
 
 def request(text: str, tokens: int) -> str:
@@ -94,15 +94,14 @@ def measure(plan: Plan, installer: Installer, scratch: Path, table: Table) -> No
         # All subjects get the same prompts in a round, and nobody gets a prompt twice.
         for turn, subject in plan.turns(subjects):
             throughput(plan, subject, f"idle {turn}", CHATS, 1 if plan.quick else 2, table)
+        for turn, subject in plan.turns(subjects, 2):
+            long_chat(plan, subject, f"long {turn}", table)
         for turn, subject in plan.turns(subjects):
             stall(plan, subject, f"stall {turn}", table)
         for turn, subject in plan.turns(subjects):
             with neighbour(scratch):
                 chats = (4,) if plan.quick else CHATS
                 throughput(plan, subject, f"contended {turn}", chats, 1, table, ", beside a busy neighbour")
-        if not plan.quick:
-            for turn, subject in plan.turns(subjects):
-                prefill(plan, subject, f"prefill {turn}", table)
 
 
 def _first_answer(
@@ -132,17 +131,20 @@ def throughput(
         table.add(name, "tokens/s", subject.name, speed, result, higher_is_better=True)
 
 
-def prefill(plan: Plan, subject: Running, seed: str, table: Table) -> None:
-    result = run_load(
-        job(subject, [Lane([long_prompt(random.Random(seed))], requests=1)], plan.limit_s(60), detail=True)
-    )
+def long_chat(plan: Plan, subject: Running, seed: str, table: Table) -> None:
+    """A chat over a long prompt: how fast it is read, and how fast the answer comes from its first token on."""
+    text = long_prompt(random.Random(seed), ANSWER_TOKENS)
+    result = run_load(job(subject, [Lane([text], requests=1)], plan.limit_s(60), detail=True))
+    reading = writing = 0.0
+    note = ""
     if result.requests:
         only = result.requests[0]
-        speed = only.prompt_tokens / (only.end_s - only.start_s)
+        first, last = only.arrivals_s[0], only.arrivals_s[-1]
+        reading = only.prompt_tokens / (first - only.start_s)
+        writing = (only.completion_tokens - 1) / max(last - first, 1e-9)
         note = f"{only.prompt_tokens} tokens"
-    else:
-        speed, note = 0.0, ""
-    table.add("reading a long prompt", "tokens/s", subject.name, speed, result, note=note, higher_is_better=True)
+    for name, speed in (("reading a long prompt", reading), ("1 chat after a long prompt, while it answers", writing)):
+        table.add(name, "tokens/s", subject.name, speed, result, note=note, higher_is_better=True)
 
 
 def stall(plan: Plan, subject: Running, seed: str, table: Table) -> None:

@@ -23,6 +23,7 @@ from appliance.dialects.passing import PassThrough, read_whole
 from appliance.dialects.wire import encode
 from appliance.providers.http_errors import from_status
 from appliance.providers.relayed import RelayedStream
+from appliance.providers.tap import Tap, nothing
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness
 
 PATHS = {
@@ -190,6 +191,9 @@ class OpenAIUpstream:
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         parts: list[bytes] = []
         size = 0
+        tap = Tap(response.content, nothing)
+        if not response.content.is_eof():
+            await tap.install(response)
         try:
             while part := await response.content.readany():
                 parts.append(part)
@@ -198,6 +202,8 @@ class OpenAIUpstream:
                     raise errors.UpstreamError(f"{self._name} gave an answer of more than {limit} bytes.")
         except aiohttp.ClientError as error:
             raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error
+        finally:
+            tap.let_go()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

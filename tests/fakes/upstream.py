@@ -169,6 +169,7 @@ BEHAVIOURS: dict[str, Callable[[Seen], Reply]] = {
     "garbage": _fixed(Reply(body=b"<html>502 Bad Gateway</html>")),
     "closed": _fixed(Reply(close=True)),
     "cut-whole": _fixed(Reply(body=chat_whole(), end="cut")),
+    "bad-chunk-whole": _fixed(Reply(body=chat_whole(), end="bad_chunk")),
     "429": _fixed(error(429, "slow down", "rate_limit_exceeded")),
     "429-after": _fixed(error(429, "slow down", "rate_limit_exceeded", {"Retry-After": "7"})),
     "500": _fixed(error(500, "sk-upstream-key leaked stack trace")),
@@ -195,6 +196,8 @@ class FakeUpstream:
         self.sending = asyncio.Semaphore(0)
         """Acquire it to wait until an answer has got to its `hold` or `hold_after`."""
         self.connections = 0
+        self._gone = asyncio.Event()
+        """The test is over."""
         self.port = 0
         self._scripts: dict[str, list[str]] = {}
         self._replies: dict[str, Callable[[Seen], Reply]] = dict(BEHAVIOURS)
@@ -220,6 +223,7 @@ class FakeUpstream:
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None
         self.release.set()
+        self._gone.set()
         self._server.close()
 
     def _reply(self, seen: Seen) -> Reply:
@@ -271,7 +275,7 @@ class FakeUpstream:
             return False
         if reply.end == "bad_chunk":
             await self._send(reply, writer, b"this is no size of a chunk\r\n")
-            await reader.read(1)  # it is for the client to hang up
+            await self._gone.wait()  # it is for the client to hang up
             return False
         marker = b"" if reply.end == "no_marker" else _chunked(b"data: [DONE]" + eol + eol)
         await self._send(reply, writer, marker + b"0\r\n\r\n")
@@ -282,6 +286,12 @@ class FakeUpstream:
         head = {"Content-Type": "application/json", "Content-Length": str(len(body)), **reply.headers}
         if reply.end == "cut":
             await self._send(reply, writer, _head(reply.status, head) + body[: len(body) // 2])
+            return False
+        if reply.end == "bad_chunk":
+            head = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+            await self._send(reply, writer, _head(reply.status, head) + _chunked(body[:9]))
+            await self._send(reply, writer, b"this is no size of a chunk\r\n")
+            await self._gone.wait()
             return False
         await self._send(reply, writer, _head(reply.status, head) + body)
         return True
