@@ -24,6 +24,9 @@ class FakeNative:
         self.trouble: list[Exception] = []
         self.rows: list[Row] = []
 
+    def computing_s(self) -> float:
+        return 0.0
+
     def decode(self, rows: list[Row]) -> None:
         if self.trouble:
             raise self.trouble.pop()

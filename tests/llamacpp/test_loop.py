@@ -42,6 +42,9 @@ class FakeNative:
     def longest_piece(self) -> int:
         return 4
 
+    def computing_s(self) -> float:
+        return 0.0
+
     def decode(self, rows: Sequence[Row]) -> None:
         assert 0 < len(rows) <= self.n_batch
         if self.fail_next:
