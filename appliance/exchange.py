@@ -233,7 +233,7 @@ class Exchange:
         self.settle()
         row.error_code = error.code
         row.status = 200 if self._streaming else error.status
-        row.outcome = _outcome(error, bool(row.attempts))
+        row.outcome = _outcome(error, any(attempt.error_code == error.code for attempt in row.attempts))
         if self._streaming:
             cut = isinstance(error, ClientStalled)
             return Answer(200, openai_errors.stream_event(error), self._headers(), self.row, streamed=True, cut=cut)
@@ -260,6 +260,7 @@ class Exchange:
     # --- the parts of relay ---------------------------------------------------------------------
 
     async def _first(self, plan: Plan, ask: Callable[[Candidate], Awaitable[T]]) -> T:
+        """The first answer of the plan's candidates."""
         try:
             return await first_answer(plan.candidates, plan.route.retries, ask, self._gateway.pause)
         except OutpostError as error:
@@ -413,12 +414,13 @@ def _total_over(route: Route) -> OutpostError:
     return DeadlineExceeded(f"The request took longer than the {route.deadlines.total:g} s that {route.model} allows.")
 
 
-def _outcome(error: OutpostError, tried: bool) -> Outcome:
+def _outcome(error: OutpostError, met: bool) -> Outcome:
+    """What an error ends an exchange as; `met`: it is a target's, not the gateway's own."""
     if isinstance(error, InternalError):
         return "internal_error"
     if isinstance(error, ClientStalled):
         return "client_closed"
-    if isinstance(error, UpstreamError) or (tried and error.retryable):
+    if isinstance(error, UpstreamError) or (met and error.retryable):
         return "upstream_error"
     return "refused"
 

@@ -137,8 +137,8 @@ def long_chat(plan: Plan, subject: Running, seed: str, table: Table) -> None:
     result = run_load(job(subject, [Lane([text], requests=1)], plan.limit_s(60), detail=True))
     reading = writing = 0.0
     note = ""
-    if result.requests:
-        only = result.requests[0]
+    only = result.requests[0] if result.requests else None
+    if only is not None and only.arrivals_s:
         first, last = only.arrivals_s[0], only.arrivals_s[-1]
         reading = only.prompt_tokens / (first - only.start_s)
         writing = (only.completion_tokens - 1) / max(last - first, 1e-9)

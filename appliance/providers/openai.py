@@ -192,8 +192,7 @@ class OpenAIUpstream:
         parts: list[bytes] = []
         size = 0
         tap = Tap(response.content, nothing)
-        if not response.content.is_eof():
-            await tap.install(response)
+        await tap.install(response)
         try:
             while part := await response.content.readany():
                 parts.append(part)

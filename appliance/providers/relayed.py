@@ -31,6 +31,8 @@ class RelayedStream:
         self._leave = leave
         self._tap = Tap(response.content, self._arrived)
         self._send: Callable[[bytes], bool] | None = None
+        self._taken = 0
+        """Bytes of the answer so far."""
         self._full = False
         """`_send` has asked for a pause."""
         self._turn: asyncio.Future[None] | None = None
@@ -39,8 +41,7 @@ class RelayedStream:
 
     async def open(self) -> None:
         """Take what comes up to the first token. Raises UpstreamFailed."""
-        if not self._content.is_eof():
-            await self._tap.install(self._response)
+        await self._tap.install(self._response)
         await self._take(self._keep)
 
     async def pump(self, sink: Sink) -> None:
@@ -87,11 +88,10 @@ class RelayedStream:
 
     def _pass_on(self, send: Callable[[bytes], bool]) -> None:
         content, reader = self._content, self._reader
-        while not reader.done:
-            # Taking what is there may let the HTTP client parse more of what it had put aside.
+        # Taking what is there may let the HTTP client parse more of what it had put aside.
+        while not reader.done and (content.total_bytes > self._taken or content.is_eof() or content.exception()):
             data = content.read_nowait(-1)
-            if not data and not content.is_eof():
-                return
+            self._taken += len(data)
             out = reader.feed(data)
             if out and not send(out):
                 self._full = True

@@ -13,6 +13,7 @@ from typing import cast
 import aiohttp
 
 _TURNS = 3
+"""Of the loop, in which the end of a TLS connection that is under way has been told."""
 
 
 def nothing() -> None:
@@ -34,7 +35,9 @@ class Tap(asyncio.Protocol):
         self._received: Callable[[bytes], None]
 
     async def install(self, response: aiohttp.ClientResponse) -> None:
-        """Begin. Where nothing more can come, the reader gets its end or error at once."""
+        """Begin, unless all of the answer is there. Where nothing more can come, the reader is told at once."""
+        if self._content.is_eof():
+            return
         for _ in range(_TURNS):
             connection = response.connection
             transport = connection.transport if connection is not None else None

@@ -196,6 +196,8 @@ async def test_a_body_that_breaks_off(house: House) -> None:
         await client.send(asking("local", "Hi", stream=False)[:-3])
         client.vanish()
     await idle(house)
+    row = await house.recorder.wait_for(1)
+    assert (row.outcome, row.status, row.attempts) == ("client_closed", 499, [])
 
 
 async def test_too_many_connections_are_told(tmp_path: Path) -> None:

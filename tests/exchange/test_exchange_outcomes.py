@@ -221,7 +221,8 @@ async def test_a_prompt_too_long_for_those_that_are_up_waits_for_a_larger_one(ho
         response = await house.chat("m", "!context", stream=stream)
         assert (response.status, (await response.json())["error"]["code"]) == (503, "model_loading")
         assert "Retry-After" in response.headers
-    assert [attempt.target for attempt in (await house.recorder.wait_for(2)).attempts] == ["small"]
+    row = await house.recorder.wait_for(2)
+    assert ([attempt.target for attempt in row.attempts], row.outcome) == (["small"], "refused")
 
 
 async def test_nobody_listens(house: House) -> None:

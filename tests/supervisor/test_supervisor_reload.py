@@ -9,8 +9,23 @@ import msgspec
 import pytest
 
 from runtimes.engine import EngineLost
-from runtimes.supervisor import SpecError
+from runtimes.supervisor import SpecError, Subscription, Supervisor
 from tests.supervisor.supervisor_harness import QUICK, SOON, Make, fake_spec, living_group, ready, until, until_state
+
+
+async def two(supervisor: Supervisor, folder: Path) -> None:
+    """Two ready replicas of one deployment."""
+    await supervisor.start([fake_spec(folder, index=i) for i in range(2)])
+    for index in range(2):
+        await until_state(supervisor, "ready", index=index)
+
+
+async def rolled(supervisor: Supervisor, seen: Subscription) -> None:
+    """Both were restarted once, and the second one served until the first one did."""
+    seen.close()
+    story = [(view.index, view.state) async for view in seen]
+    assert story.index((0, "ready")) < story.index((1, "stopping"))
+    assert {(view.restarts, view.state) for view in supervisor.replicas()} == {(1, "ready")}
 
 
 async def test_replace_touches_only_what_differs(make: Make, tmp_path: Path) -> None:
@@ -35,15 +50,10 @@ async def test_replace_touches_only_what_differs(make: Make, tmp_path: Path) -> 
 
 async def test_replicas_of_one_deployment_restart_one_by_one(make: Make, tmp_path: Path) -> None:
     supervisor = make()
-    await supervisor.start([fake_spec(tmp_path, index=i) for i in range(2)])
-    for index in range(2):
-        await until_state(supervisor, "ready", index=index)
+    await two(supervisor, tmp_path)
     seen = supervisor.subscribe()
     await supervisor.replace([fake_spec(tmp_path, index=i, env={"NEW": "1"}) for i in range(2)])
-    seen.close()
-    story = [(view.index, view.state) async for view in seen]
-    assert story.index((0, "ready")) < story.index((1, "stopping"))
-    assert {(view.restarts, view.state) for view in supervisor.replicas()} == {(1, "ready")}
+    await rolled(supervisor, seen)
 
 
 async def test_a_reload_that_was_cut_short_can_be_taken_back(make: Make, tmp_path: Path) -> None:
@@ -60,9 +70,7 @@ async def test_a_reload_that_was_cut_short_can_be_taken_back(make: Make, tmp_pat
 
 async def test_a_reload_that_overrules_another_leaves_one_of_them_serving(make: Make, tmp_path: Path) -> None:
     supervisor = make()
-    await supervisor.start([fake_spec(tmp_path, index=i) for i in range(2)])
-    for index in range(2):
-        await until_state(supervisor, "ready", index=index)
+    await two(supervisor, tmp_path)
     seen = supervisor.subscribe()
     wanted = [fake_spec(tmp_path, index=i, env={"NEW": "1"}) for i in range(2)]
     first = asyncio.create_task(supervisor.replace(wanted))
@@ -70,10 +78,7 @@ async def test_a_reload_that_overrules_another_leaves_one_of_them_serving(make: 
     first.cancel()
     await asyncio.gather(first, return_exceptions=True)
     await supervisor.replace(wanted)
-    seen.close()
-    story = [(view.index, view.state) async for view in seen]
-    assert story.index((0, "ready")) < story.index((1, "stopping"))
-    assert {(view.restarts, view.state) for view in supervisor.replicas()} == {(1, "ready")}
+    await rolled(supervisor, seen)
 
 
 async def test_a_reload_gives_the_quarantined_another_chance(make: Make, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ The appliance is the real one, less its engines: what they would be started with
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import logging
@@ -384,3 +385,30 @@ async def test_a_catalogue_that_the_disk_refuses_is_told(folder: Path, monkeypat
         monkeypatch.setattr("runtimes.catalogue.Catalogue.list", refuse)
         with pytest.raises(BadRequest, match=r"models/imported/x\.json: permission denied\) – correct"):
             await box.reload(box.doc)
+
+
+async def test_a_reload_does_not_wait_for_one_that_it_overrules(folder: Path) -> None:
+    async with running(folder) as box:
+        begun: list[list[ReplicaSpec]] = []
+        ended: list[str] = []
+
+        async def replace(specs: list[ReplicaSpec]) -> None:
+            begun.append(specs)
+            try:
+                if len(begun) == 1:
+                    await asyncio.Event().wait()  # an answer that never ends
+                ended.append("done")
+            except asyncio.CancelledError:
+                ended.append("overruled")
+                raise
+
+        box.replicas.replace = replace  # type: ignore[method-assign]
+        for slots in (2, 3):
+            put(box.doc, "deployments[].args.slots", slots)
+            box.write(box.doc)
+            await box.app.reload()
+            await asyncio.sleep(0)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*box.app._changing, return_exceptions=True)
+        assert ended == ["overruled", "done"]
+        assert begun[0] != begun[1]
