@@ -111,9 +111,9 @@ class EmbedLoop:
         self._wake.set()
 
     def close(self) -> None:
-        """Make `run` return after the current batch."""
+        """Make `run` return; the current batch is given up."""
         self._closing = True
-        self._native.abort(True)
+        self._native.give_up()
         self._wake.set()
 
     @property
@@ -149,7 +149,7 @@ class EmbedLoop:
         try:
             self._native.decode(rows)
         except Aborted:
-            return True
+            return False
         except NativeError as error:
             log.error("a batch of %d tokens failed: %s", len(rows), error.message)
             for job in {job for job, _ in batch}:

@@ -85,7 +85,6 @@ class DecodeLoop:
         self._inbox: deque[Job | int] = deque()
         self._wake = threading.Event()
         self._closing = False
-        self._prefill_jobs: frozenset[int] = frozenset()
         self.counters = Counters()
 
     # --- any thread -----------------------------------------------------------------------------
@@ -96,16 +95,17 @@ class DecodeLoop:
         self._wake.set()
 
     def cancel(self, job_id: int) -> None:
-        """Forget a job: nothing more is delivered for it. Unknown ids are ignored."""
+        """Forget a job: nothing more is delivered for it. Unknown ids are ignored.
+
+        The step that runs is finished, even if nobody else gains from it (see `Native.give_up` for why).
+        """
         self._inbox.append(job_id)
-        if self._prefill_jobs == {job_id}:
-            self._native.abort(True)  # nobody else gains from the running step
         self._wake.set()
 
     def close(self) -> None:
-        """Make `run` return after the current step."""
+        """Make `run` return; the current step is given up."""
         self._closing = True
-        self._native.abort(True)
+        self._native.give_up()
         self._wake.set()
 
     @property
@@ -256,12 +256,8 @@ class DecodeLoop:
             last = len(prompt) - 1
             rows.extend((int(prompt[p]), p, slot.index, p == last) for p in range(slot.length, end))
             parts.append((slot, count))
-        self._prefill_jobs = frozenset() if decoding else frozenset(_choice(s).job.id for s, _ in parts)
-        try:
-            if not self._compute(rows, [slot for slot, _ in parts], prefill=True):
-                return
-        finally:
-            self._prefill_jobs = frozenset()
+        if not self._compute(rows, [slot for slot, _ in parts], prefill=True):
+            return
         self.counters.prefilled += len(rows)
         row = 0
         for slot, count in parts:
@@ -298,16 +294,13 @@ class DecodeLoop:
             self._advance(slot, row)
 
     def _compute(self, rows: list[Row], slots: list[Slot], *, prefill: bool) -> bool:
-        """Run one batch; False when it has to be tried again or its requests were failed."""
+        """Run one batch; False when the loop is closing or its requests were failed."""
         before = self._clock()
         try:
             self._native.set_threads(self._compute_with.threads)
             self._compute_with.began()
             self._native.decode(rows)
         except Aborted:
-            self._native.abort(False)
-            for slot in slots:
-                self._roll_back(slot)
             return False
         except NativeError as error:
             log.error("a batch of %d tokens failed: %s", len(rows), error.message)
@@ -322,16 +315,6 @@ class DecodeLoop:
         self._pace.measured(len(rows), now - before, prefill=prefill)
         self._tell(now)
         return True
-
-    def _roll_back(self, slot: Slot) -> None:
-        """Forget what a step that was given up has left behind."""
-        try:
-            self._native.trim(slot.index, slot.length)
-        except NativeError as error:
-            # Recurrent models cannot forget a part of what they read; all of it is forgotten now.
-            slot.length = 0
-            if slot.choice is not None and not slot.prefilling:
-                self._fail(slot.choice.job, error)
 
     def _advance(self, slot: Slot, row: int) -> None:
         """Choose the next token of a slot's choice from the logits of `row`, and end it if that ends it."""

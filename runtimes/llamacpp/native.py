@@ -40,7 +40,7 @@ class NativeError(EngineError):
 
 
 class Aborted(Exception):
-    """The running decode was given up through `Native.abort()`; memory holds an unknown part of it."""
+    """The running decode was given up through `Native.give_up()`; memory holds an unknown part of it."""
 
 
 @dataclass(frozen=True)
@@ -241,9 +241,14 @@ class Native:
         since = self._since
         return 0.0 if since is None else time.monotonic() - since
 
-    def abort(self, on: bool) -> None:
-        """Ask the running decode to give up (True), or allow decodes again (False). Any thread."""
-        self._abort_flag[0] = b"\1" if on else b"\0"
+    def give_up(self) -> None:
+        """Make the running decode and all later ones raise Aborted soon: the end, for any thread.
+
+        There is no way back on purpose. When a batch is given up, llama.cpp (`llama_kv_cache::prepare`, which restores
+        the heads of the first streams instead of those of the batch's) may keep later tokens in cells whose order is
+        not that of their positions: answers stay right, but are no longer the same to the bit.
+        """
+        self._abort_flag[0] = b"\1"
 
     def logits(self, row: int) -> NDArray[np.float32]:
         """Raw logits of a wanted row, shape (n_vocab,); valid until the next decode."""

@@ -41,8 +41,8 @@ class FakeNative:
     def trim(self, sequence: int, keep: int) -> None:
         assert keep == 0
 
-    def abort(self, on: bool) -> None:
-        pass
+    def give_up(self) -> None:
+        self.trouble.append(Aborted())
 
 
 def expected(inputs: list[list[int]]) -> list[tuple[float, float]]:
@@ -57,10 +57,8 @@ def vectors(result: Embeddings | EngineError) -> list[tuple[float, float]]:
 texts = st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=BATCH), min_size=1, max_size=9)
 
 
-@given(st.lists(texts, min_size=1, max_size=6), st.sets(st.integers(0, 5)), st.sets(st.integers(0, 20)))
-def test_each_job_gets_its_own_vectors_in_its_own_order(
-    jobs: list[list[list[int]]], cancelled: set[int], aborted: set[int]
-) -> None:
+@given(st.lists(texts, min_size=1, max_size=6), st.sets(st.integers(0, 5)))
+def test_each_job_gets_its_own_vectors_in_its_own_order(jobs: list[list[list[int]]], cancelled: set[int]) -> None:
     told: dict[int, Embeddings | EngineError] = {}
     native = FakeNative()
     loop = EmbedLoop(native, told.__setitem__)  # type: ignore[arg-type]  # as much of a Native as the loop uses
@@ -71,8 +69,6 @@ def test_each_job_gets_its_own_vectors_in_its_own_order(
         if step == 1:
             for number in cancelled:
                 loop.cancel(number)
-        if step in aborted:
-            native.trouble.append(Aborted())
         if not loop.step():
             break
         step += 1
@@ -82,6 +78,16 @@ def test_each_job_gets_its_own_vectors_in_its_own_order(
         else:
             assert number in cancelled
     assert loop.open_requests == 0
+
+
+def test_the_end_gives_the_running_batch_up() -> None:
+    told: dict[int, Embeddings | EngineError] = {}
+    loop = EmbedLoop(FakeNative(), told.__setitem__)  # type: ignore[arg-type]
+    loop.submit(EmbedJob(1, [[1] * 4] * 400))
+    loop.close()
+    loop.run()
+    assert not loop.step()
+    assert not told
 
 
 def test_a_long_list_does_not_hold_up_a_short_one() -> None:

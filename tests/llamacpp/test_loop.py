@@ -2,13 +2,13 @@
 
 `FakeNative` keeps what each sequence holds, refuses any row that does not continue its sequence, and gives
 logits that depend on the sequence's tokens alone. So whatever the schedule – other requests, cancels,
-copies, aborted batches – each answer must be the one that its prompt gets when it runs alone.
+copies, failed batches – each answer must be the one that its prompt gets when it runs alone.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,7 +34,9 @@ class FakeNative:
         self.n_vocab, self.n_batch, self.context_length = VOCABULARY, batch, CONTEXT
         self.eog = frozenset({END})
         self.held: list[list[int]] = [[] for _ in range(slots)]
-        self.abort_next = self.fail_next = False
+        self.fail_next = self.given_up = False
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What another thread does while a batch is computed."""
         self.rows: Sequence[Row] = ()
         self.copies = 0
         self.computed = 0
@@ -51,8 +53,9 @@ class FakeNative:
             self.fail_next = False
             raise NativeError("out of luck")
         for done, (token, position, sequence, _) in enumerate(rows):
-            if self.abort_next and done == len(rows) // 2:
-                self.abort_next = False
+            if done == len(rows) // 2:
+                self.meanwhile()
+            if self.given_up:
                 raise Aborted  # part of the batch is in memory, as with the real one
             assert position == len(self.held[sequence]) < CONTEXT, "a row must continue its sequence"
             self.held[sequence].append(token)
@@ -76,8 +79,8 @@ class FakeNative:
     def set_threads(self, threads: int) -> None:
         assert threads >= 1
 
-    def abort(self, on: bool) -> None:
-        pass
+    def give_up(self) -> None:
+        self.given_up = True
 
     def piece(self, token: int) -> bytes:
         return bytes([65 + token % 26])
@@ -205,7 +208,6 @@ actions = st.lists(
         st.tuples(st.just("submit"), prompts, st.integers(0, 60), st.integers(1, 3), st.sampled_from(["", "a"])),
         st.tuples(st.just("cancel"), st.integers(0, 30)),
         st.tuples(st.just("step"), st.integers(1, 6)),
-        st.tuples(st.just("abort")),
         st.tuples(st.just("fail")),
     ),
     max_size=40,
@@ -231,8 +233,6 @@ def test_every_answer_is_the_one_that_its_prompt_gets_alone(script: list[tuple],
         elif action == "step":
             for _ in range(details[0]):
                 loop.step()
-        elif action == "abort":
-            native.abort_next = True
         elif action == "fail":
             native.fail_next = True
             failures += 1
@@ -270,6 +270,27 @@ def test_a_cancel_frees_the_slot_for_the_next_step() -> None:
     loop.cancel(1)
     loop.step()
     assert any(isinstance(e, Started) for e in desk.events[2])
+
+
+def test_a_cancel_lets_the_running_step_end() -> None:
+    """A batch that is given up changes where llama.cpp keeps later tokens of other slots: see `Native.give_up`."""
+    native, _, loop = make(2)
+    loop.submit(job(1, [3] * 30, 4))
+    native.meanwhile = lambda: loop.cancel(1)
+    loop.step()
+    assert native.computed == 16, "the whole piece"
+    assert not native.given_up
+    finish(loop)
+    assert native.computed == 16, "and nothing after it"
+
+
+def test_the_end_gives_the_running_step_up() -> None:
+    native, desk, loop = make(2)
+    loop.submit(job(1, [3] * 30, 4))
+    native.meanwhile = loop.close
+    loop.run()
+    assert native.computed == 8
+    assert not desk.over(1)
 
 
 def test_a_defect_in_one_requests_text_costs_only_that_request() -> None:
@@ -384,10 +405,10 @@ def test_a_model_that_cannot_forget_a_part_survives_a_cancel(monkeypatch: pytest
     monkeypatch.setattr(native, "trim", cut)
     loop.submit(job(1, [3] * 20, 4))
     loop.step()
-    native.abort_next = True
-    loop.step()
+    loop.submit(job(2, [3] * 3 + [4] * 9, 4))
+    loop.cancel(1)
     finish(loop)
-    check_alone(desk, 1, [3] * 20, 4, 1)
+    check_alone(desk, 2, [3] * 3 + [4] * 9, 4, 1)
 
 
 def test_waiting_requests_are_served_in_their_order() -> None:
