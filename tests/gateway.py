@@ -79,7 +79,7 @@ class Gateway:
         """Write the file; a running gateway reads it at `reload`."""
         keys = [
             {"name": "contract-admin", "key": {"env": "CONTRACT_ADMIN_KEY"}, "role": "admin"},
-            {"name": "contract-user", "key": {"env": "CONTRACT_USER_KEY"}, "role": "user"},
+            {"name": "contract-user", "key": {"env": "CONTRACT_USER_KEY"}, "role": "member"},
         ]
         document = {
             "data_dir": str(self.data_dir),

@@ -27,14 +27,17 @@ JsonOption = Annotated[bool, typer.Option("--json", help='Print JSON: {"data": [
 
 
 class RoleName(StrEnum):
+    owner = "owner"
     admin = "admin"
-    user = "user"
+    operator = "operator"
+    auditor = "auditor"
+    member = "member"
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Name of the key, as records show it.")],
-    role: Annotated[RoleName, typer.Option(help="admin may use the admin API as well.")] = RoleName.user,
+    role: Annotated[RoleName, typer.Option(help="admin may use the admin API as well.")] = RoleName.member,
     new: Annotated[
         bool, typer.Option("--new", help="Make the data folder if there is none yet, before the first start.")
     ] = False,

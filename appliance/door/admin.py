@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from aiohttp import web
@@ -17,13 +17,14 @@ from appliance.door.render import respond
 from appliance.door.terms import Terms
 from appliance.errors import BadRequest, NotFound
 from appliance.exchange import Gateway
+from appliance.identity.permissions import Role
 
 
 class Keys(Protocol):
     """The keys as an operator handles them; structs as msgspec encodes them."""
 
     async def list(self) -> Sequence[msgspec.Struct]: ...
-    async def create(self, name: str, role: Literal["admin", "user"]) -> tuple[msgspec.Struct, str]: ...
+    async def create(self, name: str, role: Role) -> tuple[msgspec.Struct, str]: ...
     async def revoke(self, id_or_name: str) -> msgspec.Struct: ...
 
 
@@ -51,10 +52,10 @@ class Operator:
 
 class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    role: Literal["admin", "user"] = "user"
+    role: Role = "member"
 
 
-_CREATE_KEY = Wire(CreateKey, refused={}, hints={"role": "Use admin or user."})
+_CREATE_KEY = Wire(CreateKey, refused={}, hints={"role": "Use owner, admin, operator, auditor or member."})
 MAX_ROWS = 1000
 
 
@@ -94,13 +95,13 @@ def endpoints(operator: Operator, terms: Terms) -> tuple[Endpoint, ...]:
     return (
         healthz(),
         readyz(operator.gateway),
-        Endpoint("GET", "/admin/v1/status", "admin", status),
-        Endpoint("GET", "/admin/v1/keys", "admin", list_keys),
-        Endpoint("POST", "/admin/v1/keys", "admin", create_key),
-        Endpoint("DELETE", "/admin/v1/keys/{id}", "admin", revoke_key),
-        Endpoint("GET", "/admin/v1/requests", "admin", list_requests),
-        Endpoint("GET", "/admin/v1/requests/{id}", "admin", one_request),
-        Endpoint("POST", "/admin/v1/reload", "admin", reload),
+        Endpoint("GET", "/admin/v1/status", "status.read", status),
+        Endpoint("GET", "/admin/v1/keys", "keys.read", list_keys),
+        Endpoint("POST", "/admin/v1/keys", "keys.write", create_key),
+        Endpoint("DELETE", "/admin/v1/keys/{id}", "keys.write", revoke_key),
+        Endpoint("GET", "/admin/v1/requests", "requests.read", list_requests),
+        Endpoint("GET", "/admin/v1/requests/{id}", "requests.read", one_request),
+        Endpoint("POST", "/admin/v1/reload", "settings.reload", reload),
     )
 
 

@@ -114,6 +114,8 @@ class Door:
         if self._trusted is not None:
             return self._trusted
         principal = identify(self._keyring, credential(request))
-        if endpoint.permission == "admin" and principal.role != "admin":
-            raise PermissionDenied("This needs a key with the admin role.")
+        if endpoint.permission != "anyone" and not principal.may(endpoint.permission):
+            raise PermissionDenied(
+                f"This needs the permission {endpoint.permission}; the role {principal.role} lacks it."
+            )
         return principal

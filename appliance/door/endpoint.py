@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from aiohttp import web
 
+from appliance.identity.permissions import Permission
 from appliance.identity.principal import Principal
 from appliance.records.rows import ExchangeRow
 
-Permission = Literal["anyone", "key", "admin"]
-"""anyone: no credential. key: any valid key. admin: a key with the admin role."""
+Access = Permission | Literal["anyone"]
+"""What an endpoint asks for; anyone: no credential at all."""
+
+
+class Query(msgspec.Struct, frozen=True):
+    """A query parameter, for the OpenAPI document."""
+
+    name: str
+    help: str
+    kind: Literal["string", "integer", "number"] = "string"
 
 
 class Visit:
@@ -39,12 +48,19 @@ Handler = Callable[[Visit], Awaitable[web.StreamResponse]]
 class Endpoint(msgspec.Struct, frozen=True):
     """One way in. A path that ends in `{name}` takes the rest of the path (slashes too) as `Visit.tail`."""
 
-    method: Literal["GET", "POST", "DELETE"]
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
-    permission: Permission
+    permission: Access
     handler: Handler
     identifies: bool = False
     """The handler checks the credential itself, as its first step."""
+    summary: str = ""
+    takes: type[msgspec.Struct] | None = None
+    """The body."""
+    gives: Any = None
+    """The type of `data` in the answer."""
+    query: tuple[Query, ...] = ()
+    status: int = 200
 
     @property
     def prefix(self) -> str | None:

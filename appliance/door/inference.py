@@ -38,7 +38,7 @@ async def answer(gateway: Gateway, kind: Kind, terms: Terms, visit: Visit) -> we
 
 def endpoints(gateway: Gateway, terms: Terms) -> tuple[Endpoint, ...]:
     return tuple(
-        Endpoint("POST", path, "key", partial(answer, gateway, kind, terms), identifies=True)
+        Endpoint("POST", path, "models.use", partial(answer, gateway, kind, terms), identifies=True)
         for path, kind in (
             ("/v1/chat/completions", CHAT),
             ("/v1/completions", COMPLETIONS),

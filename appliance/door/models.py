@@ -22,6 +22,6 @@ def endpoints(gateway: Gateway, started_at: int) -> tuple[Endpoint, ...]:
         return respond(models.one(gateway.router.card(visit.tail, started_at)), visit.id, headers=_HEADERS)
 
     return (
-        Endpoint("GET", "/v1/models", "key", many),
-        Endpoint("GET", "/v1/models/{id}", "key", one),
+        Endpoint("GET", "/v1/models", "models.use", many),
+        Endpoint("GET", "/v1/models/{id}", "models.use", one),
     )

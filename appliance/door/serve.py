@@ -27,7 +27,7 @@ from appliance.identity.principal import Principal
 
 logger = logging.getLogger("outpost.door")
 
-CONTROL = Principal(key_id="control-socket", key_name="control-socket", role="admin")
+CONTROL = Principal(key_id="control-socket", key_name="control-socket", role="owner")
 _LAST_WORDS_S = 2.0
 
 

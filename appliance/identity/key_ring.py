@@ -107,7 +107,7 @@ class KeyRing:
 
     async def has_admin_or_history(self) -> bool:
         """Whether somebody can already get in as an admin, or an operator has ever made a key."""
-        return any(entry.role == "admin" for entry in self._fixed) or await self._store.ever_had_keys()
+        return any(entry.role in ("owner", "admin") for entry in self._fixed) or await self._store.ever_had_keys()
 
     async def watch(self, interval_s: float = 1.0) -> None:
         """Take in changes that other processes make, until cancelled. Trouble is logged and outlived."""
@@ -132,5 +132,5 @@ async def ensure_first_admin(ring: KeyRing, name: str = "first-admin") -> str | 
     """On a box that nobody can enter yet, make the first admin key and give its text, once; else None."""
     if await ring.has_admin_or_history():
         return None
-    _, key = await ring.create(name, "admin")
+    _, key = await ring.create(name, "owner")
     return key

@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from appliance.errors import BadRequest, NotFound
-from appliance.identity.principal import Role
+from appliance.identity.permissions import ROLES, Role
 from appliance.records.database import Database, unavailable
 from appliance.records.tables import api_keys, counters
 
@@ -70,8 +70,8 @@ class KeyStore:
             raise BadRequest(
                 "name: use 1 to 64 letters, digits and . _ @ + - , beginning with a letter or digit", param="name"
             )
-        if role not in ("admin", "user"):
-            raise BadRequest("role: must be admin or user", param="role")
+        if role not in ROLES:
+            raise BadRequest(f"role: must be one of {', '.join(ROLES)}", param="role")
         key_id = "key_" + base64.b32encode(self._random(10)).decode().lower()
         info = KeyInfo(id=key_id, name=name, role=role, prefix=prefix, created_at=self._clock())
         async with self._database.write() as connection:

@@ -6,13 +6,59 @@ from typing import Literal
 
 import msgspec
 
-Role = Literal["admin", "user"]
-"""admin: everything, the operator's listener included. user: the public APIs."""
+from appliance.identity.permissions import ROLES, Permission, Role
+
+__all__ = ["DEFAULT_ORGANIZATION", "Principal", "Priority", "Restrictions", "Role"]
+
+DEFAULT_ORGANIZATION = "org_default"
+"""The organisation that runs the box: always there; its overseers oversee everything."""
+
+Priority = Literal["interactive", "normal", "batch"]
+"""Classes of work in the order of their urgency."""
+
+Zone = Literal["on_box", "on_prem", "cloud"]
+
+
+class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a credential is limited to; None = not limited."""
+
+    routes: tuple[str, ...] | None = None
+    """Model names that clients may ask for."""
+    models: tuple[str, ...] | None = None
+    """Targets that may answer: a deployment's name, or provider/model."""
+    zones: tuple[Zone, ...] | None = None
+    """Where those that answer may be."""
+    addresses: tuple[str, ...] | None = None
+    """Networks that the credential may be used from, as CIDR."""
+    priority: Priority | None = None
+    """The most urgent class that may be asked for."""
 
 
 class Principal(msgspec.Struct, frozen=True):
-    """The owner of a key, as far as the rest of the house needs to know."""
+    """The owner of a credential, as far as the rest of the house needs to know. Ids, but for `key_name`."""
 
     key_id: str
+    """The credential: a key's id, `fixed:NAME`, `jwt:ISSUER`, `mtls`, `session`."""
     key_name: str
     role: Role
+    organization: str = DEFAULT_ORGANIZATION
+    team: str | None = None
+    """The one team that the credential works for."""
+    user: str | None = None
+    service_account: str | None = None
+    restrictions: Restrictions = Restrictions()
+    expires_at: float | None = None
+    """Unix seconds from which on the credential is worth nothing."""
+
+    @property
+    def subject(self) -> str:
+        """Whose data the exchange is about: the person, else the service account, else the credential."""
+        return self.user or self.service_account or self.key_id
+
+    def may(self, permission: Permission) -> bool:
+        return permission in ROLES[self.role]
+
+    @property
+    def oversees(self) -> str | None:
+        """The organisation whose things this principal may see and change; None = all of them."""
+        return None if self.organization == DEFAULT_ORGANIZATION else self.organization

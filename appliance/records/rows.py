@@ -23,6 +23,19 @@ class Attempt(msgspec.Struct, frozen=True):
     duration_s: float
     outcome: str
     error_code: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_nanousd: int = 0
+    """10^-9 US dollars."""
+
+
+class Charge(msgspec.Struct, frozen=True, array_like=True):
+    """What an exchange has used up of one limit's counter."""
+
+    counter: str
+    amount: int
+    at: float
+    """Unix seconds at which it counts."""
 
 
 class ExchangeRow(msgspec.Struct, kw_only=True):
@@ -57,6 +70,19 @@ class ExchangeRow(msgspec.Struct, kw_only=True):
     duration_s: float = 0.0
     client: str = ""
     """The client's network address."""
+    organization_id: str | None = None
+    team_id: str | None = None
+    user_id: str | None = None
+    service_account_id: str | None = None
+    tags: list[str] = []
+    """Cost centres that the caller named."""
+    priority: str | None = None
+    reasoning_tokens: int = 0
+    cost_nanousd: int = 0
+    """10^-9 US dollars, of all attempts."""
+    charges: list[Charge] = []
+    content_digest: str | None = None
+    """HMAC-SHA-256 (hex) of what is kept of its content, under the subject's key."""
 
 
 class RecordedExchange(ExchangeRow, kw_only=True):
@@ -71,6 +97,7 @@ COLUMNS = ("seq", *ExchangeRow.__struct_fields__)
 _encoder = msgspec.json.Encoder()
 _reasons = msgspec.json.Decoder(list[str])
 _attempts = msgspec.json.Decoder(list[Attempt])
+_charges = msgspec.json.Decoder(list[Charge])
 _I64 = 2**63
 
 
@@ -99,6 +126,16 @@ def flatten(seq: int, row: ExchangeRow) -> tuple[Any, ...]:
         row.ttft_s,
         row.duration_s,
         row.client,
+        row.organization_id,
+        row.team_id,
+        row.user_id,
+        row.service_account_id,
+        _encoder.encode(row.tags).decode() if row.tags else "[]",
+        row.priority,
+        row.reasoning_tokens,
+        row.cost_nanousd,
+        _encoder.encode(row.charges).decode() if row.charges else "[]",
+        row.content_digest,
     )
 
 
@@ -108,6 +145,8 @@ def unflatten(values: Sequence[Any]) -> RecordedExchange:
     fields["stream"] = bool(fields["stream"])
     fields["finish_reasons"] = _reasons.decode(fields["finish_reasons"])
     fields["attempts"] = _attempts.decode(fields["attempts"])
+    fields["tags"] = _reasons.decode(fields["tags"])
+    fields["charges"] = _charges.decode(fields["charges"])
     return RecordedExchange(**fields)
 
 
@@ -124,6 +163,6 @@ def _storable(value: Any) -> Any:
         return min(max(value, -_I64), _I64 - 1)
     if isinstance(value, list):
         return [_storable(item) for item in value]
-    if isinstance(value, Attempt):
-        return Attempt(**{name: _storable(getattr(value, name)) for name in Attempt.__struct_fields__})
+    if isinstance(value, (Attempt, Charge)):
+        return type(value)(**{name: _storable(getattr(value, name)) for name in value.__struct_fields__})
     return value

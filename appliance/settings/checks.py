@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+from appliance.settings import checks_limiting, checks_people, checks_recording, checks_telemetry
 from appliance.settings.document import Finding, Path
 from appliance.settings.problems import suggest
 from appliance.settings.schema import Settings
@@ -38,6 +39,10 @@ def check(settings: Settings) -> list[Finding]:
         *_model_names(settings.routes),
         *_providers(settings),
         *_targets(settings),
+        *checks_limiting.check(settings),
+        *checks_people.check(settings),
+        *checks_recording.check(settings),
+        *checks_telemetry.check(settings),
     ]
 
 

@@ -12,9 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from appliance.settings.secrets import SecretRef
+from appliance.settings.limiting import Admission, Limit, Price
+from appliance.settings.people import FixedKey, Identity
+from appliance.settings.recording import Records
 from appliance.settings.section import Section
 from appliance.settings.serving import Deployment, Provider, Route, default_deployments, routes_to
+from appliance.settings.telemetry import Telemetry
 from appliance.settings.values import (
     Address,
     DatabaseUrl,
@@ -22,11 +25,12 @@ from appliance.settings.values import (
     FilePath,
     Integer,
     Listen,
-    Name,
     Size,
     Switch,
     Word,
 )
+
+__all__ = ["FixedKey", "Identity", "Settings"]
 
 _RESTART: dict[str, Any] = {"restart": True}
 
@@ -113,28 +117,6 @@ class Log(Section):
     access: Switch = Field(default=True, description="Write one line a request.")
 
 
-class FixedKey(Section):
-    """An API key that the file declares, for automation."""
-
-    name: Name = Field(description="Name of the key, as records show it.", examples=["ci"])
-    key: SecretRef = Field(
-        description="Where the key's text is found; at least 20 characters.", examples=[{"env": "CI_KEY"}]
-    )
-    role: Annotated[Literal["admin", "user"], Word] = Field(
-        default="user", description="admin may use the admin API as well."
-    )
-
-
-class Identity(Section):
-    """Who may ask, besides the keys that `outpost keys create` makes."""
-
-    keys: tuple[FixedKey, ...] = Field(
-        default=(),
-        description="Fixed keys, for automation.",
-        examples=[[{"name": "ci", "key": {"env": "CI_KEY"}, "role": "admin"}]],
-    )
-
-
 class CatalogueSettings(Section):
     """Where models are found."""
 
@@ -177,6 +159,12 @@ class Settings(Section):
         description="Model names that clients may ask for. Left out, one route a deployment, under its name.",
         examples=[[{"model": "chat", "targets": [{"deployment": "small"}]}]],
     )
+
+    limits: tuple[Limit, ...] = Field(default=(), description="How much may be asked for.")
+    prices: tuple[Price, ...] = Field(default=(), description="What targets cost; the others cost nothing.")
+    admission: Admission = Field(default_factory=Admission, description="Waiting for a target that is busy.")
+    records: Records = Field(default_factory=Records, description="What is kept of requests.")
+    telemetry: Telemetry = Field(default_factory=Telemetry, description="Metrics and traces.")
 
     @property
     def database_url(self) -> str:

@@ -48,10 +48,10 @@ def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
     assert is_key(made.stdout.strip())
     assert "not shown again" in made.stderr
     (again,) = data(run(keys.app, "create", "two", "--json", "--data-dir", tmp_path))
-    assert (again["name"], again["role"], again["prefix"]) == ("two", "user", again["key"][:7])
+    assert (again["name"], again["role"], again["prefix"]) == ("two", "member", again["key"][:7])
 
     shown = data(run(keys.app, "list", "--json", "--data-dir", tmp_path))
-    assert [(k["name"], k["role"], k["revoked_at"]) for k in shown] == [("app", "admin", None), ("two", "user", None)]
+    assert [(k["name"], k["role"], k["revoked_at"]) for k in shown] == [("app", "admin", None), ("two", "member", None)]
     assert not any("key" in k for k in shown)
 
     ended = run(keys.app, "revoke", "app", "--data-dir", tmp_path)
@@ -229,7 +229,7 @@ def folder() -> Path:
 INFO = {
     "id": "key_1",
     "name": "app",
-    "role": "user",
+    "role": "member",
     "prefix": "op-abcd",
     "created_at": 1.0,
     "revoked_at": None,

@@ -65,10 +65,10 @@ async def test_status(house: House) -> None:
 
 
 async def test_keys(house: House) -> None:
-    status, body = await ask(house, "POST", "/admin/v1/keys", json={"name": "ci", "role": "user"})
+    status, body = await ask(house, "POST", "/admin/v1/keys", json={"name": "ci", "role": "member"})
     assert status == 201
     assert body["data"]["key"] == "op-fresh"
-    assert (body["data"]["name"], body["data"]["role"]) == ("ci", "user")
+    assert (body["data"]["name"], body["data"]["role"]) == ("ci", "member")
     status, body = await ask(house, "GET", "/admin/v1/keys")
     assert [key["name"] for key in body["data"]] == ["ci"]
     assert "op-fresh" not in str(body)

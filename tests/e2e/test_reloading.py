@@ -130,7 +130,7 @@ async def test_fixed_keys_are_renewed(new_gateway: NewGateway, upstream: Upstrea
         secret.chmod(0o600)
 
     put(old)
-    robot = {"name": "robot", "key": {"file": str(secret)}, "role": "user"}
+    robot = {"name": "robot", "key": {"file": str(secret)}, "role": "member"}
     gateway.write_settings({**settings, "identity": {"keys": [robot]}})
     assert (await models(gateway, old)).status == 401
     reload(gateway)

@@ -69,7 +69,7 @@ class FakeKeys:
 
     def __init__(self) -> None:
         self.known = {
-            USER_KEY: Principal(key_id="k-user", key_name="user", role="user"),
+            USER_KEY: Principal(key_id="k-user", key_name="user", role="member"),
             ADMIN_KEY: Principal(key_id="k-admin", key_name="admin", role="admin"),
         }
         self.made: list[KeyInfo] = []

@@ -38,12 +38,12 @@ async def ring(database: Database, tmp_path: Path) -> KeyRing:
 
 
 async def test_a_made_key_is_known_until_it_is_revoked(ring: KeyRing, database: Database, tmp_path: Path) -> None:
-    info, key = await ring.create("app", "user")
+    info, key = await ring.create("app", "member")
     assert is_key(key)
     assert info.prefix == key[:7]
-    assert ring.identify(key) == Principal(info.id, "app", "user")
+    assert ring.identify(key) == Principal(info.id, "app", "member")
     again = await KeyRing.open(database, tmp_path)
-    assert again.identify(key) == Principal(info.id, "app", "user")
+    assert again.identify(key) == Principal(info.id, "app", "member")
 
     ended = await ring.revoke("app")
     assert ended.id == info.id
@@ -55,14 +55,14 @@ async def test_a_made_key_is_known_until_it_is_revoked(ring: KeyRing, database: 
 
 async def test_list_shows_all_and_no_key(ring: KeyRing, database: Database, tmp_path: Path) -> None:
     _, one = await ring.create("one", "admin")
-    await ring.create("two", "user")
+    await ring.create("two", "member")
     await ring.revoke("one")
     ring = await KeyRing.open(database, tmp_path, [FIXED])
     shown = await ring.list()
     assert [(k.name, k.role, k.source, k.revoked_at is None) for k in shown] == [
         ("ci", "admin", "settings", True),
         ("one", "admin", "database", False),
-        ("two", "user", "database", True),
+        ("two", "member", "database", True),
     ]
     assert one[7:] not in repr(shown)
     assert FIXED.key not in repr(shown)
@@ -70,7 +70,7 @@ async def test_list_shows_all_and_no_key(ring: KeyRing, database: Database, tmp_
 
 async def test_no_key_is_in_any_file(ring: KeyRing, tmp_path: Path, database: Database) -> None:
     await ring.reload([FIXED])
-    keys = [FIXED.key, (await ring.create("one", "admin"))[1], (await ring.create("two", "user"))[1]]
+    keys = [FIXED.key, (await ring.create("one", "admin"))[1], (await ring.create("two", "member"))[1]]
     files = files_in(tmp_path)
     assert {"outpost.db", "outpost.db-wal", "master.key"} <= {p.name for p in files}
     for path in files:
@@ -86,13 +86,13 @@ def files_in(folder: Path) -> list[Path]:
 
 async def test_names(ring: KeyRing) -> None:
     await ring.reload([FIXED])
-    first, _ = await ring.create("app", "user")
+    first, _ = await ring.create("app", "member")
     with pytest.raises(BadRequest, match="named 'app' already"):
         await ring.create("app", "admin")
     with pytest.raises(BadRequest, match="settings file"):
-        await ring.create("ci", "user")
+        await ring.create("ci", "member")
     await ring.revoke("app")
-    second, key = await ring.create("app", "user")
+    second, key = await ring.create("app", "member")
     assert second.id != first.id
     await ring.revoke(first.id)
     assert ring.identify(key) is not None
@@ -100,7 +100,7 @@ async def test_names(ring: KeyRing) -> None:
     assert ring.identify(key) is None
     for bad in ("", "-x", "a b", "a\n", "ключ", "x" * 65, "a'b", "\x1b[1m"):
         with pytest.raises(BadRequest, match="1 to 64") as caught:
-            await ring.create(bad, "user")
+            await ring.create(bad, "member")
         assert caught.value.param == "name"
     with pytest.raises(BadRequest, match="role"):
         await ring.create("other", "owner")  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ async def test_revoking_nothing(ring: KeyRing) -> None:
 
 
 async def test_fixed_keys_come_and_go_with_a_reload(ring: KeyRing) -> None:
-    _, key = await ring.create("app", "user")
+    _, key = await ring.create("app", "member")
     await ring.reload([FIXED])
     assert ring.identify(FIXED.key) == Principal("fixed:ci", "ci", "admin")
     with pytest.raises(IdentityError, match="under 20"):
@@ -129,7 +129,7 @@ async def test_fixed_keys_come_and_go_with_a_reload(ring: KeyRing) -> None:
 
 
 async def test_another_secret_is_told_and_curable(ring: KeyRing, database: Database, tmp_path: Path) -> None:
-    info, _ = await ring.create("app", "user")
+    info, _ = await ring.create("app", "member")
     secret_path(tmp_path).unlink()
     with pytest.raises(IdentityError, match=f"'app' was made under another secret.*{info.id}"):
         await KeyRing.open(database, tmp_path)
@@ -148,7 +148,7 @@ async def test_first_admin_once_in_a_lifetime(ring: KeyRing, database: Database,
     assert await ensure_first_admin(await KeyRing.open(database, tmp_path)) is None
 
 
-@pytest.mark.parametrize(("role", "made"), [("admin", False), ("user", True)])
+@pytest.mark.parametrize(("role", "made"), [("admin", False), ("member", True)])
 async def test_a_fixed_admin_is_admin_enough(database: Database, tmp_path: Path, role: str, made: bool) -> None:
     fixed = FixedKey("ci", "a-key-for-the-pipeline", role)  # type: ignore[arg-type]
     ring = await KeyRing.open(database, tmp_path, [fixed])
@@ -178,7 +178,7 @@ async def test_changes_of_another_process_are_taken_in(ring: KeyRing, tmp_path: 
     elsewhere = await Database.open(tmp_path / "outpost.db")
     other = await KeyRing.open(elsewhere, tmp_path)
     async with watching(ring):
-        _, key = await other.create("late", "user")
+        _, key = await other.create("late", "member")
         await until(lambda: ring.identify(key) is not None)
         await other.revoke("late")
         await until(lambda: ring.identify(key) is None)
@@ -230,7 +230,7 @@ async def test_the_watcher_outlives_trouble(ring: KeyRing, database: Database, t
             await ring.list()
         raw.execute("ALTER TABLE gone RENAME TO api_keys")
         raw.close()
-        _, key = await other.create("late", "user")
+        _, key = await other.create("late", "member")
         await until(lambda: ring.identify(key) is not None)
     assert file.exists()
     await elsewhere.close()
@@ -273,7 +273,7 @@ async def test_injections_where_the_database_is_asked(ring: KeyRing, database: D
         with pytest.raises(NotFound):
             await ring.revoke(payload)
         with pytest.raises(BadRequest):
-            await ring.create(payload + " ", "user")
+            await ring.create(payload + " ", "member")
     assert dump(database.path) == before
 
 

@@ -125,7 +125,7 @@ def test_removing_a_key_id_removes_all_of_it_and_nothing_else(keys: dict[str, in
     hasher = KeyHasher(SECRET)
     table = KeyTable(hasher)
     for text, number in keys.items():
-        table.add(hasher.digest(text), Principal(f"key_{number}", str(number), "user"))
+        table.add(hasher.digest(text), Principal(f"key_{number}", str(number), "member"))
     table.remove(f"key_{gone}")
     for text, number in keys.items():
         found = table.identify(text)
@@ -135,12 +135,12 @@ def test_removing_a_key_id_removes_all_of_it_and_nothing_else(keys: dict[str, in
 
 def test_fixed_keys() -> None:
     hasher = KeyHasher(SECRET)
-    entries = fixed_entries(hasher, [FixedKey("ci", "x" * 20, "admin"), FixedKey("bot", "y" * 20, "user")])
+    entries = fixed_entries(hasher, [FixedKey("ci", "x" * 20, "admin"), FixedKey("bot", "y" * 20, "member")])
     assert entries[hasher.digest("x" * 20)] == Principal("fixed:ci", "ci", "admin")
     with pytest.raises(ValueError, match="'ci' has under 20"):
         fixed_entries(hasher, [FixedKey("ci", "x" * 19, "admin")])
     with pytest.raises(ValueError, match="'two' and 'one' have the same key"):
-        fixed_entries(hasher, [FixedKey("one", "x" * 20, "user"), FixedKey("two", "x" * 20, "user")])
+        fixed_entries(hasher, [FixedKey("one", "x" * 20, "member"), FixedKey("two", "x" * 20, "member")])
     assert "xxxx" not in repr(FixedKey("ci", "x" * 20, "admin"))
 
 

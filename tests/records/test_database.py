@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import stat
 from pathlib import Path
@@ -151,7 +152,10 @@ def shape(connection: sqlite3.Connection | object) -> dict[str, object]:
     for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"):
         if name in ("alembic_version", "sqlite_sequence"):
             continue
-        found[f"{kind} {name}"] = sorted(" ".join(line.split()).strip(",") for line in sql.splitlines() if line.strip())
+        head, _, rest = sql.replace('"', "").partition("(")
+        # A column that was added later stands on the last line, and where its default stands is a matter of taste.
+        parts = re.split(r",(?![^()]*\))", rest.strip().removesuffix(")"))
+        found[f"{kind} {name}"] = [head.split(), sorted(sorted(part.split()) for part in parts if part.strip())]
     return found
 
 

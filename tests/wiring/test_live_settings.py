@@ -37,7 +37,7 @@ def base(folder: Path) -> Doc:
         "console": {"listen": "127.0.0.1:0"},
         "data_dir": str(folder / "data"),
         "log": {"level": "info"},
-        "identity": {"keys": [{"name": "a", "key": {"env": "KEY_A"}, "role": "user"}]},
+        "identity": {"keys": [{"name": "a", "key": {"env": "KEY_A"}, "role": "member"}]},
         "deployments": [{"name": name, "model": CHAT} for name in ("spare", "one", "two")],
         "providers": [{"name": "lab", **lab}, {"name": "lab2", **lab}],
         "routes": [
