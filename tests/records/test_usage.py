@@ -1,0 +1,169 @@
+"""Usage reports agree with sums made by hand, for any rows and any grouping."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+from collections import defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import insert
+
+from appliance.errors import BadRequest
+from appliance.records.database import Database
+from appliance.records.rows import COLUMNS, Attempt, ExchangeRow, flatten
+from appliance.records.tables import exchanges
+from appliance.records.usage import (
+    DIMENSIONS,
+    Usage,
+    UsageStore,
+    month_of,
+    parse_day,
+    parse_dimensions,
+    to_csv,
+    to_plain,
+    usd,
+)
+
+names = st.sampled_from(["a", "b", "=cmd"])
+tokens = st.integers(0, 10_000)
+attempts = st.builds(
+    Attempt,
+    target=names,
+    started_s=st.just(0.0),
+    duration_s=st.just(1.0),
+    outcome=st.sampled_from(["completed", "failed"]),
+    prompt_tokens=tokens,
+    completion_tokens=tokens,
+    cost_nanousd=st.integers(0, 10**14),
+)
+rows = st.builds(
+    ExchangeRow,
+    id=st.just("x"),
+    kind=st.just("chat.completions"),
+    started_at=st.floats(0, 400_000),
+    organization_id=names,
+    team_id=st.none() | names,
+    user_id=st.none() | names,
+    service_account_id=st.none() | names,
+    key_name=names,
+    route=st.none() | names,
+    target=st.none() | names,
+    outcome=st.sampled_from(["completed", "refused"]),
+    tags=st.lists(names, max_size=2, unique=True),
+    attempts=st.lists(attempts, max_size=2),
+    prompt_tokens=tokens,
+    cached_tokens=tokens,
+    completion_tokens=tokens,
+    reasoning_tokens=tokens,
+    cost_nanousd=st.integers(0, 10**15),
+)
+
+
+def by_hand(kept: list[ExchangeRow], by: tuple[str, ...]) -> list[Usage]:
+    sums: dict[tuple[str, ...], dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for row in kept:
+        for tag in (row.tags or [None]) if "tag" in by else [None]:
+            for attempt in (row.attempts or [None]) if "target" in by else [None]:
+                facts = {
+                    "organization": row.organization_id,
+                    "team": row.team_id,
+                    "user": row.user_id,
+                    "service_account": row.service_account_id,
+                    "key": row.key_name,
+                    "model": row.route,
+                    "target": attempt.target if attempt else None,
+                    "tag": tag,
+                    "day": datetime.fromtimestamp(row.started_at, UTC).date().isoformat(),
+                }
+                total = sums[tuple(facts[name] or "" for name in by)]
+                source: Any = row if "target" not in by else attempt
+                total["requests"] += 1
+                if source is None:
+                    continue
+                total["failed"] += source.outcome != "completed"
+                for name in ("prompt_tokens", "completion_tokens", "cost_nanousd"):
+                    total[name] += getattr(source, name)
+                if "target" not in by or source.target == row.target:
+                    total["cached_tokens"] += row.cached_tokens
+                    total["reasoning_tokens"] += row.reasoning_tokens
+    return [Usage(**dict(zip(by, key, strict=True)), **sums[key]) for key in sorted(sums)]
+
+
+async def report(folder: Path, given_rows: list[ExchangeRow], *args: Any, **more: Any) -> list[Usage]:
+    database = await Database.open(folder / "outpost.db")
+    try:
+        async with database.write() as connection:
+            await connection.execute(exchanges.delete())
+            for seq, row in enumerate(given_rows, 1):
+                values = dict(zip(COLUMNS, flatten(seq, row), strict=False))
+                await connection.execute(insert(exchanges).values(**values))
+        return await UsageStore(database).report(*args, **more)
+    finally:
+        await database.close()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    given_rows=st.lists(rows, max_size=12),
+    by=st.lists(st.sampled_from(DIMENSIONS), unique=True, max_size=3).map(
+        lambda wanted: tuple(name for name in DIMENSIONS if name in wanted)
+    ),
+    window=st.tuples(st.floats(0, 400_000), st.floats(0, 400_000)).map(sorted),
+    organization=st.none() | names,
+)
+def test_sums_are_those_made_by_hand(
+    tmp_path_factory: pytest.TempPathFactory,
+    given_rows: list[ExchangeRow],
+    by: tuple[Any, ...],
+    window: list[float],
+    organization: str | None,
+) -> None:
+    since, until = window
+    found = asyncio.run(
+        report(tmp_path_factory.mktemp("usage"), given_rows, by, since, until, organization=organization)
+    )
+    kept = [
+        row for row in given_rows if since <= row.started_at < until and organization in (None, row.organization_id)
+    ]
+    assert found == (by_hand(kept, by) if kept or by else [Usage()])
+
+
+@given(st.integers(0, 2**62))
+def test_usd_is_exact(amount: int) -> None:
+    from decimal import Decimal
+
+    text = usd(amount)
+    assert Decimal(text) * 10**9 == amount
+    assert "e" not in text.lower()
+    assert not text.endswith(".")
+
+
+def test_csv_holds_no_formulas() -> None:
+    rows = to_plain([Usage(tag="=HYPERLINK(1)", requests=1, cost_nanousd=5), Usage(tag="-x", requests=2)], ("tag",))
+    header, first, second = csv.reader(io.StringIO(to_csv(rows, ("tag",))))
+    assert header[0] == "tag"
+    assert first[0] == "'=HYPERLINK(1)"
+    assert first[-1] == "0.000000005"
+    assert second[:2] == ["'-x", "2"]
+
+
+@pytest.mark.parametrize("text", ["teams", "team,team", "team;day", "tag, Team"])
+def test_unknown_dimensions_are_refused(text: str) -> None:
+    with pytest.raises(BadRequest, match="by:"):
+        parse_dimensions(text)
+
+
+def test_dimensions_and_days() -> None:
+    assert parse_dimensions("day, team") == ("team", "day")
+    assert parse_day("1970-01-02", "since") == 86_400
+    with pytest.raises(BadRequest, match="since: write a day"):
+        parse_day("02.01.1970", "since")
+    begin, end = month_of(parse_day("2026-12-24", "x"))
+    assert (begin, end) == (parse_day("2026-12-01", "x"), parse_day("2027-01-01", "x"))
