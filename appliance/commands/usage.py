@@ -1,0 +1,101 @@
+"""`outpost usage report`: the chargeback, by team, key, model, tag, day …"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from appliance.commands.control import Control, NotRunning
+from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
+from appliance.commands.terminal import table
+from appliance.errors import BadRequest
+from appliance.records.database import Database
+from appliance.records.usage import (
+    FIELDS,
+    Dimension,
+    UsageStore,
+    month_of,
+    parse_day,
+    parse_dimensions,
+    to_csv,
+    to_plain,
+)
+
+app = typer.Typer(no_args_is_help=True, help="Who used how much.")
+
+PATH = "/admin/v1/usage"
+
+
+class Format(StrEnum):
+    table = "table"
+    json = "json"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+@app.callback()
+def usage() -> None:
+    """Who used how much."""
+
+
+@app.command()
+def report(
+    by: Annotated[
+        str,
+        typer.Option(help="What to sum by: organization, team, user, service_account, key, model, target, tag, day."),
+    ] = "team,model",
+    since: Annotated[
+        str | None, typer.Option(help="First day, YYYY-MM-DD (UTC); default: the first of this month.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Day after the last one; default: the first of next month.")] = None,
+    form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Sum requests, tokens and cost."""
+    with told():
+        dimensions = parse_dimensions(by)
+        rows = fetch(find_place(config, data_dir), dimensions, since, until)
+    if form is Format.csv:
+        typer.echo(to_csv(rows, dimensions), nl=False)
+    elif form is Format.json:
+        typer.echo(json.dumps({"data": rows}))
+    elif form is Format.jsonl:
+        for row in rows:
+            typer.echo(json.dumps(row))
+    elif rows:
+        names = [*dimensions, *(name for name in FIELDS if name != "cost_nanousd"), "cost_usd"]
+        shown = [tuple(str(row[name]) or "-" for name in names) for row in rows]
+        for line in table(tuple(name.upper() for name in names), shown):
+            typer.echo(line)
+    else:
+        typer.echo("There are no requests in this time.", err=True)
+
+
+def fetch(place: Place, by: tuple[Dimension, ...], since: str | None, until: str | None) -> list[dict[str, Any]]:
+    """Rows as plain data, from the gateway if one runs, else from the database. Raises OutpostError."""
+    begin, end = month_of(time.time())
+    first = parse_day(since, "since") if since else begin
+    last = parse_day(until, "until") if until else end
+    if last <= first:
+        raise BadRequest("until: must be a later day than since", param="until")
+    query = {"by": ",".join(by), "since": since, "until": until}
+    try:
+        return Control(place.control_socket).call("GET", PATH, query=query)
+    except NotRunning:
+        return to_plain(asyncio.run(_from_database(place, by, first, last)), by)
+
+
+async def _from_database(place: Place, by: tuple[Dimension, ...], since: float, until: float) -> Any:
+    if not place.database.exists():
+        return []
+    database = await Database.open(place.database)
+    try:
+        return await UsageStore(database).report(by, since, until)
+    finally:
+        await database.close()

@@ -1,0 +1,73 @@
+"""GET /admin/v1/usage: who used how much, as JSON, JSONL or CSV."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from aiohttp import web
+
+from appliance.dialects.wire import encode
+from appliance.door.endpoint import Endpoint, Query, Visit
+from appliance.door.render import respond
+from appliance.errors import BadRequest
+from appliance.records.usage import (
+    DIMENSIONS,
+    Dimension,
+    Usage,
+    month_of,
+    parse_day,
+    parse_dimensions,
+    to_csv,
+    to_plain,
+)
+
+FORMATS = ("json", "jsonl", "csv")
+
+
+class UsageReader(Protocol):
+    async def report(
+        self, by: Sequence[Dimension], since: float, until: float, *, organization: str | None = None
+    ) -> list[Usage]: ...
+
+
+def endpoints(usage: UsageReader, wall: Callable[[], float]) -> tuple[Endpoint, ...]:
+    """`wall`: unix seconds."""
+
+    async def report(visit: Visit) -> web.StreamResponse:
+        query = visit.request.query
+        by = parse_dimensions(query.get("by", "team,model"))
+        begin, end = month_of(wall())
+        since = parse_day(query["since"], "since") if "since" in query else begin
+        until = parse_day(query["until"], "until") if "until" in query else end
+        if until <= since:
+            raise BadRequest("until: must be a later day than since", param="until")
+        form = query.get("format", "json")
+        if form not in FORMATS:
+            raise BadRequest(f"format: choose from {', '.join(FORMATS)}", param="format")
+        principal = visit.principal
+        organization = principal.oversees if principal is not None else None
+        rows = to_plain(await usage.report(by, since, until, organization=organization), by)
+        if form == "csv":
+            return respond(to_csv(rows, by).encode(), visit.id, content_type="text/csv; charset=utf-8")
+        if form == "jsonl":
+            lines = b"".join(encode(row) + b"\n" for row in rows)
+            return respond(lines, visit.id, content_type="application/jsonl")
+        return respond(encode({"data": rows}), visit.id)
+
+    return (
+        Endpoint(
+            "GET",
+            "/admin/v1/usage",
+            "usage.read",
+            report,
+            summary="Who used how much: requests, tokens and cost.",
+            gives=list[Usage],
+            query=(
+                Query("by", f"Comma-separated: {', '.join(DIMENSIONS)}. Default: team,model."),
+                Query("since", "First day, YYYY-MM-DD, UTC. Default: the first of this month."),
+                Query("until", "Day after the last one. Default: the first of next month."),
+                Query("format", "json (default), jsonl or csv."),
+            ),
+        ),
+    )
