@@ -10,7 +10,7 @@ import msgspec
 from appliance.dialects.chat import HINTS, REFUSED, ChatRequest
 from appliance.dialects.wire import explain
 from appliance.providers.upstream import Upstream
-from appliance.routing.routes import Deadlines, Route, Router, Target
+from appliance.routing.routes import Deadlines, Route, Router, Target, Zone
 from appliance.settings.checks import OWN_FIELDS
 from appliance.settings.document import Finding
 from appliance.settings.problems import suggest
@@ -46,8 +46,16 @@ class RouteSettings(Protocol):
     def drop_unsupported(self) -> bool: ...
 
 
-def build_router(routes: Sequence[RouteSettings], upstream_of: Callable[[Any], Upstream]) -> Router:
-    """`upstream_of` gives the upstream of a target as the settings declare it.
+def _on_box(_target: Any) -> Zone:
+    return "on_box"
+
+
+def build_router(
+    routes: Sequence[RouteSettings],
+    upstream_of: Callable[[Any], Upstream],
+    zone_of: Callable[[Any], Zone] = _on_box,
+) -> Router:
+    """`upstream_of` gives the upstream of a target as the settings declare it, `zone_of` where it is.
 
     Raises ValueError for overrides that are no request fields or have wrong values.
     """
@@ -56,7 +64,10 @@ def build_router(routes: Sequence[RouteSettings], upstream_of: Callable[[Any], U
             model=route.model,
             aliases=tuple(route.aliases),
             strategy=route.strategy,
-            targets=tuple(Target(upstream_of(target), check_overrides(_overrides(target))) for target in route.targets),
+            targets=tuple(
+                Target(upstream_of(target), check_overrides(_overrides(target)), zone_of(target))
+                for target in route.targets
+            ),
             deadlines=Deadlines(
                 connect=route.deadlines.connect,
                 first_token=route.deadlines.first_token,

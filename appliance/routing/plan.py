@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from appliance.dialects.embeddings import EmbeddingRequest
 from appliance.dialects.kinds import Kind, Request
-from appliance.errors import BadRequest, ModelLoading, OutpostError, Unavailable, UnsupportedParameter
+from appliance.errors import BadRequest, ModelLoading, OutpostError, PermissionDenied, Unavailable, UnsupportedParameter
 from appliance.providers.upstream import Capabilities, Readiness, Upstream
-from appliance.routing.routes import Route, Target
+from appliance.routing.routes import Route, Target, Zone
 
 Strategy = Callable[[Sequence[Target]], Sequence[Target]]
 
@@ -42,13 +42,28 @@ class Plan(msgspec.Struct, frozen=True):
     """Of a target that cannot answer now but could take more text than all candidates; None = there is none."""
 
 
-def make_plan(route: Route, kind: Kind, request: Request) -> Plan:
-    """Raises UnsupportedParameter or BadRequest if no target can honour the request, Unavailable if none is up."""
+class Allowed(Protocol):
+    """What the asker is limited to; None = not limited. `models` are names of targets."""
+
+    @property
+    def models(self) -> tuple[str, ...] | None: ...
+    @property
+    def zones(self) -> tuple[Zone, ...] | None: ...
+
+
+def make_plan(route: Route, kind: Kind, request: Request, allowed: Allowed | None = None) -> Plan:
+    """Raises UnsupportedParameter or BadRequest if no target can honour the request, PermissionDenied if none is
+    allowed to the asker, Unavailable if none is up."""
     candidates: list[Candidate] = []
     why: list[str] = []
     refusal: OutpostError | None = None
     down: list[tuple[Upstream, Readiness]] = []
     for target in STRATEGIES[route.strategy](route.targets):
+        forbidden = _forbidden(target, allowed)
+        if forbidden:
+            refusal = refusal or PermissionDenied(f"This key may not use the model {route.model}: {forbidden}.")
+            why.append(f"{target.name}: {forbidden}")
+            continue
         try:
             fitted = fit(request, kind, target.upstream.capabilities, drop=route.drop_unsupported, model=route.model)
         except OutpostError as error:
@@ -69,6 +84,17 @@ def make_plan(route: Route, kind: Kind, request: Request) -> Plan:
         raise unavailable(route.model, down[0][1])
     assert refusal is not None  # a route has at least one target
     raise refusal
+
+
+def _forbidden(target: Target, allowed: Allowed | None) -> str:
+    """Why the asker may not use a target; empty when it may."""
+    if allowed is None:
+        return ""
+    if allowed.models is not None and target.name not in allowed.models:
+        return "it is limited to other targets"
+    if allowed.zones is not None and target.zone not in allowed.zones:
+        return f"it is limited to targets that are {' or '.join(allowed.zones)}"
+    return ""
 
 
 def _length(upstream: Upstream) -> float:

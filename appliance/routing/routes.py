@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Literal
 
 import msgspec
 
 from appliance.dialects.models import ModelCard
 from appliance.errors import ModelNotFound
 from appliance.providers.upstream import Upstream
+
+
+Zone = Literal["on_box", "on_prem", "cloud"]
+"""Where a target's machines are."""
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -26,6 +30,7 @@ class Target(msgspec.Struct, frozen=True):
 
     upstream: Upstream
     overrides: Mapping[str, Any] = {}
+    zone: Zone = "on_box"
 
     @property
     def name(self) -> str:
@@ -53,36 +58,43 @@ class Router:
             for name in (route.model, *route.aliases):
                 self._by_name.setdefault(name, route)
 
-    def find(self, model: str) -> Route:
-        """Raises ModelNotFound, which names the models there are."""
+    def find(self, model: str, only: Collection[str] | None = None) -> Route:
+        """`only`: model names that the asker is limited to. Raises ModelNotFound, which names the models there are."""
         route = self._by_name.get(model)
-        if route is None:
+        if route is None or not _among(model, route, only):
             raise ModelNotFound(
-                f"The model {_shown(model)} does not exist or this key may not use it. {self._offer()}", param="model"
+                f"The model {_shown(model)} does not exist or this key may not use it. {self._offer(only)}",
+                param="model",
             )
         return route
 
-    def _offer(self) -> str:
-        names = list(self._by_name)
+    def _offer(self, only: Collection[str] | None) -> str:
+        names = [name for name, route in self._by_name.items() if _among(name, route, only)]
         if not names:
-            return "No model is set up."
+            return "No model is set up." if only is None else "This key may use none of the models of this box."
         more = f" and {len(names) - 20} more" if len(names) > 20 else ""
         return f"There is: {', '.join(names[:20])}{more}."
 
-    def cards(self, created: int) -> list[ModelCard]:
-        """The models with their aliases, as clients list them; `created` is unix seconds."""
+    def cards(self, created: int, only: Collection[str] | None = None) -> list[ModelCard]:
+        """The models with their aliases, as clients list them; `created` is unix seconds, `only` as in `find`."""
         return [
             _card(name, route, created, None if name == route.model else route.model)
             for name, route in self._by_name.items()
+            if _among(name, route, only)
         ]
 
-    def card(self, model: str, created: int) -> ModelCard:
-        route = self.find(model)
+    def card(self, model: str, created: int, only: Collection[str] | None = None) -> ModelCard:
+        route = self.find(model, only)
         return _card(model, route, created, None if model == route.model else route.model)
 
     def ready(self) -> bool:
         """Whether at least one route can answer."""
         return any(target.upstream.readiness().ready for route in self.routes for target in route.targets)
+
+
+def _among(name: str, route: Route, only: Collection[str] | None) -> bool:
+    """Whether somebody who is limited to some names may use this one: it is named itself, or its route is."""
+    return only is None or name in only or route.model in only
 
 
 def _card(name: str, route: Route, created: int, alias_of: str | None) -> ModelCard:
