@@ -1,0 +1,1 @@
+"""What the process tells of itself: metrics, traces, logs; and what it never tells: secrets."""
