@@ -18,23 +18,19 @@ import msgspec
 from appliance.dialects import errors as openai_errors
 from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.sse import DONE_EVENT
-from appliance.dialects.tally import Tally
 from appliance.errors import (
     ClientStalled,
-    DeadlineExceeded,
     InternalError,
     OutpostError,
     RecordsUnavailable,
     Unauthenticated,
     UpstreamError,
-    UpstreamTimeout,
 )
 from appliance.identity.principal import Principal
-from appliance.providers.upstream import Call, Stream
-from appliance.records.rows import Attempt, ExchangeRow, Outcome
-from appliance.routing.attempts import first_answer
-from appliance.routing.plan import Candidate, Plan, make_plan, unavailable
-from appliance.routing.routes import Route, Router
+from appliance.records.rows import ExchangeRow, Outcome
+from appliance.relay import Outgoing, Relay
+from appliance.routing.plan import Plan, make_plan
+from appliance.routing.routes import Router
 from appliance.routing.watch import Running, Watch
 
 logger = logging.getLogger("outpost.exchange")
@@ -89,20 +85,6 @@ class Incoming(Protocol):
     async def body(self) -> bytes:
         """Raises BodyTooLarge, BodyTimeout, UnsupportedMediaType."""
         ...
-
-
-class Outgoing(Protocol):
-    """The way back to the client. A client that has gone cancels the exchange's task."""
-
-    async def begin(self, headers: dict[str, str], data: bytes) -> None:
-        """Start a streamed answer with status 200 and its first bytes."""
-        ...
-
-    def send(self, data: bytes) -> bool:
-        """More of a stream; False when the client does not keep up and `drained` must be awaited."""
-        ...
-
-    async def drained(self) -> None: ...
 
 
 class Answer(msgspec.Struct):
@@ -178,12 +160,8 @@ class Exchange:
         self._gateway = gateway
         self._kind = kind
         self._incoming = incoming
-        self._outgoing = outgoing
         self._principal = principal
-        self._watch = watch
         self._began = gateway.clock.monotonic()
-        self._streaming = False
-        self._tally = Tally()
         self.row = ExchangeRow(
             id=incoming.id,
             kind=kind.name,
@@ -191,6 +169,17 @@ class Exchange:
             key_id=principal.key_id,
             key_name=principal.key_name,
             client=incoming.client,
+        )
+        self._relay = Relay(
+            kind=kind,
+            partition=principal.key_id,
+            outgoing=outgoing,
+            watch=watch,
+            row=self.row,
+            headers=self._headers,
+            now=self._now,
+            pause=gateway.pause,
+            write_timeout_s=gateway.write_timeout_s,
         )
 
     async def parse(self) -> Request:
@@ -207,19 +196,15 @@ class Exchange:
 
     async def relay(self, plan: Plan) -> Answer:
         """Ask the targets in turn and pass the answer on, all but its last piece."""
-        route = plan.route
-        self._watch.total(route.deadlines.total, lambda: _total_over(route))
         if not self.row.stream:
-            body = await self._first(plan, lambda candidate: self._whole(route, candidate))
-            self.row.ttft_s = self._now()
+            body = await self._relay.whole(plan)
             return Answer(200, body, self._headers(), self.row)
-        opened = await self._first(plan, lambda candidate: self._open(route, candidate))
-        await self._pump(opened)
+        await self._relay.stream(plan)
         return Answer(200, DONE_EVENT, self._headers(), self.row, streamed=True)
 
     def settle(self) -> None:
         """What was used, by the count of the target that did the work."""
-        row, tally = self.row, self._tally
+        row, tally = self.row, self._relay.tally
         row.prompt_tokens = tally.prompt_tokens
         row.cached_tokens = tally.cached_tokens
         row.completion_tokens = tally.completion_tokens
@@ -232,9 +217,9 @@ class Exchange:
         row = self.row
         self.settle()
         row.error_code = error.code
-        row.status = 200 if self._streaming else error.status
+        row.status = 200 if self._relay.streaming else error.status
         row.outcome = _outcome(error, any(attempt.error_code == error.code for attempt in row.attempts))
-        if self._streaming:
+        if self._relay.streaming:
             cut = isinstance(error, ClientStalled)
             return Answer(200, openai_errors.stream_event(error), self._headers(), self.row, streamed=True, cut=cut)
         return Answer(error.status, openai_errors.body(error), {**self._headers(), **error_headers(error)}, self.row)
@@ -242,7 +227,7 @@ class Exchange:
     def abandon(self) -> None:
         """The client has gone: nobody is answered, but the work that was done is on record."""
         self.settle()
-        self.row.status = 200 if self._streaming else 499
+        self.row.status = 200 if self._relay.streaming else 499
         self.row.outcome = "client_closed"
         self.row.error_code = "client_closed"
         self.row.duration_s = self._now()
@@ -257,71 +242,6 @@ class Exchange:
             return self.fail(error)
         return answer
 
-    # --- the parts of relay ---------------------------------------------------------------------
-
-    async def _first(self, plan: Plan, ask: Callable[[Candidate], Awaitable[T]]) -> T:
-        """The first answer of the plan's candidates."""
-        try:
-            return await first_answer(plan.candidates, plan.route.retries, ask, self._gateway.pause)
-        except OutpostError as error:
-            if error.elsewhere and plan.larger is not None:
-                # Too much for those that are up; a target that is not may take it, once it is.
-                raise unavailable(plan.route.model, plan.larger) from error
-            raise
-
-    async def _whole(self, route: Route, candidate: Candidate) -> bytes:
-        call = self._call(route, candidate)
-        with self._attempt(candidate):
-            return await candidate.target.upstream.whole(call)
-
-    async def _open(self, route: Route, candidate: Candidate) -> _Opened:
-        """A stream with its first token: until then another target may take over."""
-        call = self._call(route, candidate)
-        name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
-
-        def started() -> None:
-            watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
-
-        call.started, call.queued, call.alive = started, watch.disarm, watch.touch
-        attempt = self._attempt(candidate)
-        with attempt:
-            started()
-            stream = await candidate.target.upstream.stream(call)
-        watch.disarm()
-        return _Opened(stream, attempt, name, deadlines.idle)
-
-    async def _pump(self, opened: _Opened) -> None:
-        """From the target to the client, at the client's pace, until the target says that it is done."""
-        watch, stream = self._watch, opened.stream
-        try:
-            with opened.attempt:
-                self._streaming = True
-                self.row.ttft_s = self._now()
-                watch.arm(self._gateway.write_timeout_s, _stalled)
-                await self._outgoing.begin(self._headers(), stream.first)
-                watch.arm(opened.idle_s, opened.silent)
-                await stream.pump(_Way(self._outgoing, watch, self._gateway.write_timeout_s, opened))
-        finally:
-            watch.disarm()
-            await stream.aclose()
-
-    def _call(self, route: Route, candidate: Candidate) -> Call:
-        self._tally = Tally()
-        return Call(
-            id=self._incoming.id,
-            created=int(self.row.started_at),
-            kind=self._kind,
-            request=candidate.request,
-            model=route.model,
-            partition=self._principal.key_id,
-            connect_s=route.deadlines.connect,
-            tally=self._tally,
-        )
-
-    def _attempt(self, candidate: Candidate) -> _Attempt:
-        self.row.target = candidate.target.name
-        return _Attempt(candidate.target.name, self.row.attempts, self._watch, self._now)
-
     def _now(self) -> float:
         """Seconds since the exchange began."""
         return self._gateway.clock.monotonic() - self._began
@@ -331,87 +251,6 @@ class Exchange:
             "x-outpost-target": self.row.target or "none",
             "x-outpost-attempts": str(len(self.row.attempts)),
         }
-
-
-class _Attempt:
-    """One try at one target, on record from its start. Enter it around all that the try does."""
-
-    __slots__ = ("_at", "_attempts", "_now", "_started", "_target", "_watch")
-
-    def __init__(self, target: str, attempts: list[Attempt], watch: Watch, now: Callable[[], float]) -> None:
-        self._target = target
-        self._attempts = attempts
-        self._watch = watch
-        self._now = now
-        self._started = now()
-        self._at = len(attempts)
-        attempts.append(Attempt(target, self._started, 0.0, "completed"))
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        stopped = self._watch.caught() if isinstance(error, asyncio.CancelledError) else None
-        failure = stopped or error
-        outcome, code = "completed", None
-        if isinstance(failure, OutpostError):
-            outcome, code = "failed", failure.code
-        elif isinstance(failure, asyncio.CancelledError):
-            outcome = "cancelled"
-        elif failure is not None:
-            outcome, code = "failed", InternalError.code
-        self._attempts[self._at] = Attempt(self._target, self._started, self._now() - self._started, outcome, code)
-        if stopped is not None:
-            raise stopped from None
-
-
-@dataclass(slots=True)
-class _Opened:
-    """A stream that has its first token, with the attempt it belongs to."""
-
-    stream: Stream
-    attempt: _Attempt
-    target: str
-    idle_s: float
-
-    def silent(self) -> OutpostError:
-        return _silent(self.target, "another token", self.idle_s)
-
-
-class _Way:
-    """The last stretch to the client. Each piece moves the target's deadline; while the client lets the gateway wait,
-    its own counts instead."""
-
-    __slots__ = ("_opened", "_outgoing", "_send", "_touch", "_watch", "_write_timeout_s")
-
-    def __init__(self, outgoing: Outgoing, watch: Watch, write_timeout_s: float, opened: _Opened) -> None:
-        self._outgoing = outgoing
-        self._watch = watch
-        self._write_timeout_s = write_timeout_s
-        self._opened = opened
-        self._send = outgoing.send
-        self._touch = watch.touch
-
-    def send(self, data: bytes) -> bool:
-        self._touch()
-        return self._send(data)
-
-    async def drained(self) -> None:
-        self._watch.arm(self._write_timeout_s, _stalled)
-        await self._outgoing.drained()
-        self._watch.arm(self._opened.idle_s, self._opened.silent)
-
-
-def _silent(target: str, what: str, seconds: float) -> OutpostError:
-    return UpstreamTimeout(f"{target} gave no sign of {what} for {seconds:g} s.")
-
-
-def _stalled() -> OutpostError:
-    return ClientStalled("The client stopped taking its answer.")
-
-
-def _total_over(route: Route) -> OutpostError:
-    return DeadlineExceeded(f"The request took longer than the {route.deadlines.total:g} s that {route.model} allows.")
 
 
 def _outcome(error: OutpostError, met: bool) -> Outcome:

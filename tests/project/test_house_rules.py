@@ -48,8 +48,28 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "records": frozenset({"settings"}),
     "providers": frozenset({"dialects", "settings"}),
     "routing": frozenset({"providers", "dialects", "settings"}),
-    "exchange": frozenset({"identity", "routing", "records", "dialects", "providers", "settings"}),
-    "door": frozenset({"exchange", "identity", "routing", "records", "dialects", "providers", "settings"}),
+    "pricing": frozenset({"settings"}),
+    "limits": frozenset({"identity", "records", "settings", "pricing"}),
+    "telemetry": frozenset({"records", "settings"}),
+    "relay": frozenset({"identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}),
+    "exchange": frozenset(
+        {"relay", "identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}
+    ),
+    "door": frozenset(
+        {
+            "exchange",
+            "relay",
+            "identity",
+            "limits",
+            "routing",
+            "records",
+            "dialects",
+            "providers",
+            "settings",
+            "telemetry",
+            "pricing",
+        }
+    ),
 }
 """Package → what it may import beside itself and the leaves. Who is not listed (cli, commands, app) joins the parts."""
 

@@ -1,0 +1,226 @@
+"""Asking the targets of a plan in turn, and passing the answer on: the part of an exchange that waits.
+
+Everything that is measured of an attempt goes into the exchange's row, whatever becomes of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from appliance.dialects.kinds import Kind
+from appliance.dialects.tally import Tally
+from appliance.errors import ClientStalled, DeadlineExceeded, InternalError, OutpostError, UpstreamTimeout
+from appliance.providers.upstream import Call, Stream
+from appliance.records.rows import Attempt, ExchangeRow
+from appliance.routing.attempts import first_answer
+from appliance.routing.plan import Candidate, Plan, unavailable
+from appliance.routing.routes import Route
+from appliance.routing.watch import Watch
+
+T = TypeVar("T")
+
+
+class Outgoing(Protocol):
+    """The way back to the client. A client that has gone cancels the exchange's task."""
+
+    async def begin(self, headers: dict[str, str], data: bytes) -> None:
+        """Start a streamed answer with status 200 and its first bytes."""
+        ...
+
+    def send(self, data: bytes) -> bool:
+        """More of a stream; False when the client does not keep up and `drained` must be awaited."""
+        ...
+
+    async def drained(self) -> None: ...
+
+
+class Relay:
+    """The attempts of one exchange. `now` gives seconds since the exchange began."""
+
+    def __init__(
+        self,
+        *,
+        kind: Kind,
+        partition: str,
+        outgoing: Outgoing,
+        watch: Watch,
+        row: ExchangeRow,
+        headers: Callable[[], dict[str, str]],
+        now: Callable[[], float],
+        pause: Callable[[float], Awaitable[None]],
+        write_timeout_s: float,
+    ) -> None:
+        self._kind = kind
+        self._partition = partition
+        self._outgoing = outgoing
+        self._watch = watch
+        self._headers = headers
+        self._now = now
+        self._pause = pause
+        self._write_timeout_s = write_timeout_s
+        self.row = row
+        self.tally = Tally()
+        """What the present attempt has used."""
+        self.streaming = False
+        """The client has seen the beginning of a stream."""
+
+    async def whole(self, plan: Plan) -> bytes:
+        """The body of a whole answer."""
+        route = plan.route
+        self._watch.total(route.deadlines.total, lambda: _total_over(route))
+        body = await self._first(plan, lambda candidate: self._whole(route, candidate))
+        self.row.ttft_s = self._now()
+        return body
+
+    async def stream(self, plan: Plan) -> None:
+        """Pass a streamed answer on, all but the event that says that it is complete."""
+        route = plan.route
+        self._watch.total(route.deadlines.total, lambda: _total_over(route))
+        await self._pump(await self._first(plan, lambda candidate: self._open(route, candidate)))
+
+    async def _first(self, plan: Plan, ask: Callable[[Candidate], Awaitable[T]]) -> T:
+        """The first answer of the plan's candidates."""
+        try:
+            return await first_answer(plan.candidates, plan.route.retries, ask, self._pause)
+        except OutpostError as error:
+            if error.elsewhere and plan.larger is not None:
+                # Too much for those that are up; a target that is not may take it, once it is.
+                raise unavailable(plan.route.model, plan.larger) from error
+            raise
+
+    async def _whole(self, route: Route, candidate: Candidate) -> bytes:
+        call = self._call(route, candidate)
+        with self._attempt(candidate):
+            return await candidate.target.upstream.whole(call)
+
+    async def _open(self, route: Route, candidate: Candidate) -> _Opened:
+        """A stream with its first token: until then another target may take over."""
+        call = self._call(route, candidate)
+        name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
+
+        def started() -> None:
+            watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
+
+        call.started, call.queued, call.alive = started, watch.disarm, watch.touch
+        attempt = self._attempt(candidate)
+        with attempt:
+            started()
+            stream = await candidate.target.upstream.stream(call)
+        watch.disarm()
+        return _Opened(stream, attempt, name, deadlines.idle)
+
+    async def _pump(self, opened: _Opened) -> None:
+        """From the target to the client, at the client's pace, until the target says that it is done."""
+        watch, stream = self._watch, opened.stream
+        try:
+            with opened.attempt:
+                self.streaming = True
+                self.row.ttft_s = self._now()
+                watch.arm(self._write_timeout_s, _stalled)
+                await self._outgoing.begin(self._headers(), stream.first)
+                watch.arm(opened.idle_s, opened.silent)
+                await stream.pump(_Way(self._outgoing, watch, self._write_timeout_s, opened))
+        finally:
+            watch.disarm()
+            await stream.aclose()
+
+    def _call(self, route: Route, candidate: Candidate) -> Call:
+        self.tally = Tally()
+        return Call(
+            id=self.row.id,
+            created=int(self.row.started_at),
+            kind=self._kind,
+            request=candidate.request,
+            model=route.model,
+            partition=self._partition,
+            connect_s=route.deadlines.connect,
+            tally=self.tally,
+        )
+
+    def _attempt(self, candidate: Candidate) -> _Attempt:
+        self.row.target = candidate.target.name
+        return _Attempt(candidate.target.name, self.row.attempts, self._watch, self._now)
+
+
+class _Attempt:
+    """One try at one target, on record from its start. Enter it around all that the try does."""
+
+    __slots__ = ("_at", "_attempts", "_now", "_started", "_target", "_watch")
+
+    def __init__(self, target: str, attempts: list[Attempt], watch: Watch, now: Callable[[], float]) -> None:
+        self._target = target
+        self._attempts = attempts
+        self._watch = watch
+        self._now = now
+        self._started = now()
+        self._at = len(attempts)
+        attempts.append(Attempt(target, self._started, 0.0, "completed"))
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
+        stopped = self._watch.caught() if isinstance(error, asyncio.CancelledError) else None
+        failure = stopped or error
+        outcome, code = "completed", None
+        if isinstance(failure, OutpostError):
+            outcome, code = "failed", failure.code
+        elif isinstance(failure, asyncio.CancelledError):
+            outcome = "cancelled"
+        elif failure is not None:
+            outcome, code = "failed", InternalError.code
+        self._attempts[self._at] = Attempt(self._target, self._started, self._now() - self._started, outcome, code)
+        if stopped is not None:
+            raise stopped from None
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A stream that has its first token, with the attempt it belongs to."""
+
+    stream: Stream
+    attempt: _Attempt
+    target: str
+    idle_s: float
+
+    def silent(self) -> OutpostError:
+        return _silent(self.target, "another token", self.idle_s)
+
+
+class _Way:
+    """The last stretch to the client. Each piece moves the target's deadline; while the client lets the gateway wait,
+    its own counts instead."""
+
+    __slots__ = ("_opened", "_outgoing", "_send", "_touch", "_watch", "_write_timeout_s")
+
+    def __init__(self, outgoing: Outgoing, watch: Watch, write_timeout_s: float, opened: _Opened) -> None:
+        self._outgoing = outgoing
+        self._watch = watch
+        self._write_timeout_s = write_timeout_s
+        self._opened = opened
+        self._send = outgoing.send
+        self._touch = watch.touch
+
+    def send(self, data: bytes) -> bool:
+        self._touch()
+        return self._send(data)
+
+    async def drained(self) -> None:
+        self._watch.arm(self._write_timeout_s, _stalled)
+        await self._outgoing.drained()
+        self._watch.arm(self._opened.idle_s, self._opened.silent)
+
+
+def _silent(target: str, what: str, seconds: float) -> OutpostError:
+    return UpstreamTimeout(f"{target} gave no sign of {what} for {seconds:g} s.")
+
+
+def _stalled() -> OutpostError:
+    return ClientStalled("The client stopped taking its answer.")
+
+
+def _total_over(route: Route) -> OutpostError:
+    return DeadlineExceeded(f"The request took longer than the {route.deadlines.total:g} s that {route.model} allows.")
