@@ -14,6 +14,7 @@ from __future__ import annotations
 import heapq
 from collections import OrderedDict
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import msgspec
@@ -36,9 +37,9 @@ class Rules(msgspec.Struct, frozen=True):
 
     max_waiting: int = 1000
     """Most entries of one class."""
-    max_wait: Mapping[Priority, float] = {"interactive": 30.0, "normal": 60.0, "batch": 86_400.0}
+    max_wait: Mapping[Priority, float] = MappingProxyType({"interactive": 30.0, "normal": 60.0, "batch": 86_400.0})
     """Seconds."""
-    weights: Mapping[Priority, int] = {"interactive": 16, "normal": 4, "batch": 1}
+    weights: Mapping[Priority, int] = MappingProxyType({"interactive": 16, "normal": 4, "batch": 1})
     """Shares of the target while all classes wait; each at least 1."""
 
 
