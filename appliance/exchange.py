@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import msgspec
 
@@ -32,10 +32,9 @@ from appliance.relay import Outgoing, Relay
 from appliance.routing.plan import Plan, make_plan
 from appliance.routing.routes import Router
 from appliance.routing.watch import Running, Watch
+from appliance.wishes import TAGS_HEADER, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
-
-T = TypeVar("T")
 
 
 class KeyRing(Protocol):
@@ -82,6 +81,10 @@ class Incoming(Protocol):
     def credential(self) -> str | None: ...
     @property
     def client(self) -> str: ...
+    def header(self, name: str) -> str | None:
+        """What the caller asks for beside the body; `name` in lower case."""
+        ...
+
     async def body(self) -> bytes:
         """Raises BodyTooLarge, BodyTimeout, UnsupportedMediaType."""
         ...
@@ -169,6 +172,10 @@ class Exchange:
             key_id=principal.key_id,
             key_name=principal.key_name,
             client=incoming.client,
+            organization_id=principal.organization,
+            team_id=principal.team,
+            user_id=principal.user,
+            service_account_id=principal.service_account,
         )
         self._relay = Relay(
             kind=kind,
@@ -184,15 +191,17 @@ class Exchange:
 
     async def parse(self) -> Request:
         """The body as a typed request. Raises 4xx errors that name the field."""
+        self.row.tags = parse_tags(self._incoming.header(TAGS_HEADER))
         body = await self._incoming.body()
         return self._kind.parse(body, self._gateway.max_json_depth)
 
     def plan(self, request: Request) -> Plan:
         """The targets to try. Raises ModelNotFound, UnsupportedParameter, Unavailable."""
-        route = self._gateway.router.find(request.model)
+        limited = self._principal.restrictions
+        route = self._gateway.router.find(request.model, limited.routes)
         self.row.route = route.model
         self.row.stream = bool(request.stream)
-        return make_plan(route, self._kind, request)
+        return make_plan(route, self._kind, request, limited)
 
     async def relay(self, plan: Plan) -> Answer:
         """Ask the targets in turn and pass the answer on, all but its last piece."""

@@ -97,6 +97,9 @@ class HttpIncoming:
         self.credential = credential(request)
         self.client = address(request)
 
+    def header(self, name: str) -> str | None:
+        return self._request.headers.get(name)
+
     async def body(self) -> bytes:
         return await read_body(self._request, self._limits)
 

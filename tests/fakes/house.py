@@ -169,7 +169,7 @@ class House:
             api_key=UPSTREAM_KEY,
             session=self.session,
         )
-        return Target(upstream, overrides)
+        return Target(upstream, overrides, "cloud")
 
     def route(self, model: str, *targets: str | Target, **options: Any) -> None:
         """Add a route to the fake upstream's behaviours."""

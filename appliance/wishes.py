@@ -1,0 +1,30 @@
+"""What a caller may ask for in headers, beside what stands in the body."""
+
+from __future__ import annotations
+
+import re
+
+from appliance.errors import BadRequest
+
+TAGS_HEADER = "x-outpost-tags"
+PRIORITY_HEADER = "x-outpost-priority"
+MAX_TAGS = 16
+
+_TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}")
+
+
+def parse_tags(text: str | None) -> list[str]:
+    """Cost centres: `research, project:x`. Each once, in the order given. Raises BadRequest naming the header."""
+    if not text:
+        return []
+    tags = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if len(tags) > MAX_TAGS:
+        raise BadRequest(f"{TAGS_HEADER}: at most {MAX_TAGS} tags", param=TAGS_HEADER)
+    for tag in tags:
+        if not _TAG.fullmatch(tag):
+            raise BadRequest(
+                f"{TAGS_HEADER}: a tag has 1 to 64 letters, digits and . _ : / @ + - , the first a letter or digit; "
+                "separate tags by commas",
+                param=TAGS_HEADER,
+            )
+    return tags
