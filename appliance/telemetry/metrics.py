@@ -12,14 +12,25 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple, get_args
 
 from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.core import InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, InfoMetricFamily
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from appliance.errors import OutpostError
 from appliance.records.rows import Attempt, ExchangeRow, Outcome
-from appliance.telemetry.series import MAX_SERIES, NONE, OTHER, Bounded, Counts, Histogram, Histograms, Labels, gauge
+from appliance.telemetry.series import (
+    MAX_SERIES,
+    NONE,
+    OTHER,
+    Bounded,
+    Counts,
+    Histogram,
+    Histograms,
+    Labels,
+    Written,
+    gauge,
+)
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Bounds for whole requests, first tokens and waiting."""
@@ -79,8 +90,8 @@ class _Places(NamedTuple):
     queue: Histogram
 
 
-class Metrics(Collector):
-    """All metrics of one process, in a registry of their own."""
+class Metrics:
+    """All metrics of one process; nothing of it is global."""
 
     def __init__(
         self, sources: Sources, version: str, *, known: Known | None = None, max_series: int = MAX_SERIES
@@ -160,9 +171,7 @@ class Metrics(Collector):
             LAG,
             unit="seconds",
         )
-        self.registry = CollectorRegistry(auto_describe=False)
-        self.registry.register(self)
-        self._process = ProcessCollector(registry=self.registry)
+        self._process = ProcessCollector(registry=None)
 
     # --- what happens ---------------------------------------------------------------------------
 
@@ -219,16 +228,20 @@ class Metrics(Collector):
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type, in the format that `accept` (the header) asks for."""
-        families = self._snapshot()  # on the event loop, in one piece
         encode, content_type = choose_encoder(accept)
-        return await asyncio.to_thread(encode, _Page([*families, self._process.collect()])), content_type
+        # Copied on the event loop, in one piece; written elsewhere.
+        families, now = self._snapshot(), _Ready([*self._now(), *self._process.collect()])
+        registry = CollectorRegistry()
+        registry.register(now)
+        openmetrics = content_type.startswith("application/openmetrics-text")
 
-    def collect(self) -> Iterator[Metric]:
-        """For prometheus-client's own tools; on the event loop's thread."""
-        for family in self._snapshot():
-            yield from family
+        def write() -> bytes:
+            page = "".join(line for family in families for line in family(openmetrics)).encode()
+            return page + encode(registry)
 
-    def _snapshot(self) -> list[Iterator[Metric]]:
+        return await asyncio.to_thread(write), content_type
+
+    def _snapshot(self) -> list[Written]:
         families = (
             self.requests,
             self.tokens,
@@ -241,7 +254,7 @@ class Metrics(Collector):
             self.queue,
             self.lag,
         )
-        return [*(family.snapshot() for family in families), iter(list(self._now()))]
+        return [family.snapshot() for family in families]
 
     def _now(self) -> Iterator[Metric]:
         sources, known = self._sources, self.known
@@ -264,10 +277,12 @@ class Metrics(Collector):
         for deployment, state in sources.replicas():
             replicas[(deployment, state)] = replicas.get((deployment, state), 0) + 1
         yield gauge("outpost_replicas", "Engine processes by state.", replicas, ("deployment", "state"))
-        dropped = Counts("outpost_telemetry_dropped", "Signals that did not reach the collector.", ("signal",))
+        dropped = CounterMetricFamily(
+            "outpost_telemetry_dropped", "Signals that did not reach the collector.", labels=("signal",)
+        )
         for signal, count in sources.dropped().items():
-            dropped.add((signal,), count)
-        yield from dropped.snapshot()
+            dropped.add_metric((signal,), count)
+        yield dropped
         yield InfoMetricFamily(
             "outpost_build",
             "What this process was made from.",
@@ -338,15 +353,14 @@ class Metrics(Collector):
         return spent
 
 
-class _Page:
-    """What an encoder reads."""
+class _Ready(Collector):
+    """Families as an encoder reads them."""
 
-    def __init__(self, families: list[Iterable[Metric]]) -> None:
+    def __init__(self, families: list[Metric]) -> None:
         self._families = families
 
-    def collect(self) -> Iterator[Metric]:
-        for family in self._families:
-            yield from family
+    def collect(self) -> list[Metric]:
+        return self._families
 
 
 def _codes(root: type[OutpostError]) -> Iterator[str]:

@@ -8,6 +8,8 @@ import time
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
+from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from appliance.records.rows import Attempt
 from appliance.telemetry.metrics import MAX_CODES, Known, LagMeter, Ledger, Metrics, Sources
@@ -165,9 +167,19 @@ def test_a_counter_loses_nothing_to_its_cap(added: list[tuple[str, int]]) -> Non
     counts = Counts("x", "X.", ("name",), most=3)
     for name, amount in added:
         counts.add((name,), amount)
-    (family,) = counts.snapshot()
-    assert sum(sample.value for sample in family.samples) == sum(amount for _, amount in added)
-    assert len(family.samples) <= 4
+    samples = check("".join(counts.snapshot()(False)), openmetrics=False)
+    assert sum(samples.values()) == sum(amount for _, amount in added)
+    assert len(samples) <= 4
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",)), max_size=20), st.booleans())
+def test_a_label_is_read_back_as_it_was(name: str, openmetrics: bool) -> None:
+    counts = Counts("x", "X.", ("name",))
+    counts.add((name,))
+    page = "".join(counts.snapshot()(openmetrics)) + ("# EOF\n" if openmetrics else "")
+    parse = parse_open if openmetrics else parse_text
+    (family,) = parse(page)
+    assert [sample.labels for sample in family.samples] == [{"name": name}]
 
 
 async def test_a_snapshot_does_not_see_what_comes_after_it() -> None:
@@ -175,9 +187,10 @@ async def test_a_snapshot_does_not_see_what_comes_after_it() -> None:
     metrics.observe(row())
     taken = metrics._snapshot()
     metrics.observe(row())
-    samples = {s.name: s.value for each in taken for family in each for s in family.samples}
-    assert samples["outpost_requests_total"] == 1
-    assert samples["outpost_request_duration_seconds_count"] == 1
+    values = check("".join(line for family in taken for line in family(False)), openmetrics=False)
+    place = {"route": "chat", "target": "small"}
+    assert value(values, "outpost_tokens_total", **place, direction="input") == 10
+    assert value(values, "outpost_request_duration_seconds_count", **place) == 1
 
 
 async def test_the_lag_is_how_late_the_loop_was() -> None:
