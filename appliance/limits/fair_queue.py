@@ -28,7 +28,7 @@ PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 
 SLACK = 64
 """Dead members of a heap that are not worth a clean-up."""
-MEMORY = 64
+MEMORY = 32
 """Places over whose time the service rate is averaged, at least; at most twice as many."""
 
 
