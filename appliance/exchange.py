@@ -27,12 +27,13 @@ from appliance.errors import (
     UpstreamError,
 )
 from appliance.identity.principal import Principal
+from appliance.limits.admission import Gates, choose_priority
 from appliance.records.rows import ExchangeRow, Outcome
 from appliance.relay import Outgoing, Relay
 from appliance.routing.plan import Plan, make_plan
 from appliance.routing.routes import Router
 from appliance.routing.watch import Running, Watch
-from appliance.wishes import TAGS_HEADER, parse_tags
+from appliance.wishes import PRIORITY_HEADER, TAGS_HEADER, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
 
@@ -63,6 +64,7 @@ class Gateway:
     router: Router
     running: Running
     clock: Clock
+    gates: Gates
     new_id: Callable[[], str]
     """A fresh unguessable id: letters and digits."""
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -180,6 +182,7 @@ class Exchange:
         self._relay = Relay(
             kind=kind,
             partition=principal.key_id,
+            gates=gateway.gates,
             outgoing=outgoing,
             watch=watch,
             row=self.row,
@@ -191,7 +194,9 @@ class Exchange:
 
     async def parse(self) -> Request:
         """The body as a typed request. Raises 4xx errors that name the field."""
-        self.row.tags = parse_tags(self._incoming.header(TAGS_HEADER))
+        header, limited = self._incoming.header, self._principal.restrictions
+        self.row.tags = parse_tags(header(TAGS_HEADER))
+        self.row.priority = self._relay.priority = choose_priority(header(PRIORITY_HEADER), limited.priority, "normal")
         body = await self._incoming.body()
         return self._kind.parse(body, self._gateway.max_json_depth)
 
@@ -219,7 +224,8 @@ class Exchange:
         row.completion_tokens = tally.completion_tokens
         row.usage_source = tally.source
         row.finish_reasons = tally.reasons()
-        row.queue_s = tally.queue_s
+        waited = self._relay.queue_s
+        row.queue_s = tally.queue_s if waited is None else waited + (tally.queue_s or 0.0)
 
     def fail(self, error: OutpostError) -> Answer:
         """The answer that tells of an error: a whole one, or the last event of a stream that has begun."""

@@ -13,6 +13,8 @@ from typing import Protocol, TypeVar
 from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import Tally
 from appliance.errors import ClientStalled, DeadlineExceeded, InternalError, OutpostError, UpstreamTimeout
+from appliance.identity.principal import Priority
+from appliance.limits.admission import Gates, Visit
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.routing.attempts import first_answer
@@ -45,6 +47,7 @@ class Relay:
         *,
         kind: Kind,
         partition: str,
+        gates: Gates,
         outgoing: Outgoing,
         watch: Watch,
         row: ExchangeRow,
@@ -55,6 +58,7 @@ class Relay:
     ) -> None:
         self._kind = kind
         self._partition = partition
+        self._gates = gates
         self._outgoing = outgoing
         self._watch = watch
         self._headers = headers
@@ -66,6 +70,9 @@ class Relay:
         """What the present attempt has used."""
         self.streaming = False
         """The client has seen the beginning of a stream."""
+        self.priority: Priority = "normal"
+        self.queue_s: float | None = None
+        """How long the attempts waited for their targets at the gate; None: no target was busy."""
 
     async def whole(self, plan: Plan) -> bytes:
         """The body of a whole answer."""
@@ -94,7 +101,11 @@ class Relay:
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
         call = self._call(route, candidate)
         with self._attempt(candidate):
-            return await candidate.target.upstream.whole(call)
+            visit = await self._enter(candidate)
+            try:
+                return await candidate.target.upstream.whole(call)
+            finally:
+                visit.leave()
 
     async def _open(self, route: Route, candidate: Candidate) -> _Opened:
         """A stream with its first token: until then another target may take over."""
@@ -107,10 +118,29 @@ class Relay:
         call.started, call.queued, call.alive = started, watch.disarm, watch.touch
         attempt = self._attempt(candidate)
         with attempt:
-            started()
-            stream = await candidate.target.upstream.stream(call)
+            visit = await self._enter(candidate)
+            try:
+                started()
+                stream = await candidate.target.upstream.stream(call)
+            except BaseException:
+                visit.leave()
+                raise
         watch.disarm()
-        return _Opened(stream, attempt, name, deadlines.idle)
+        return _Opened(stream, attempt, visit, name, deadlines.idle)
+
+    async def _enter(self, candidate: Candidate) -> Visit:
+        """Wait for a place at the target. The wait has bounds of its own; the request's deadlines stand still."""
+        visit = self._gates.enter(
+            candidate.target.name, self.priority, self._partition, choices=candidate.request.choices
+        )
+        left = self._watch.suspend()
+        try:
+            await visit.enter()
+        finally:
+            self._watch.resume(left)
+            if visit.queue_s:
+                self.queue_s = (self.queue_s or 0.0) + visit.queue_s
+        return visit
 
     async def _pump(self, opened: _Opened) -> None:
         """From the target to the client, at the client's pace, until the target says that it is done."""
@@ -125,7 +155,10 @@ class Relay:
                 await stream.pump(_Way(self._outgoing, watch, self._write_timeout_s, opened))
         finally:
             watch.disarm()
-            await stream.aclose()
+            try:
+                await stream.aclose()
+            finally:
+                opened.visit.leave()
 
     def _call(self, route: Route, candidate: Candidate) -> Call:
         self.tally = Tally()
@@ -183,6 +216,7 @@ class _Opened:
 
     stream: Stream
     attempt: _Attempt
+    visit: Visit
     target: str
     idle_s: float
 

@@ -40,6 +40,18 @@ class Watch:
         self._end_reason = reason
         self._set(self._end)
 
+    def suspend(self) -> float:
+        """Let no time count until `resume`; gives what is left of `total`."""
+        left = self._end - self._loop.time()
+        self._end = self._at = _NEVER
+        return left
+
+    def resume(self, left: float) -> None:
+        """The end of a `suspend`; only `total` counts again."""
+        if left < _NEVER:
+            self._end = self._loop.time() + left
+            self._set(self._end)
+
     def arm(self, seconds: float, reason: Reason) -> None:
         """Ring `seconds` from now, unless `touch` or another `arm` comes before."""
         self._seconds = seconds

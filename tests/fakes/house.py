@@ -21,6 +21,7 @@ from appliance.errors import OutpostError, RecordsUnavailable
 from appliance.exchange import Gateway
 from appliance.identity.key_store import KeyInfo
 from appliance.identity.principal import Principal
+from appliance.limits.admission import Gates
 from appliance.providers.local import LocalUpstream
 from appliance.providers.openai import OpenAIUpstream, make_session
 from appliance.providers.upstream import READY, Capabilities, Readiness, Upstream
@@ -211,6 +212,7 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
         router=Router([]),
         running=Running(),
         clock=Clock(),
+        gates=Gates(),
         new_id=lambda: f"{next(ids):012d}",
         max_json_depth=limits.max_json_depth,
         write_timeout_s=limits.write_timeout,
