@@ -21,7 +21,8 @@ Judge = Callable[[re.Match[str]], tuple[int, str] | None]
 
 _PRIVATE_KEY = re.compile(
     # Without an end everything to the end of the text belongs to it.
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
+    r".*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
     re.DOTALL,
 )
 _VENDOR_KEYS = re.compile(
