@@ -163,6 +163,16 @@ def drop_metadata(before: float, through: int | None, limit: int = 2 * _BATCH) -
     return work
 
 
+def _drop_unchained(connection: Connection, before: float, through: int | None, limit: int) -> int:
+    query = select(exchanges.c.seq).where(
+        exchanges.c.seq <= _beginning(connection), exchanges.c.hash.is_(None), exchanges.c.started_at < before
+    )
+    if through is not None:
+        query = query.where(exchanges.c.seq <= through)
+    old = list(connection.scalars(query.order_by(exchanges.c.seq).limit(limit)))
+    return connection.execute(delete(exchanges).where(exchanges.c.seq.in_(old))).rowcount if old else 0
+
+
 def _last_droppable(connection: Connection, before: float, through: int | None, limit: int) -> tuple[int, bytes] | None:
     """The last record that may go: all up to it are old enough, and a checkpoint was signed for it."""
     begin = _beginning(connection)
