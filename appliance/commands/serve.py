@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,9 @@ from appliance.commands.terminal import command
 from appliance.errors import OutpostError
 from appliance.routing.routes import Route
 from appliance.settings import Loaded, SettingsError, choose_file, load
+from appliance.telemetry.known import learn
+from appliance.telemetry.logs import install
+from appliance.telemetry.redact import Secrets
 from runtimes.engine import EngineLost
 from runtimes.supervisor import SpecError
 
@@ -39,13 +41,15 @@ ConfigOption = Annotated[
 
 def serve(config: ConfigOption = None) -> None:
     """Run the appliance until SIGINT or SIGTERM; SIGHUP applies the settings file anew."""
+    secrets = Secrets()
     try:
         loaded = load(choose_file(config, os.environ, Path.cwd()), os.environ)
     except SettingsError as error:
         for problem in error.problems:
             typer.echo(str(problem), err=True)
         raise typer.Exit(1) from None
-    _log_to_stderr(loaded.settings.log.level)
+    learn(secrets, loaded.settings, os.environ)
+    install(loaded.settings.log.level, "json", secrets, sys.stderr)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -186,29 +190,3 @@ def _abilities(route: Route) -> frozenset[str]:
 def _keys_command(data_dir: Path) -> str:
     """How a key for this gateway is made, whatever folder the next shell is in."""
     return f"{command()} keys create NAME --data-dir {shlex.quote(str(data_dir.absolute()))}"
-
-
-class _JsonLines(logging.Formatter):
-    """One JSON object a line; whatever a message holds, it stays one line."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, object] = {
-            "time": round(record.created, 3),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "event": record.getMessage(),
-        }
-        if (request_id := getattr(record, "request_id", None)) is not None:
-            line["request_id"] = request_id
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        if threading.current_thread() is not threading.main_thread():
-            line["thread"] = record.threadName
-        return msgspec.json.encode(line).decode()
-
-
-def _log_to_stderr(level: str) -> None:
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_JsonLines())
-    logging.basicConfig(level=level.upper(), handlers=[handler])
-    logging.getLogger("alembic.runtime.plugins").setLevel(logging.WARNING)

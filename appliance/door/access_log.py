@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from urllib.parse import unquote
 
 import msgspec
 
@@ -35,12 +36,16 @@ class _Line(msgspec.Struct, omit_defaults=True):
 class AccessLog:
     """Gathers lines and writes them together, a tenth of a second later at most.
 
-    `write` takes whole lines; what they hold is ASCII without control characters, whatever a client sends.
+    `write` takes whole lines; what they hold is ASCII without control characters, whatever a client sends. `redact`
+    takes credentials out of a text: somebody will put a key into a path, or name a key after itself.
     """
 
-    def __init__(self, write: Callable[[bytes], object], wall: Callable[[], float]) -> None:
+    def __init__(
+        self, write: Callable[[bytes], object], wall: Callable[[], float], redact: Callable[[str], str] | None = None
+    ) -> None:
         self._write = write
         self._wall = wall
+        self._redact = redact or str
         self._lines: list[bytes] = []
         self._handle: asyncio.TimerHandle | None = None
 
@@ -52,12 +57,12 @@ class AccessLog:
             request_id=visit.id,
             client=client,
             method=visit.request.method,
-            path=visit.request.raw_path.partition("?")[0][:_MAX_PATH],
+            path=self._path(visit.request.raw_path),
             status=status,
             duration_s=round(duration_s, 6),
         )
         if row is not None:
-            line.key = row.key_name
+            line.key = row.key_name and self._redact(row.key_name)
             line.route = row.route
             line.target = row.target
             line.outcome = row.outcome
@@ -65,13 +70,23 @@ class AccessLog:
             line.prompt_tokens = row.prompt_tokens
             line.completion_tokens = row.completion_tokens
         elif visit.principal is not None:
-            line.key = visit.principal.key_name
+            line.key = self._redact(visit.principal.key_name)
         data = _encode(line)
         if not data.isascii() or b"\x7f" in data:
             data = data.decode().replace("\x7f", "?").encode("ascii", "backslashreplace").replace(b"\\x", b"\\\\x")
         self._lines.append(data + b"\n")
         if self._handle is None:
             self._handle = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
+
+    def _path(self, target: str) -> str:
+        path = target.partition("?")[0]
+        if "%" in path:
+            # An escaped key is a key.
+            plain = unquote(path)
+            if (clean := self._redact(plain)) != plain:
+                path = clean
+        # Cut afterwards: half a key is more than nothing.
+        return self._redact(path)[:_MAX_PATH]
 
     def flush(self) -> None:
         """Write what is waiting."""
