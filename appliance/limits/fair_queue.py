@@ -1,8 +1,9 @@
 """Who goes next among those that wait for one target. Pure: times are arguments, monotonic seconds.
 
-Three classes share the target by weight (start-time fair queueing): the most urgent class goes first, but each time
-that a class gets a place its clock moves on by places/weight, and the class whose clock is furthest behind is next.
-So with weights 16:4:1 a batch entry lets at most 17 interactive and 5 normal ones pass, however many keep coming.
+Three classes share the target by weight (self-clocked fair queueing): each has a clock that moves on by places/weight
+when one of its entries goes, and the class goes next whose clock would then be furthest behind. So with weights 16:4:1
+an urgent entry goes before all others that wait, and yet a batch entry lets only 16 interactive and 4 normal ones pass,
+however many keep coming.
 Inside a class the callers take turns; who took several places at once sits out as many rounds. Inside a caller the
 order is that of arrival.
 
@@ -26,6 +27,8 @@ T = TypeVar("T")
 PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
 """The most urgent class first."""
 
+EPSILON = 1e-9
+"""Sums of fractions that should be equal differ by less."""
 SLACK = 64
 """Dead members of a heap that are not worth a clean-up."""
 MEMORY = 32
@@ -143,7 +146,7 @@ class FairQueue(Generic[T]):
         """May be replaced at any time; counts from then on."""
         self._classes: dict[Priority, _Class[T]] = {priority: _Class() for priority in PRIORITIES}
         self._now = 0.0
-        """Where the clock stood of the class that was served last."""
+        """Where the clock of the class stands that was served last."""
         self._tickets = 0
         self._deadlines: list[tuple[float, int, Entry[T]]] = []
         self._count = 0
@@ -193,8 +196,8 @@ class FairQueue(Generic[T]):
         mine = self._classes[best]
         given = mine.first().places if places is None else places
         entry = mine.take(given)
-        self._now = mine.clock
         mine.clock += given / self.rules.weights[best]
+        self._now = max(self._now, mine.clock)
         self._gone(entry)
         return entry
 
@@ -241,9 +244,14 @@ class FairQueue(Generic[T]):
         if not self._count:
             return None
         best, behind = None, float("inf")
-        for priority, each in self._classes.items():  # equal clocks: the more urgent
-            if each.waiting and each.clock < behind:
-                best, behind = priority, each.clock
+        for priority, each in self._classes.items():
+            if not each.waiting:
+                continue
+            if each.waiting == self._count:
+                return priority
+            clock = each.clock + each.first().places / self.rules.weights[priority]
+            if clock < behind - EPSILON:  # equal clocks: the more urgent
+                best, behind = priority, clock
         return best
 
     def _gone(self, entry: Entry[T]) -> None:

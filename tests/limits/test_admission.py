@@ -256,7 +256,7 @@ def test_an_urgent_request_goes_before_those_that_wait_and_batch_still_advances(
         here.go.set()
         loop.settle()
     assert order[:2] == ["batch", "interactive"]
-    assert [at for at, each in enumerate(order) if each == "batch"] == [0, 18, 35, 52]
+    assert [at for at, each in enumerate(order) if each == "batch"] == [0, 17, 34, 51]
 
 
 def test_waiting_is_measured(loop: StepLoop) -> None:
