@@ -354,8 +354,8 @@ class Identity(Section):
     )
     client_ca: FilePath | None = Field(
         default=None,
-        description="PEM file with the certificates of those that issue certificates to clients (mutual TLS); left out, "
-        "clients are asked for none.",
+        description="PEM file with the certificates of those that issue certificates to clients (mutual TLS); left "
+        "out, clients are asked for none.",
         examples=["/etc/outpost/clients-ca.crt"],
         json_schema_extra={"restart": True},
     )
