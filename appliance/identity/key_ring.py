@@ -1,136 +1,264 @@
-"""The keys in memory, and the one owner of that memory."""
+"""Keys become principals, from memory; and the life of a key: made, rotated, revoked."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from appliance.errors import BadRequest, NotFound, RecordsUnavailable
-from appliance.identity.key_store import KeyInfo, KeyStore
-from appliance.identity.keys import SHOWN, FixedKey, KeyHasher, KeyTable, fixed_entries, new_key
-from appliance.identity.principal import Principal, Role
+import msgspec
+
+from appliance.errors import BadRequest, PermissionDenied, RecordsUnavailable
+from appliance.identity import key_store
+from appliance.identity.directory import Directory, Writer, admitted
+from appliance.identity.key_store import Fresh, KeyInfo, NewKey
+from appliance.identity.keys import SHOWN, FixedKey, KeyHasher, fixed_entries, new_key
+from appliance.identity.people_work import new_id, storable_text
+from appliance.identity.principal import Principal
+from appliance.identity.restrictions import admits
 from appliance.identity.secret import IdentityError, load_secret, secret_path
+from appliance.identity.snapshot import KeyRecord
 from appliance.records.database import Database
 
 logger = logging.getLogger("outpost.identity")
 
+FIRST_START = Principal(key_id="first-start", key_name="first-start", role="owner")
+"""Who makes the first key of a box."""
+DAY_S = 86400.0
+
 
 class KeyRing:
-    """Identifies from memory; changes go to the database first and then to memory, before the call returns.
+    """Identifies from the directory's snapshot. Use `KeyRing.open`.
 
-    `watch` takes in what other processes change. Use `KeyRing.open`.
+    `watch` takes in what other processes change. declared: the keys of the settings, for showing.
     """
 
     def __init__(
         self,
-        store: KeyStore,
+        directory: Directory,
         hasher: KeyHasher,
-        fixed: Sequence[FixedKey],
         *,
-        random: Callable[[int], bytes] = secrets.token_bytes,
         secret_file: Path | None = None,
+        strict: bool = True,
     ) -> None:
-        self._store = store
+        self.directory = directory
+        self.declared: Sequence[KeyInfo] = ()
         self._hasher = hasher
-        self._fixed = list(fixed)
-        self._random = random
         self._secret_file = secret_file
-        self._table = KeyTable(hasher)
-        self._changing = asyncio.Lock()
-        self._epoch = -1
+        self._strict = strict
+        self._fixed: Sequence[FixedKey] = ()
+        self._used: dict[str, float] = {}
 
     @classmethod
-    async def open(cls, database: Database, data_dir: Path, fixed: Sequence[FixedKey] = ()) -> KeyRing:
-        """The ring of a data folder. Raises IdentityError for a secret that does not fit the database or a
-        fixed key that cannot be used, RecordsUnavailable."""
+    async def open(
+        cls,
+        database: Database,
+        data_dir: Path,
+        fixed: Sequence[FixedKey] = (),
+        *,
+        recorder: Writer | None = None,
+        strict: bool = True,
+    ) -> KeyRing:
+        """The ring of a data folder; without a recorder it only reads. Raises IdentityError for a fixed key that cannot
+        be used and (strict) for a secret that does not fit the database; RecordsUnavailable."""
         hasher = KeyHasher(await asyncio.to_thread(load_secret, data_dir))
-        ring = cls(KeyStore(database), hasher, fixed, secret_file=secret_path(data_dir))
-        await ring.reload()
+        directory = Directory(database, recorder)
+        ring = cls(directory, hasher, secret_file=secret_path(data_dir), strict=strict)
+        await ring.reload(fixed)
         return ring
 
-    def identify(self, presented: str) -> Principal | None:
-        """The owner of a key, or None; as long for an unknown key as for a known one of the same length."""
-        return self._table.identify(presented)
+    def identify(self, presented: str, address: str | None = None) -> Principal | None:
+        """The owner of a key, or None; as long for an unknown key as for a known one of the same length.
 
-    async def create(self, name: str, role: Role) -> tuple[KeyInfo, str]:
-        """Make a key; the text is given this once and kept nowhere. Raises BadRequest, RecordsUnavailable."""
-        if any(entry.name == name for entry in self._fixed):
-            raise BadRequest(f"name: the settings file declares a key named {name!r}; choose another", param="name")
-        key = new_key(self._random)
-        digest = self._hasher.digest(key)
-        async with self._changing:
-            info = await self._store.insert(name, role, key[:SHOWN], digest, self._hasher.secret_id)
-            self._table.add(digest, Principal(key_id=info.id, key_name=info.name, role=info.role))
+        address: where it is presented from, for keys that may not be used from everywhere. To whoever presents a
+        right key: Unauthenticated when it has ended, PermissionDenied from a wrong address.
+        """
+        standing = self.directory.snapshot.standing(self._hasher.digest(presented))
+        if standing is None:
+            return None
+        principal = standing.principal
+        if principal is None or standing.expires_at is not None:
+            principal = admitted(standing, "The API key", self.directory.clock)
+        if standing.networks and not admits(standing.networks, address):
+            raise PermissionDenied(
+                f"The API key may not be used from the address {ascii(address or 'unknown')[1:-1]}; "
+                "its restrictions name others."
+            )
+        self._used[principal.key_id] = self.directory.clock()
+        return principal
+
+    # --- the life of a key ---
+
+    async def create(self, actor: Principal, wish: NewKey) -> tuple[KeyInfo, str]:
+        """Make a key; the text is given this once and kept nowhere. Raises BadRequest, PermissionDenied,
+        RecordsUnavailable."""
+        if any(entry.name == wish.name for entry in self.declared):
+            raise BadRequest(
+                f"name: the settings file declares a key named {wish.name!r}; choose another", param="name"
+            )
+        fresh, key = self._fresh()
+        return await self.directory.change(lambda tx: key_store.create(tx, actor, wish, fresh)), key
+
+    async def rotate(
+        self,
+        actor: Principal,
+        id_or_name: str,
+        *,
+        overlap_s: float = DAY_S,
+        expires_at: float | None = None,
+        own: bool = False,
+    ) -> tuple[KeyInfo, str]:
+        """A new key with the same rights; the old one ends after the overlap. `own`: only one's personal access tokens.
+        Raises NotFound, BadRequest, PermissionDenied, RecordsUnavailable."""
+        self._not_declared(id_or_name)
+        fresh, key = self._fresh()
+        info = await self.directory.change(
+            lambda tx: key_store.rotate(
+                tx, actor, id_or_name, fresh, overlap_s=overlap_s, expires_at=expires_at, own=own
+            )
+        )
         return info, key
 
-    async def revoke(self, id_or_name: str) -> KeyInfo:
-        """End a key. When this returns nobody is let in by it. Raises NotFound, BadRequest, RecordsUnavailable."""
-        async with self._changing:
-            try:
-                info = await self._store.revoke(id_or_name)
-            except NotFound:
-                if any(id_or_name in (entry.name, entry.id) for entry in self._fixed):
-                    raise BadRequest(
-                        f"{id_or_name!r} is declared in the settings file (identity.keys); remove it there and reload"
-                    ) from None
-                raise
-            self._table.remove(info.id)
-        return info
+    async def revoke(self, actor: Principal, id_or_name: str, *, own: bool = False) -> KeyInfo:
+        """End a key. When this returns nobody is let in by it. Raises NotFound, BadRequest, PermissionDenied,
+        RecordsUnavailable."""
+        self._not_declared(id_or_name)
+        now = self.directory.clock()
+        return await self.directory.change(lambda tx: key_store.revoke(tx, actor, id_or_name, now=now, own=own))
 
-    async def list(self) -> Sequence[KeyInfo]:
-        """Every key: the declared ones first, then those of the database, revoked ones included."""
-        return [*fixed_infos(self._fixed), *await self._store.list()]
+    def _fresh(self) -> tuple[Fresh, str]:
+        self._check_secret(list(self.directory.snapshot.all(KeyRecord).values()))
+        key = new_key(self.directory.random)
+        fresh = Fresh(
+            id=new_id("key", self.directory.random(10)),
+            prefix=key[:SHOWN],
+            digest=self._hasher.digest(key),
+            secret_id=self._hasher.secret_id,
+            now=self.directory.clock(),
+        )
+        return fresh, key
+
+    def _not_declared(self, id_or_name: str) -> None:
+        if any(id_or_name in (entry.name, entry.id) for entry in self.declared):
+            raise BadRequest(
+                f"{id_or_name!a} is declared in the settings file (identity.keys); change it there and reload"
+            )
+
+    # --- what is shown ---
+
+    async def list(
+        self,
+        actor: Principal,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        only: Mapping[str, str] | None = None,
+        own: bool = False,
+    ) -> Sequence[KeyInfo]:
+        """Keys within what `actor` may see: the declared ones first, then those of the database, revoked ones included.
+        `only`: field of key_store.FILTERS → id. Raises PermissionDenied."""
+        wanted = {**(only or {})}
+        self.directory.scope(actor, wanted.get("organization"))
+        wanted |= key_store.reach(actor, own=own)
+        shown: list[KeyInfo] = []
+        if after is None or after.startswith("fixed:"):
+            begun = after is None
+            for entry in self.declared:
+                if begun and all(getattr(entry, field) == value for field, value in wanted.items()):
+                    shown.append(entry)
+                begun = begun or entry.id == after
+            after = None
+        if len(shown) < limit:
+            query = key_store.page_of_keys(after, limit - len(shown), wanted)
+            async with self.directory.database.read() as connection:
+                shown += [key_store.info_of(row) for row in (await connection.execute(query)).all()]
+        return [self._with_use(info) for info in shown[:limit]]
+
+    async def show(self, actor: Principal, id_or_name: str, *, own: bool = False) -> KeyInfo:
+        """One key. Raises NotFound."""
+        wanted = key_store.reach(actor, own=own)
+        for entry in self.declared:
+            if id_or_name in (entry.name, entry.id) and all(getattr(entry, f) == v for f, v in wanted.items()):
+                return self._with_use(entry)
+        if storable_text(id_or_name) and len(id_or_name) <= 64:
+            async with self.directory.database.read() as connection:
+                rows = (await connection.execute(key_store.wanted_keys(id_or_name, wanted))).all()
+            if rows:
+                return self._with_use(key_store.info_of(rows[-1]))
+        raise key_store.unknown(id_or_name)
+
+    def _with_use(self, info: KeyInfo) -> KeyInfo:
+        used = self._used.get(info.id)
+        return info if used is None else msgspec.structs.replace(info, last_used_at=used)
+
+    # --- memory ---
 
     async def reload(self, fixed: Sequence[FixedKey] | None = None) -> None:
         """Read the database again; `fixed` replaces the declared keys. All or nothing. Raises IdentityError,
         RecordsUnavailable."""
-        async with self._changing:
-            declared = self._fixed if fixed is None else [*fixed]
-            try:
-                entries = fixed_entries(self._hasher, declared)
-            except ValueError as error:
-                raise IdentityError(str(error)) from error
-            epoch, stored = await self._store.load()
-            for key in stored:
-                if key.secret_id != self._hasher.secret_id:
-                    raise IdentityError(
-                        f"The key {key.info.name!r} was made under another secret than {self._secret_file}. Restore "
-                        f"that file from your backup, or give the key up: outpost keys revoke {key.info.id}"
-                    )
-                entries[key.digest] = Principal(key_id=key.info.id, key_name=key.info.name, role=key.info.role)
-            self._table.replace(entries)
-            self._fixed = declared
-            self._epoch = epoch
+        declared = self._fixed if fixed is None else [*fixed]
+        try:
+            entries = fixed_entries(self._hasher, declared)
+        except ValueError as error:
+            raise IdentityError(str(error)) from error
+        await self.directory.reload(entries, self._check_secret if self._strict else _anything)
+        self._fixed = declared
+        self.declared = [fixed_info(entry, self.directory) for entry in declared]
+
+    def _check_secret(self, stored: Sequence[KeyRecord]) -> None:
+        now = self.directory.clock()
+        for key in stored:
+            ended = key.expires_at is not None and key.expires_at <= now
+            if key.secret_id not in (None, self._hasher.secret_id) and not ended:
+                raise IdentityError(
+                    f"The key {key.name!r} was made under another secret than {self._secret_file}. Restore "
+                    f"that file from your backup, or give the key up: outpost keys revoke {key.id}"
+                )
 
     async def has_admin_or_history(self) -> bool:
         """Whether somebody can already get in as an admin, or an operator has ever made a key."""
-        return any(entry.role in ("owner", "admin") for entry in self._fixed) or await self._store.ever_had_keys()
+        if any(entry.role in ("owner", "admin") for entry in self._fixed):
+            return True
+        async with self.directory.database.read() as connection:
+            return (await connection.execute(key_store.page_of_keys(None, 1, {}))).first() is not None
 
     async def watch(self, interval_s: float = 1.0) -> None:
         """Take in changes that other processes make, until cancelled. Trouble is logged and outlived."""
         try:
             while True:
                 try:
-                    epoch = await self._store.epoch_if_changed()
-                    if epoch is not None and epoch != self._epoch:
+                    if await self.directory.changed_elsewhere():
                         await self.reload()
                 except (RecordsUnavailable, IdentityError) as error:
                     logger.warning("keys_not_reloaded", extra={"cause": error.message})
                 await asyncio.sleep(interval_s)
         finally:
-            await self._store.close()
+            await self.directory.close()
 
 
-def fixed_infos(fixed: Sequence[FixedKey]) -> Sequence[KeyInfo]:
-    return [KeyInfo(id=entry.id, name=entry.name, role=entry.role, source="settings") for entry in fixed]
+def _anything(stored: Sequence[KeyRecord]) -> None:
+    """For a process that identifies nobody: keys of a lost secret must still be revocable."""
+
+
+def fixed_info(entry: FixedKey, directory: Directory) -> KeyInfo:
+    organization = directory.snapshot.organization(entry.organization)
+    place = entry.organization if organization is None else organization.id
+    team = None if entry.team is None else directory.snapshot.team(place, entry.team)
+    return KeyInfo(
+        id=entry.id,
+        name=entry.name,
+        role=entry.role,
+        source="settings",
+        organization=place,
+        team=entry.team if team is None else team.id,
+        restrictions=entry.restrictions,
+    )
 
 
 async def ensure_first_admin(ring: KeyRing, name: str = "first-admin") -> str | None:
     """On a box that nobody can enter yet, make the first admin key and give its text, once; else None."""
     if await ring.has_admin_or_history():
         return None
-    _, key = await ring.create(name, "owner")
+    _, key = await ring.create(FIRST_START, NewKey(name, role="owner"))
     return key

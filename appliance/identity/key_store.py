@@ -1,28 +1,43 @@
-"""Keys in the database: hashes, names and dates, never a key."""
+"""Keys in the database: hashes, names, rights and dates, never a key. The work of each change, and what is read."""
 
 from __future__ import annotations
 
-import base64
 import re
-import secrets
-import time
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import func, insert, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Select, and_, insert, or_, select, update
 
 from appliance.errors import BadRequest, NotFound
-from appliance.identity.permissions import ROLES, Role
-from appliance.records.database import Database, unavailable
-from appliance.records.tables import api_keys, counters
+from appliance.identity.grants import check_grant, check_owner, inherit
+from appliance.identity.people_work import (
+    SERVICE_ACCOUNT,
+    TEAM,
+    USER,
+    Changed,
+    beyond,
+    find,
+    note,
+    organization_of,
+    storable_text,
+)
+from appliance.identity.permissions import ROLES, Role, may_grant, within
+from appliance.identity.principal import DEFAULT_ORGANIZATION, UNRESTRICTED, Principal, Restrictions
+from appliance.identity.restrictions import checked
+from appliance.identity.snapshot import KeyRecord, Member, ServiceAccount, Team, User
+from appliance.records.tables import api_keys, team_members
+from appliance.records.transaction import Transaction
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
-_EPOCH = "identity_epoch"
-_INFO = ("id", "name", "role", "prefix", "created_at", "revoked_at")
+LONGEST_S = 100 * 366 * 86400.0
+MOST_OVERLAP_S = 90 * 86400.0
+FILTERS = {
+    "organization": "organization_id",
+    "team": "team_id",
+    "user": "user_id",
+    "service_account": "service_account_id",
+}
 
 
 class KeyInfo(msgspec.Struct, frozen=True):
@@ -35,140 +50,305 @@ class KeyInfo(msgspec.Struct, frozen=True):
     created_at: float | None = None
     revoked_at: float | None = None
     source: Literal["database", "settings"] = "database"
+    organization: str = DEFAULT_ORGANIZATION
+    team: str | None = None
+    user: str | None = None
+    service_account: str | None = None
+    restrictions: Restrictions = UNRESTRICTED
+    expires_at: float | None = None
+    created_by: str | None = None
+    """Id of the credential that made it."""
+    replaces: str | None = None
+    """Id of the key that it was made to follow."""
+    last_used_at: float | None = None
+    """Since this process started."""
 
 
-class StoredKey(msgspec.Struct, frozen=True):
-    """A valid key as the ring needs it."""
+class NewKey(msgspec.Struct, frozen=True):
+    """A wish for a key. Organisation, team, user and service account by id or name."""
 
-    info: KeyInfo
+    name: str
+    role: Role | None = None
+    organization: str | None = None
+    team: str | None = None
+    user: str | None = None
+    service_account: str | None = None
+    restrictions: Restrictions = UNRESTRICTED
+    expires_at: float | None = None
+
+
+class Fresh(msgspec.Struct, frozen=True):
+    """What is decided outside of the database about a new key: its id, what is kept of its text, and the time."""
+
+    id: str
+    prefix: str
     digest: bytes
     secret_id: str
+    now: float
 
 
-class KeyStore:
-    """Reads and writes keys. Every method may raise RecordsUnavailable.
-
-    clock: unix seconds. random: bytes for a key's id.
-    """
-
-    def __init__(
-        self,
-        database: Database,
-        *,
-        clock: Callable[[], float] = time.time,
-        random: Callable[[int], bytes] = secrets.token_bytes,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._random = random
-        self._watching: AsyncConnection | None = None
-        self._version: int | None = None
-
-    async def insert(self, name: str, role: Role, prefix: str, digest: bytes, secret_id: str) -> KeyInfo:
-        """Keep a new key. Raises BadRequest (param `name`) for a bad name or one that is in use."""
-        if not _NAME.fullmatch(name):
-            raise BadRequest(
-                "name: use 1 to 64 letters, digits and . _ @ + - , beginning with a letter or digit", param="name"
-            )
-        if role not in ROLES:
-            raise BadRequest(f"role: must be one of {', '.join(ROLES)}", param="role")
-        key_id = "key_" + base64.b32encode(self._random(10)).decode().lower()
-        info = KeyInfo(id=key_id, name=name, role=role, prefix=prefix, created_at=self._clock())
-        async with self._database.write() as connection:
-            same = select(api_keys.c.id).where(api_keys.c.name == name, api_keys.c.revoked_at.is_(None))
-            if (await connection.execute(same)).first() is not None:
-                raise BadRequest(
-                    f"name: there is a key named {name!r} already; choose another name or revoke it first", param="name"
-                )
-            values = {field: getattr(info, field) for field in _INFO}
-            await connection.execute(insert(api_keys).values(**values, digest=digest, secret_id=secret_id))
-            await _raise_epoch(connection)
-        return info
-
-    async def revoke(self, id_or_name: str) -> KeyInfo:
-        """End a key for good; one that was ended before stays as it was. Raises NotFound."""
-        unknown = NotFound(f"There is no key with the id or name {id_or_name!r}; see `outpost keys list`.")
-        if not _NAME.fullmatch(id_or_name):
-            raise unknown
-        async with self._database.write() as connection:
-            found = (
-                await connection.execute(
-                    select(*(api_keys.c[field] for field in _INFO))
-                    .where(
-                        or_(
-                            api_keys.c.id == id_or_name,
-                            (api_keys.c.name == id_or_name) & api_keys.c.revoked_at.is_(None),
-                        )
-                    )
-                    .order_by(api_keys.c.id == id_or_name)
-                )
-            ).all()
-            if not found:
-                raise unknown
-            info = KeyInfo(*found[-1])
-            if info.revoked_at is None:
-                info = msgspec.structs.replace(info, revoked_at=self._clock())
-                await connection.execute(
-                    update(api_keys).where(api_keys.c.id == info.id).values(revoked_at=info.revoked_at)
-                )
-                await _raise_epoch(connection)
-        return info
-
-    async def list(self) -> Sequence[KeyInfo]:
-        """Every key ever made, the revoked ones too, oldest first."""
-        query = select(*(api_keys.c[field] for field in _INFO)).order_by(api_keys.c.created_at, api_keys.c.id)
-        async with self._database.read() as connection:
-            return [KeyInfo(*row) for row in (await connection.execute(query)).all()]
-
-    async def load(self) -> tuple[int, Sequence[StoredKey]]:
-        """The epoch and the valid keys, as of one moment."""
-        query = select(*(api_keys.c[field] for field in _INFO), api_keys.c.digest, api_keys.c.secret_id).where(
-            api_keys.c.revoked_at.is_(None)
-        )
-        async with self._database.read() as connection:
-            epoch = await _epoch(connection)
-            rows = (await connection.execute(query)).all()
-        return epoch, [StoredKey(KeyInfo(*row[:6]), row.digest, row.secret_id) for row in rows]
-
-    async def ever_had_keys(self) -> bool:
-        async with self._database.read() as connection:
-            return bool((await connection.execute(select(func.count()).select_from(api_keys))).scalar_one())
-
-    async def epoch_if_changed(self) -> int | None:
-        """The epoch if the file was written to since the last call, else None.
-
-        Keeps one connection for this, because SQLite counts changes as seen from a connection; the
-        question itself reads no page of the file.
-        """
-        try:
-            if self._watching is None:
-                self._watching = await self._database.bare()
-                self._version = None
-            version = (await self._watching.exec_driver_sql("PRAGMA data_version")).scalar_one()
-            if version == self._version:
-                return None
-            epoch = await _epoch(self._watching)
-            # Only now: an error above must leave the change to be seen by the next call.
-            self._version = version
-            return epoch
-        except DBAPIError as error:
-            await self.close()
-            raise unavailable(error) from error
-
-    async def close(self) -> None:
-        """Give back the watching connection."""
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            await watching.close()
+_COLUMNS = {
+    "id": "id", "name": "name", "role": "role", "prefix": "prefix", "created_at": "created_at",
+    "revoked_at": "revoked_at", **FILTERS, "restrictions": "restrictions", "expires_at": "expires_at",
+    "created_by": "created_by", "replaces": "replaces",
+}  # fmt: skip
 
 
-async def _epoch(connection: AsyncConnection) -> int:
-    found = (await connection.execute(select(counters.c.value).where(counters.c.name == _EPOCH))).scalar()
-    return int(found or 0)
+def select_keys() -> Select[Any]:
+    return select(*(api_keys.c[column] for column in _COLUMNS.values()), api_keys.c.digest, api_keys.c.secret_id)
 
 
-async def _raise_epoch(connection: AsyncConnection) -> None:
-    statement = upsert(counters).values(name=_EPOCH, value=1)
-    await connection.execute(
-        statement.on_conflict_do_update(index_elements=["name"], set_={"value": counters.c.value + 1})
+def info_of(row: Sequence[Any]) -> KeyInfo:
+    """A row of `select_keys`."""
+    values = dict(zip(_COLUMNS, row, strict=False))
+    values["restrictions"] = msgspec.json.decode(values["restrictions"], type=Restrictions)
+    return KeyInfo(**values)
+
+
+def record_of(row: Sequence[Any]) -> KeyRecord:
+    info = info_of(row)
+    return _record(info, bytes(row[-2]), row[-1])
+
+
+def _record(info: KeyInfo, digest: bytes, secret_id: str) -> KeyRecord:
+    return KeyRecord(
+        digest=digest,
+        id=info.id,
+        name=info.name,
+        role=info.role,
+        organization=info.organization,
+        team=info.team,
+        user=info.user,
+        service_account=info.service_account,
+        restrictions=info.restrictions,
+        expires_at=info.expires_at,
+        secret_id=secret_id,
     )
+
+
+def valid_keys() -> Select[Any]:
+    return select_keys().where(api_keys.c.revoked_at.is_(None))
+
+
+def page_of_keys(after: str | None, limit: int, only: Mapping[str, str]) -> Select[Any]:
+    """Every key ever made, the revoked ones too, oldest first. `only`: field of FILTERS → id."""
+    query = select_keys().order_by(api_keys.c.created_at, api_keys.c.id).limit(limit)
+    for field, value in only.items():
+        query = query.where(api_keys.c[FILTERS[field]] == value)
+    return query if after is None else query.where(beyond(api_keys, after))
+
+
+def wanted_keys(id_or_name: str, only: Mapping[str, str]) -> Select[Any]:
+    """The key with this id, the valid one with this name; the former last."""
+    query = select_keys().where(
+        or_(api_keys.c.id == id_or_name, and_(api_keys.c.name == id_or_name, api_keys.c.revoked_at.is_(None)))
+    )
+    for field, value in only.items():
+        query = query.where(api_keys.c[FILTERS[field]] == value)
+    return query.order_by(api_keys.c.id == id_or_name)
+
+
+def unknown(id_or_name: str) -> NotFound:
+    return NotFound(f"There is no key with the id or name {id_or_name[:80]!a}; see `outpost keys list`.")
+
+
+def reach(actor: Principal, *, own: bool) -> dict[str, str]:
+    """Which keys somebody may touch: all, those of their organisation, or (`own`) their personal access tokens."""
+    only = {} if actor.oversees is None else {"organization": actor.oversees}
+    return {**only, "user": actor.user or ""} if own else only
+
+
+def _find(tx: Transaction, id_or_name: str, only: Mapping[str, str]) -> tuple[KeyInfo, KeyRecord]:
+    if storable_text(id_or_name) and len(id_or_name) <= 64:
+        rows = tx.connection.execute(wanted_keys(id_or_name, only)).all()
+        if rows:
+            return info_of(rows[-1]), record_of(rows[-1])
+    raise unknown(id_or_name)
+
+
+# --- changes ----------------------------------------------------------------------------------------
+
+
+def create(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> Changed[KeyInfo]:
+    """Keep a new key. Raises BadRequest and PermissionDenied, which name the field."""
+    if not _NAME.fullmatch(wish.name):
+        raise BadRequest(
+            "name: use 1 to 64 letters, digits and . _ @ + - , beginning with a letter or digit", param="name"
+        )
+    if wish.role is not None and wish.role not in ROLES:
+        raise BadRequest(f"role: must be one of {', '.join(ROLES)}", param="role")
+    info = _settled(tx, actor, wish, fresh)
+    ended = _free_name(tx, wish.name, fresh.now)
+    return _insert(tx, actor, info, fresh, "key.create", ended)
+
+
+def _settled(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> KeyInfo:
+    """The wish with ids for names and defaults filled in, checked against the directory and the grantor."""
+    connection, scope = tx.connection, actor.oversees
+    if wish.user is not None and wish.service_account is not None:
+        raise BadRequest("user, service_account: a key belongs to one of them at most", param="service_account")
+    if wish.organization is not None:
+        scope = organization_of(connection, actor, wish.organization).id
+    user: User | None = None
+    account: ServiceAccount | None = None
+    if wish.user is not None:
+        user = find(connection, USER, wish.user, scope, "user")
+    if wish.service_account is not None:
+        account = find(connection, SERVICE_ACCOUNT, wish.service_account, scope, "service_account")
+    holder = user or account
+    if holder is not None:
+        scope = holder.organization
+    team: Team | None = None
+    if wish.team is not None:
+        team = find(connection, TEAM, wish.team, scope, "team")
+        scope = team.organization
+    elif account is not None and account.team is not None:
+        team = find(connection, TEAM, account.team, scope, "team")
+    organization = organization_of(connection, actor, scope).id
+    for thing, word in ((holder, "service_account" if account else "user"), (team, "team")):
+        if thing is not None and thing.disabled_at is not None:
+            raise BadRequest(f"{word}: {thing.name} is disabled; enable it first", param=word)
+    if user is not None and team is not None and not _is_member(tx, Member(team.id, user.id)):
+        raise BadRequest(f"team: {user.name} is not a member of {team.name}; make them one first", param="team")
+    role = wish.role
+    if role is None:
+        # The least, but for those whose holder may not even ask models.
+        role = "member" if holder is None else within("member", holder.role) or holder.role
+    elif holder is not None and not may_grant(holder.role, role):
+        raise BadRequest(
+            f"role: {holder.name} is {holder.role} and cannot have a key with the role {role}", param="role"
+        )
+    restrictions, expires_at = inherit(actor, checked(wish.restrictions), wish.expires_at)
+    if expires_at is not None and not fresh.now < expires_at <= fresh.now + LONGEST_S:
+        raise BadRequest("expires_at: must be a time in the future, within 100 years", param="expires_at")
+    info = KeyInfo(
+        id=fresh.id,
+        name=wish.name,
+        role=role,
+        prefix=fresh.prefix,
+        created_at=fresh.now,
+        organization=organization,
+        team=None if team is None else team.id,
+        user=None if user is None else user.id,
+        service_account=None if account is None else account.id,
+        restrictions=restrictions,
+        expires_at=expires_at,
+        created_by=actor.key_id[:64],
+    )
+    _check(actor, info)
+    return info
+
+
+def _check(actor: Principal, info: KeyInfo) -> None:
+    check_grant(
+        actor,
+        info.role,
+        organization=info.organization,
+        team=info.team,
+        user=info.user,
+        service_account=info.service_account,
+        restrictions=info.restrictions,
+        expires_at=info.expires_at,
+    )
+
+
+def _is_member(tx: Transaction, member: Member) -> bool:
+    query = select(team_members.c.team_id).where(
+        team_members.c.team_id == member.team, team_members.c.user_id == member.user
+    )
+    return tx.connection.execute(query).first() is not None
+
+
+def _free_name(tx: Transaction, name: str, now: float) -> tuple[KeyRecord, ...]:
+    """A key that has expired gives its name up; one that is valid keeps it. Raises BadRequest."""
+    row = tx.connection.execute(valid_keys().where(api_keys.c.name == name)).first()
+    if row is None:
+        return ()
+    info = info_of(row)
+    if info.expires_at is None or info.expires_at > now:
+        raise BadRequest(
+            f"name: there is a key named {name!r} already; choose another name or revoke it first", param="name"
+        )
+    tx.connection.execute(update(api_keys).where(api_keys.c.id == info.id).values(revoked_at=info.expires_at))
+    return (record_of(row),)
+
+
+def _insert(
+    tx: Transaction, actor: Principal, info: KeyInfo, fresh: Fresh, kind: str, ended: tuple[KeyRecord, ...] = ()
+) -> Changed[KeyInfo]:
+    values = {column: getattr(info, field) for field, column in _COLUMNS.items()}
+    values["restrictions"] = msgspec.json.encode(info.restrictions).decode()
+    tx.connection.execute(insert(api_keys).values(**values, digest=fresh.digest, secret_id=fresh.secret_id))
+    note(tx, actor, kind, info.id, None, info)
+    return Changed(info, (_record(info, fresh.digest, fresh.secret_id),), ended)
+
+
+def rotate(
+    tx: Transaction,
+    actor: Principal,
+    id_or_name: str,
+    fresh: Fresh,
+    *,
+    overlap_s: float,
+    expires_at: float | None = None,
+    own: bool = False,
+) -> Changed[KeyInfo]:
+    """A new key with the rights and the name of an old one, which ends after `overlap_s`.
+
+    Without `expires_at` the new one lives as long as the old one was meant to, at most as long as the grantor's own.
+    Raises NotFound, BadRequest, PermissionDenied.
+    """
+    if not 0 <= overlap_s <= MOST_OVERLAP_S:
+        raise BadRequest("overlap: must be from 0 to 90 days", param="overlap")
+    old, record = _find(tx, id_or_name, reach(actor, own=own))
+    now = fresh.now
+    if old.revoked_at is not None or (old.expires_at is not None and old.expires_at <= now):
+        raise BadRequest(f"{old.name} has ended already; make a new key")
+    follower = tx.connection.execute(select(api_keys.c.name).where(api_keys.c.replaces == old.id)).scalar()
+    if follower is not None:
+        raise BadRequest(f"{old.name} has been replaced by {follower} already; rotate that one")
+    explicit = expires_at is not None
+    if expires_at is None and old.expires_at is not None:
+        expires_at = now + (old.expires_at - (old.created_at or now))
+    ceiling = inherit(actor, UNRESTRICTED, None)[1]
+    if ceiling is not None and not explicit:
+        expires_at = min(expires_at or ceiling, ceiling)
+    if expires_at is not None and not now < expires_at <= now + LONGEST_S:
+        raise BadRequest("expires_at: must be a time in the future, within 100 years", param="expires_at")
+    new = msgspec.structs.replace(
+        old,
+        id=fresh.id,
+        prefix=fresh.prefix,
+        created_at=now,
+        expires_at=expires_at,
+        created_by=actor.key_id[:64],
+        replaces=old.id,
+    )
+    _check(actor, new)
+    # The name goes to the one that stays; records know both by their ids.
+    end = now + overlap_s if old.expires_at is None else min(old.expires_at, now + overlap_s)
+    ending = msgspec.structs.replace(
+        old,
+        name=f"{old.name[:55]}+{old.id[-8:]}",
+        expires_at=end,
+        revoked_at=None if overlap_s else now,
+    )
+    values = {"name": ending.name, "expires_at": ending.expires_at, "revoked_at": ending.revoked_at}
+    tx.connection.execute(update(api_keys).where(api_keys.c.id == old.id).values(**values))
+    note(tx, actor, "key.rotate", old.id, old, ending)
+    made = _insert(tx, actor, new, fresh, "key.create")
+    left = msgspec.structs.replace(record, name=ending.name, expires_at=end)
+    return Changed(made.value, (*made.put, left)) if overlap_s else Changed(made.value, made.put, (record,))
+
+
+def revoke(tx: Transaction, actor: Principal, id_or_name: str, *, now: float, own: bool = False) -> Changed[KeyInfo]:
+    """End a key for good; one that was ended before stays as it was. Raises NotFound, PermissionDenied."""
+    info, record = _find(tx, id_or_name, reach(actor, own=own))
+    if info.role == "owner" and not own:
+        check_owner(actor)
+    if info.revoked_at is not None:
+        return Changed(info)
+    ended = msgspec.structs.replace(info, revoked_at=now)
+    tx.connection.execute(update(api_keys).where(api_keys.c.id == info.id).values(revoked_at=now))
+    note(tx, actor, "key.revoke", info.id, info, ended)
+    return Changed(ended, (), (record,))

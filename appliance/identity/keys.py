@@ -11,9 +11,12 @@ import base64
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
-from appliance.identity.principal import Principal, Role
+from appliance.errors import BadRequest
+from appliance.identity.principal import DEFAULT_ORGANIZATION, UNRESTRICTED, Restrictions, Role
+from appliance.identity.restrictions import checked
+from appliance.identity.snapshot import KeyRecord
 
 PREFIX = "op-"
 SHOWN = 7
@@ -59,42 +62,30 @@ class KeyHasher:
         return hmac.digest(self._key, presented.encode("utf-8", "surrogatepass"), "sha256")
 
 
-class KeyTable:
-    """The keys that are valid now: keyed hash → principal. A dict look-up by a keyed hash leaks no timing
-    that a caller could steer, because nobody without the secret can choose the hash."""
-
-    def __init__(self, hasher: KeyHasher) -> None:
-        self._hasher = hasher
-        self._principals: dict[bytes, Principal] = {}
-
-    def identify(self, presented: str) -> Principal | None:
-        """The owner of a presented key, or None."""
-        return self._principals.get(self._hasher.digest(presented))
-
-    def add(self, digest: bytes, principal: Principal) -> None:
-        self._principals[digest] = principal
-
-    def remove(self, key_id: str) -> None:
-        """Forget a key; one that is not there is forgotten already."""
-        self._principals = {d: p for d, p in self._principals.items() if p.key_id != key_id}
-
-    def replace(self, entries: Mapping[bytes, Principal]) -> None:
-        """Take `entries` for everything that was there, in one step."""
-        self._principals = dict(entries)
-
-    def __len__(self) -> int:
-        return len(self._principals)
-
-
 class FixedKey:
-    """A key that the settings declare: valid while they do, never in the database."""
+    """A key that the settings declare: valid while they do, never in the database.
 
-    __slots__ = ("key", "name", "role")
+    organization, team: names or ids; they need not be there yet, the key is worth nothing until they are.
+    """
 
-    def __init__(self, name: str, key: str, role: Role) -> None:
+    __slots__ = ("key", "name", "organization", "restrictions", "role", "team")
+
+    def __init__(
+        self,
+        name: str,
+        key: str,
+        role: Role,
+        *,
+        organization: str | None = None,
+        team: str | None = None,
+        restrictions: Restrictions = UNRESTRICTED,
+    ) -> None:
         self.name = name
         self.key = key
         self.role = role
+        self.organization = organization or DEFAULT_ORGANIZATION
+        self.team = team
+        self.restrictions = restrictions
 
     @property
     def id(self) -> str:
@@ -105,9 +96,10 @@ class FixedKey:
         return f"FixedKey(name={self.name!r}, role={self.role!r})"
 
 
-def fixed_entries(hasher: KeyHasher, fixed: Iterable[FixedKey]) -> dict[bytes, Principal]:
-    """Hashes of declared keys. Raises ValueError naming the entry for a short key or one declared twice."""
-    entries: dict[bytes, Principal] = {}
+def fixed_entries(hasher: KeyHasher, fixed: Iterable[FixedKey]) -> dict[bytes, KeyRecord]:
+    """Declared keys by their hashes. Raises ValueError naming the entry for a short key, one declared twice, or
+    restrictions that cannot be."""
+    entries: dict[bytes, KeyRecord] = {}
     for entry in fixed:
         if len(entry.key) < MIN_FIXED_LENGTH:
             raise ValueError(
@@ -116,7 +108,19 @@ def fixed_entries(hasher: KeyHasher, fixed: Iterable[FixedKey]) -> dict[bytes, P
         digest = hasher.digest(entry.key)
         if digest in entries:
             raise ValueError(
-                f"identity.keys: {entry.name!r} and {entries[digest].key_name!r} have the same key; give each its own"
+                f"identity.keys: {entry.name!r} and {entries[digest].name!r} have the same key; give each its own"
             )
-        entries[digest] = Principal(key_id=entry.id, key_name=entry.name, role=entry.role)
+        try:
+            restrictions = checked(entry.restrictions)
+        except BadRequest as error:
+            raise ValueError(f"identity.keys: {entry.name!r}: {error.message}") from error
+        entries[digest] = KeyRecord(
+            digest=digest,
+            id=entry.id,
+            name=entry.name,
+            role=entry.role,
+            organization=entry.organization,
+            team=entry.team,
+            restrictions=restrictions,
+        )
     return entries

@@ -67,6 +67,20 @@ ROLES: dict[Role, frozenset[Permission]] = {
 }
 
 
+BOX_WIDE: frozenset[Permission] = frozenset(
+    {"status.read", "metrics.read", "settings.reload", "ledger.read", "ledger.export"}
+)
+"""What concerns the whole box, or shows what belongs to all: only for the organisation that runs it."""
+
+
 def may_grant(grantor: Role, role: Role) -> bool:
     """Whether somebody with one role may give another: never more than the grantor has."""
     return ROLES[role] <= ROLES[grantor]
+
+
+def within(role: Role, holder: Role) -> Role | None:
+    """The greatest role that exceeds neither `role` nor what its holder has now; None if they share none."""
+    if may_grant(holder, role):
+        return role
+    shared = ROLES[role] & ROLES[holder]
+    return max((each for each in ROLES if ROLES[each] <= shared), key=lambda each: len(ROLES[each]), default=None)

@@ -6,9 +6,9 @@ from typing import Literal
 
 import msgspec
 
-from appliance.identity.permissions import ROLES, Permission, Role
+from appliance.identity.permissions import BOX_WIDE, ROLES, Permission, Role
 
-__all__ = ["DEFAULT_ORGANIZATION", "Principal", "Priority", "Restrictions", "Role"]
+__all__ = ["DEFAULT_ORGANIZATION", "UNRESTRICTED", "Principal", "Priority", "Restrictions", "Role", "Zone"]
 
 DEFAULT_ORGANIZATION = "org_default"
 """The organisation that runs the box: always there; its overseers oversee everything."""
@@ -34,6 +34,9 @@ class Restrictions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     """The most urgent class that may be asked for."""
 
 
+UNRESTRICTED = Restrictions()
+
+
 class Principal(msgspec.Struct, frozen=True):
     """The owner of a credential, as far as the rest of the house needs to know. Ids, but for `key_name`."""
 
@@ -56,7 +59,8 @@ class Principal(msgspec.Struct, frozen=True):
         return self.user or self.service_account or self.key_id
 
     def may(self, permission: Permission) -> bool:
-        return permission in ROLES[self.role]
+        """Whether the role has it; what concerns the whole box is for those who oversee all of it."""
+        return permission in ROLES[self.role] and (self.oversees is None or permission not in BOX_WIDE)
 
     @property
     def oversees(self) -> str | None:

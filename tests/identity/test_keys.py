@@ -14,14 +14,15 @@ from appliance.identity.keys import (
     SHOWN,
     FixedKey,
     KeyHasher,
-    KeyTable,
     fixed_entries,
     hkdf,
     is_key,
     new_key,
 )
-from appliance.identity.principal import Principal
+from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal, Restrictions
+from appliance.identity.snapshot import KeyRecord, Organization, Snapshot
 
+HOME = Organization(DEFAULT_ORGANIZATION, "default", 0.0)
 SECRET = bytes(range(32))
 ANY_TEXT = st.text(st.characters(exclude_categories=[]))
 
@@ -101,16 +102,30 @@ def test_the_whole_key_is_hashed(one: str, two: str) -> None:
     assert len(hasher.digest(one)) == 32
 
 
+def standing_of(hasher: KeyHasher, keys: dict[str, KeyRecord], presented: str) -> Principal | None:
+    standing = Snapshot([HOME, *keys.values()]).standing(hasher.digest(presented))
+    return None if standing is None else standing.principal
+
+
 @given(st.text("abc", min_size=1, max_size=40), st.integers(0, 39))
 def test_equal_prefixes_share_nothing(text: str, cut: int) -> None:
     hasher = KeyHasher(SECRET)
-    table = KeyTable(hasher)
-    owner = Principal("key_1", "one", "admin")
-    table.add(hasher.digest(text), owner)
-    assert table.identify(text) is owner
+    keys = {text: KeyRecord(hasher.digest(text), "key_1", "one", "admin")}
+    assert standing_of(hasher, keys, text) == Principal("key_1", "one", "admin")
     if cut < len(text):
-        assert table.identify(text[:cut]) is None
-    assert table.identify(text + "a") is None
+        assert standing_of(hasher, keys, text[:cut]) is None
+    assert standing_of(hasher, keys, text + "a") is None
+
+
+@given(st.text(min_size=20, max_size=40), st.lists(st.text(max_size=8), min_size=2, max_size=8, unique=True))
+def test_keys_that_begin_alike_have_owners_of_their_own(prefix: str, ends: list[str]) -> None:
+    hasher = KeyHasher(SECRET)
+    texts = [prefix + end for end in ends]
+    keys = {t: KeyRecord(hasher.digest(t), f"key_{n}", str(n), "member") for n, t in enumerate(texts)}
+    for number, text in enumerate(texts):
+        found = standing_of(hasher, keys, text)
+        assert found is not None
+        assert found.key_id == f"key_{number}"
 
 
 def test_the_digest_is_hmac_under_a_derived_key() -> None:
@@ -120,27 +135,21 @@ def test_the_digest_is_hmac_under_a_derived_key() -> None:
     assert KeyHasher(SECRET).secret_id != KeyHasher(SECRET[::-1]).secret_id
 
 
-@given(st.dictionaries(st.text(max_size=8), st.integers(0, 5), max_size=12), st.integers(0, 5))
-def test_removing_a_key_id_removes_all_of_it_and_nothing_else(keys: dict[str, int], gone: int) -> None:
-    hasher = KeyHasher(SECRET)
-    table = KeyTable(hasher)
-    for text, number in keys.items():
-        table.add(hasher.digest(text), Principal(f"key_{number}", str(number), "member"))
-    table.remove(f"key_{gone}")
-    for text, number in keys.items():
-        found = table.identify(text)
-        assert (found is None) == (number == gone)
-        assert found is None or found.key_id == f"key_{number}"
-
-
 def test_fixed_keys() -> None:
     hasher = KeyHasher(SECRET)
     entries = fixed_entries(hasher, [FixedKey("ci", "x" * 20, "admin"), FixedKey("bot", "y" * 20, "member")])
-    assert entries[hasher.digest("x" * 20)] == Principal("fixed:ci", "ci", "admin")
+    digest = hasher.digest("x" * 20)
+    assert entries[digest] == KeyRecord(digest, "fixed:ci", "ci", "admin")
     with pytest.raises(ValueError, match="'ci' has under 20"):
         fixed_entries(hasher, [FixedKey("ci", "x" * 19, "admin")])
     with pytest.raises(ValueError, match="'two' and 'one' have the same key"):
         fixed_entries(hasher, [FixedKey("one", "x" * 20, "member"), FixedKey("two", "x" * 20, "member")])
+    limited = FixedKey("ci", "x" * 20, "admin", team="lab", restrictions=Restrictions(addresses=("10.0.0.1",)))
+    (entry,) = fixed_entries(hasher, [limited]).values()
+    assert (entry.team, entry.restrictions.addresses) == ("lab", ("10.0.0.1/32",))
+    bad = FixedKey("ci", "x" * 20, "admin", restrictions=Restrictions(addresses=("10.0.0.1/8",)))
+    with pytest.raises(ValueError, match=r"'ci': restrictions.addresses.*write 10.0.0.0/8"):
+        fixed_entries(hasher, [bad])
     assert "xxxx" not in repr(FixedKey("ci", "x" * 20, "admin"))
 
 

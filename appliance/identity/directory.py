@@ -1,0 +1,306 @@
+"""The directory: the one owner of the snapshot, and everything that may be asked about people and changed.
+
+A change goes through the recorder's thread into the database and onto the ledger first, then into memory, before
+the call returns. What other processes change is taken in by `reload`, when the epoch says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from appliance.errors import InternalError, PermissionDenied, Unauthenticated
+from appliance.identity import key_store, people_work
+from appliance.identity.people_work import KINDS, TEAM, USER, Changed, Kind
+from appliance.identity.permissions import Role
+from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
+from appliance.identity.snapshot import KeyRecord, Member, Snapshot, Standing, Team, User
+from appliance.records.database import Database, unavailable
+from appliance.records.tables import counters, exchanges, team_members
+from appliance.records.transaction import Transaction
+
+T = TypeVar("T")
+
+
+class Writer(Protocol):
+    """The recorder, as far as the directory needs it."""
+
+    def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> asyncio.Future[T]: ...
+
+
+class Directory:
+    """Who there is. Every method that reads or writes the database may raise RecordsUnavailable.
+
+    recorder: None for one that only reads. clock: unix seconds. random: bytes for ids.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        recorder: Writer | None,
+        *,
+        clock: Callable[[], float] = time.time,
+        random: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.database = database
+        self.clock = clock
+        self.random = random
+        self.snapshot = Snapshot()
+        self._recorder = recorder
+        self._changing = asyncio.Lock()
+        self._epoch = -1
+        self._watching: AsyncConnection | None = None
+        self._version: int | None = None
+
+    # --- the snapshot ---
+
+    async def reload(self, fixed: Mapping[bytes, KeyRecord], check: Callable[[Sequence[KeyRecord]], None]) -> None:
+        """Read everything again. `fixed`: the keys of the settings. `check` sees the keys before they count and may
+        raise; then everything stays as it was."""
+        async with self._changing:
+            await self._reload(fixed, check)
+
+    async def _reload(self, fixed: Mapping[bytes, KeyRecord], check: Callable[[Sequence[KeyRecord]], None]) -> None:
+        async with self.database.read() as connection:
+            epoch = await _epoch(connection)
+            things: list[Any] = []
+            for kind in KINDS:
+                things += [kind.made(row) for row in (await connection.execute(kind.select())).all()]
+            things += [Member(*row) for row in (await connection.execute(select(team_members))).all()]
+            stored = [key_store.record_of(row) for row in (await connection.execute(key_store.valid_keys())).all()]
+        check(stored)
+        self.snapshot = Snapshot([*things, *fixed.values(), *stored])
+        self._fixed, self._check, self._epoch = fixed, check, epoch
+
+    async def change(self, work: Callable[[Transaction], Changed[T]]) -> T:
+        """Run a change in the recorder's thread and take it into memory. Raises what the work raises."""
+        if self._recorder is None:
+            raise InternalError("The directory was opened for reading only.")
+
+        def numbered(tx: Transaction) -> tuple[Changed[T], int | None]:
+            changed = work(tx)
+            touched = bool(changed.put or changed.drop)
+            return changed, people_work.raise_epoch(tx.connection) if touched else None
+
+        async with self._changing:
+            changed, epoch = await self._recorder.write(numbered)
+            if epoch is None:
+                return changed.value
+            if epoch == self._epoch + 1:
+                self.snapshot = self.snapshot.with_(changed.put, changed.drop)
+                self._epoch = epoch
+            else:
+                # Somebody else has changed something in between, which this snapshot does not have yet.
+                await self._reload(self._fixed, self._check)
+        return changed.value
+
+    async def changed_elsewhere(self) -> bool:
+        """Whether the database has something of the directory that the snapshot has not.
+
+        Keeps one connection for this, because SQLite counts changes as seen from a connection; the question itself
+        reads no page of the file.
+        """
+        try:
+            if self._watching is None:
+                self._watching = await self.database.bare()
+                self._version = None
+            version = (await self._watching.exec_driver_sql("PRAGMA data_version")).scalar_one()
+            if version == self._version:
+                return False
+            epoch = await _epoch(self._watching)
+            # Only now: an error above must leave the change to be seen by the next call.
+            self._version = version
+            return epoch != self._epoch
+        except DBAPIError as error:
+            await self.close()
+            raise unavailable(error) from error
+
+    async def close(self) -> None:
+        """Give back the watching connection."""
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            await watching.close()
+
+    def standing(self, principal: Principal) -> Principal:
+        """A principal as things are now: with the role that its holder still has. Raises Unauthenticated when it, or
+        whom it belongs to, has ended. Costs microseconds; for sessions and tokens that were checked earlier."""
+        return admitted(self.snapshot.judge(principal), "The credential", self.clock)
+
+    # --- people, for whoever administers them ---
+
+    async def list(
+        self,
+        actor: Principal,
+        kind: Kind,
+        *,
+        after: str | None = None,
+        limit: int = 100,
+        organization: str | None = None,
+    ) -> Sequence[Any]:
+        """Oldest first; `organization` (an id) narrows it. Raises PermissionDenied."""
+        query = people_work.page(kind, after, limit, self.scope(actor, organization))
+        async with self.database.read() as connection:
+            return [kind.made(row) for row in (await connection.execute(query)).all()]
+
+    def scope(self, actor: Principal, organization: str | None) -> str | None:
+        """The organisation whose things a question is about, None for all. Raises PermissionDenied."""
+        if actor.oversees is not None and organization not in (None, actor.oversees):
+            raise PermissionDenied(
+                f"organization: you may only look at your own, {actor.oversees}", param="organization"
+            )
+        return organization or actor.oversees
+
+    async def show(self, actor: Principal, kind: Kind, id_or_name: str) -> Any:
+        """One thing, within what `actor` oversees. Raises NotFound, BadRequest."""
+        rows: Sequence[Any] = []
+        if people_work.storable_text(id_or_name):
+            async with self.database.read() as connection:
+                rows = (await connection.execute(people_work.wanted(kind, id_or_name, actor.oversees))).all()
+        return people_work.chosen(kind, id_or_name, rows)
+
+    async def create(self, actor: Principal, kind: Kind, wish: Mapping[str, Any]) -> Any:
+        """See people_work.create."""
+        id = people_work.new_id(kind.prefix, self.random(10))
+        now = self.clock()
+        return await self.change(lambda tx: people_work.create(tx, actor, kind, wish, now=now, id=id))
+
+    async def alter(self, actor: Principal, kind: Kind, id_or_name: str, wish: Mapping[str, Any]) -> Any:
+        """Rename, give a role, disable (which ends all keys at once) or enable. See people_work.change."""
+        now = self.clock()
+        return await self.change(lambda tx: people_work.change(tx, actor, kind, id_or_name, wish, now=now))
+
+    async def delete(self, actor: Principal, kind: Kind, id_or_name: str) -> Any:
+        """Delete what is disabled and not on record. Raises NotFound, BadRequest, PermissionDenied."""
+        thing = await self.show(actor, kind, id_or_name)
+        column = next(column for column in kind.refers if column.table is exchanges)
+        # Not in the writer's thread, where everybody would wait for it; a disabled thing gets no new records.
+        async with self.database.read() as connection:
+            if (await connection.execute(select(column).where(column == thing.id).limit(1))).first() is not None:
+                raise people_work.referred(kind, thing, "exchanges")
+        return await self.change(lambda tx: people_work.remove(tx, actor, kind, thing.id))
+
+    async def set_member(self, actor: Principal, team: str, user: str, *, inside: bool) -> Member:
+        """Put a user into a team, or take them out. Raises NotFound, BadRequest, PermissionDenied."""
+        return await self.change(lambda tx: people_work.set_member(tx, actor, team, user, inside=inside))
+
+    async def members(
+        self, actor: Principal, team: str, *, after: str | None = None, limit: int = 100
+    ) -> Sequence[User]:
+        """The users of a team, oldest first. Raises NotFound."""
+        found = await self.show(actor, TEAM, team)
+        query = people_work.page(USER, after, limit).where(
+            USER.table.c.id.in_(select(team_members.c.user_id).where(team_members.c.team_id == found.id))
+        )
+        async with self.database.read() as connection:
+            return [USER.made(row) for row in (await connection.execute(query)).all()]
+
+    # --- people who sign in ---
+
+    async def signed_in(
+        self,
+        issuer: str,
+        subject: str,
+        name: str,
+        role: Role,
+        team: str | None = None,
+        organization: str | None = None,
+    ) -> Principal:
+        """A person whom an identity provider vouches for, made known at the first time; team and organisation by name
+        or id. The provider's word on name, role and membership counts. Without news this touches no database.
+
+        Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody disabled.
+        """
+        place = self.snapshot.organization(organization or DEFAULT_ORGANIZATION)
+        if place is None:
+            raise PermissionDenied(f"The organization {organization!a} of this account is not known here.")
+        group = None if team is None else self.snapshot.team(place.id, team)
+        if team is not None and group is None:
+            raise PermissionDenied(f"The team {team!a} of this account is not known here.")
+        user = self.snapshot.user_of(issuer, subject)
+        if (
+            user is None
+            or (user.name != name and user.name != _apart(name, issuer, subject))
+            or user.role != role
+            or (group is not None and self.snapshot.get(Member, (group.id, user.id)) is None)
+        ):
+            id, now = people_work.new_id("user", self.random(10)), self.clock()
+            fresh = User(id, place.id, name, role, now, None, issuer, subject)
+            user = await self.change(lambda tx: _make_known(tx, fresh, group))
+        if user.organization != place.id:
+            raise PermissionDenied(f"This account belongs to another organization than {place.name}.")
+        return self.standing(
+            Principal(
+                key_id=f"jwt:{issuer}"[:64],
+                key_name=user.name[:64],
+                role=role,
+                organization=user.organization,
+                team=None if group is None else group.id,
+                user=user.id,
+            )
+        )
+
+
+def admitted(standing: Standing, what: str, clock: Callable[[], float]) -> Principal:
+    """The principal of a standing. Raises Unauthenticated with the reason; only the holder of a right credential
+    gets here, so it may be told."""
+    if standing.principal is None:
+        raise Unauthenticated(f"{what} {standing.refusal}; ask an admin of this gateway.")
+    if standing.expires_at is not None and standing.expires_at <= clock():
+        when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(standing.expires_at))
+        raise Unauthenticated(f"{what} expired at {when}; get a new one.")
+    return standing.principal
+
+
+def _apart(name: str, issuer: str, subject: str) -> str:
+    """A name that somebody else has already, told apart by a short print of who this is."""
+    print_ = hashlib.sha256(f"{issuer}\n{subject}".encode("utf-8", "replace")).hexdigest()[:8]
+    return f"{name[:118]} {print_}"
+
+
+def _make_known(tx: Transaction, fresh: User, group: Team | None) -> Changed[User]:
+    """The row of somebody who signs in, brought up to date; the actor is their own identity provider."""
+    assert fresh.issuer is not None
+    assert fresh.subject is not None
+    connection = tx.connection
+    # Not somebody's rights but the settings' decision: the issuer is configured by those who run the box.
+    provider = Principal(key_id=f"jwt:{fresh.issuer}"[:64], key_name=fresh.name, role="owner")
+    name = people_work.check_name(fresh.name, USER.longest)
+    table = USER.table
+    same = USER.select().where(table.c.issuer == fresh.issuer, table.c.subject == fresh.subject)
+    row = connection.execute(same).first()
+    known: User | None = None if row is None else USER.made(row)
+    user = known or fresh
+    taken = connection.execute(
+        select(table.c.id).where(
+            table.c.organization_id == user.organization, table.c.name == name, table.c.id != user.id
+        )
+    ).first()
+    after = msgspec.structs.replace(
+        user, name=name if taken is None else _apart(name, fresh.issuer, fresh.subject), role=fresh.role
+    )
+    put: list[Any] = []
+    if known is None:
+        connection.execute(table.insert().values(**USER.values(after)))
+        people_work.note(tx, provider, "user.create", after.id, None, after)
+        put.append(after)
+    elif after != known:
+        connection.execute(table.update().where(table.c.id == after.id).values(name=after.name, role=after.role))
+        people_work.note(tx, provider, "user.change", after.id, known, after)
+        put.append(after)
+    if group is not None and group.organization == after.organization:
+        put += people_work.set_member(tx, provider, group.id, after.id, inside=True).put
+    return Changed(after, tuple(put))
+
+
+async def _epoch(connection: AsyncConnection) -> int:
+    found = (await connection.execute(select(counters.c.value).where(counters.c.name == people_work.EPOCH))).scalar()
+    return int(found or 0)
