@@ -1,1 +1,1 @@
-"""How much may be asked for, and who waits for whom."""
+"""How much may be asked for: rules, the book that counts, and how the book survives a crash."""
