@@ -73,7 +73,7 @@ def _to_file(place: Place, form: Form, window: Window, path: Path) -> int:
     """Write beside the file and put it in its place when it is whole."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        with open(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
             last = asyncio.run(_export(place, form, window, file.write))
             file.flush()
             os.fsync(file.fileno())

@@ -23,7 +23,7 @@ from appliance.records.database import Database
 from appliance.records.erase import Erased, Writes, erase
 from appliance.records.export.forms import FORMS, Form
 from appliance.records.export.moments import parse_moment
-from appliance.records.export.source import Source, Window
+from appliance.records.export.source import Record, Source, Window
 from appliance.records.rows import RecordedExchange
 from appliance.records.store import ExchangeStore
 
@@ -180,7 +180,7 @@ async def _stream(visit: Visit, source: Source, form: Form, window: Window, time
     response = web.StreamResponse(headers=headers)
     batches = source.read(window)
     # Before the answer begins: a database that cannot be read is still an answer with a status of its own.
-    first = await anext(batches, [])
+    first: Sequence[Record] = await anext(batches, [])
     await response.prepare(request)
     try:
         async with asyncio.timeout(timeout_s):

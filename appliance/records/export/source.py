@@ -12,7 +12,8 @@ from appliance.records.database import Database
 from appliance.records.rows import COLUMNS, RecordedExchange, unflatten
 from appliance.records.tables import events, exchanges
 
-BATCH = 500
+BATCH = 200
+"""Records that are written out before others get a turn."""
 
 
 class RecordedEvent(msgspec.Struct, frozen=True):
