@@ -15,7 +15,7 @@ import msgspec
 
 from appliance.errors import PermissionDenied, Unauthenticated
 from appliance.identity.certificates import ISSUER, PeerCertificate, Subject, subject_of
-from appliance.identity.claims import People, Person, person_of
+from appliance.identity.claims import People, Person, person_of, who
 from appliance.identity.jwt import MAX_TOKEN, BadToken, Claims, looks_like_token
 from appliance.identity.key_set import KeySet
 from appliance.identity.keys import PREFIX
@@ -44,6 +44,8 @@ class _Cached(msgspec.Struct, frozen=True):
     provider: Provider
     keys: KeySet | None
     until: float
+    owner: tuple[str, str]
+    """Issuer and subject."""
 
 
 class Authenticator:
@@ -66,7 +68,7 @@ class Authenticator:
         self._clock = clock
         self._epoch = 0
         self._cache: OrderedDict[bytes, _Cached] = OrderedDict()
-        self._newest: OrderedDict[tuple[str, str], tuple[float, Person]] = OrderedDict()
+        self._newest: OrderedDict[tuple[str, str], tuple[float, Person | PermissionDenied]] = OrderedDict()
         self._changed = asyncio.Event()
         self.change(providers, subjects)
 
@@ -143,29 +145,39 @@ class Authenticator:
         epoch, key = self._epoch, self._key(token)
         claims = await provider.verify(token, provider.policy, self._clock())
         keys = provider.keys.current
-        person = self._latest(claims, person_of(claims, provider.rules))
-        principal = await sign_in(
-            self._people, person, f"jwt:{provider.name}", claims.expires_at + provider.policy.skew
-        )
+        person = self._newest_word(claims, provider)
+        expires_at = claims.expires_at + provider.policy.skew
+        principal = await sign_in(self._people, person, f"jwt:{provider.name}", expires_at)
         if epoch == self._epoch:
-            self._cache[key] = _Cached(principal, provider, keys, claims.expires_at)
+            self._cache[key] = _Cached(principal, provider, keys, claims.expires_at, (person.issuer, person.subject))
             while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
         return principal
 
-    def _latest(self, claims: Claims, person: Person) -> Person:
-        """The issuer's newest word on somebody: an older token, still valid, gives nothing back that was taken since."""
+    def _newest_word(self, claims: Claims, provider: Provider) -> Person:
+        """What the issuer last said of somebody: an older token, though still valid, gives nothing back that a newer
+        one has taken. Raises BadToken, PermissionDenied."""
+        owner = (claims.issuer, who(claims, provider.rules))
         issued = claims.all.get("iat")
         at = float(issued) if isinstance(issued, (int, float)) else 0.0
-        who = (person.issuer, person.subject)
-        known = self._newest.get(who)
+        known = self._newest.get(owner)
         if known is not None and at < known[0]:
-            return known[1]
-        self._newest[who] = (at, person)
-        self._newest.move_to_end(who)
-        while len(self._newest) > MAX_PEOPLE:
-            self._newest.popitem(last=False)
-        return person
+            word = known[1]
+        else:
+            try:
+                word = person_of(claims, provider.rules)
+            except PermissionDenied as refusal:
+                word = refusal
+            if known is not None and known[1] != word:
+                for key in [key for key, cached in self._cache.items() if cached.owner == owner]:
+                    del self._cache[key]
+            self._newest[owner] = (at, word)
+            self._newest.move_to_end(owner)
+            while len(self._newest) > MAX_PEOPLE:
+                self._newest.popitem(last=False)
+        if isinstance(word, PermissionDenied):
+            raise PermissionDenied(word.message)
+        return word
 
     async def _by_certificate(self, peer: PeerCertificate, address: str | None) -> Principal:
         subject, until = subject_of(peer, self._subjects, self._clock())

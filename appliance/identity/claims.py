@@ -71,7 +71,7 @@ class People(Protocol):
 def person_of(claims: Claims, rules: Rules) -> Person:
     """Whom the token is about. Raises BadToken where it does not say who, PermissionDenied for whom has no role or no
     organisation here."""
-    subject = _subject(claims, rules)
+    subject = who(claims, rules)
     name = _text(find(claims.all, rules.name)) or subject
     return Person(
         issuer=claims.issuer,
@@ -101,7 +101,8 @@ def shown_name(text: str) -> str:
     return unicodedata.normalize("NFC", _ODD.sub("_", composed)[:MAX_NAME].strip())
 
 
-def _subject(claims: Claims, rules: Rules) -> str:
+def who(claims: Claims, rules: Rules) -> str:
+    """What tells the person apart from the issuer's others. Raises BadToken."""
     if rules.user == "sub":
         return claims.subject
     value = _text(find(claims.all, rules.user))

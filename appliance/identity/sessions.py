@@ -49,7 +49,7 @@ class Transaction(msgspec.Struct, frozen=True):
     state: str
     nonce: str
     verifier: str
-    next: str
+    goal: str
     """The path to go to afterwards."""
     began: float
     replaces: bytes | None = None
@@ -149,14 +149,14 @@ class Logins:
         self._random = random
         self._kept: _Kept[Transaction] = _Kept(random, most)
 
-    def begin(self, provider: str, next: str, *, replaces: bytes | None = None) -> tuple[str, Transaction]:
+    def begin(self, provider: str, goal: str, *, replaces: bytes | None = None) -> tuple[str, Transaction]:
         """A new login, and the id that ties it to the browser."""
         now = self._clock()
         things = self._kept.things
-        while things and now - next_of(things).began >= LOGIN_S:
+        while things and now - next(iter(things.values())).began >= LOGIN_S:
             things.popitem(last=False)
-        made = (token(self._random) for _ in range(3))
-        login = Transaction(provider, *made, next=next, began=now, replaces=replaces)
+        state, nonce, verifier = (token(self._random) for _ in range(3))
+        login = Transaction(provider, state, nonce, verifier, goal, now, replaces)
         return self._kept.put(login), login
 
     def take(self, id: str, state: str) -> Transaction | None:
@@ -166,11 +166,6 @@ class Logins:
             return None
         same = hmac.compare_digest(login.state.encode(), state.encode("utf-8", "replace"))
         return login if same else None
-
-
-def next_of(things: OrderedDict[bytes, Transaction]) -> Transaction:
-    """The oldest."""
-    return next(iter(things.values()))
 
 
 def token(random: Random) -> str:
