@@ -12,6 +12,7 @@ import pytest
 
 from runtimes.catalogue import Catalogue, CatalogueError
 from tests.gateway import MODELS, Gateway, UpstreamThread, fake_routes, open_gateway
+from tests.postgres import Cluster, PostgresMissing, open_cluster
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,3 +73,14 @@ def new_gateway(model_store: Path, tmp_path: Path) -> Iterator[Callable[..., Gat
             return stack.enter_context(open_gateway(folder, settings, store=model_store, env=env, ready=ready))
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Cluster]:
+    """The machine's PostgreSQL, a cluster of this session's own."""
+    with ExitStack() as stack:
+        try:
+            cluster = stack.enter_context(open_cluster())
+        except PostgresMissing as missing:
+            pytest.fail(str(missing), pytrace=False)
+        yield cluster

@@ -1,96 +1,140 @@
-"""The database of the box: one SQLite file, opened the same way by everybody.
-
-Durability is set per connection, so every connection is asked what it really does: SQLite answers
-"delete" to `journal_mode=WAL` on a file system that cannot do it, and goes on without a word.
-"""
+"""The database of the box, opened the same way by everybody: a SQLite file or a database of a PostgreSQL server."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import NullPool
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from appliance.errors import OutpostError, RecordsUnavailable
-from appliance.records.migrate import migrate
+from appliance.errors import OutpostError
+from appliance.records.engine_sqlite import SqliteEngines
+from appliance.records.failures import DatabaseError, DatabaseInUse, unavailable
+from appliance.records.postgres_server import PostgresServer, read_passfile
+from appliance.settings import SecretMissing, resolve
+from appliance.settings import schema as settings
+from appliance.settings.database_url import SQLITE, is_postgres, parse_postgres
+
+__all__ = ["Database", "DatabaseError", "DatabaseInUse", "Where", "database_path", "locate", "unavailable"]
 
 BUSY_TIMEOUT_S = 2.0
 
+Where = Path | PostgresServer
+"""A SQLite file, or a database of a server."""
 
-class DatabaseError(OutpostError):
-    """The database cannot be used as it is set up; the message says what to change."""
 
-    code = "database_setup"
+class _Engines(Protocol):
+    """What depends on the kind of database."""
+
+    def reading(self) -> AsyncEngine: ...
+
+    def writing(self) -> Engine: ...
+
+    def prepare(self, clock: Callable[[], float]) -> None:
+        """Make what is missing and migrate; blocks."""
+        ...
+
+    def refused(self, error: BaseException) -> OutpostError:
+        """The error of ours for one that opening met."""
+        ...
+
+    def bare(self) -> dict[str, Any]:
+        """Execution options of a connection without transactions."""
+        ...
+
+    async def version(self, connection: AsyncConnection) -> object:
+        """Something that differs, on one bare connection, after anything was committed."""
+        ...
+
+
+def locate(database: settings.Database, data_dir: Path, env: Mapping[str, str]) -> Where:
+    """What the section `database` means. Raises DatabaseError for a password that cannot be had."""
+    url = database.url
+    if not is_postgres(url):
+        return data_dir / "outpost.db" if url == "sqlite" else Path(url.removeprefix(SQLITE))
+    parsed = parse_postgres(url)
+    try:
+        password = None if database.password is None else resolve(database.password, env)
+    except SecretMissing as missing:
+        raise DatabaseError(f"database.password: {missing.message}; {missing.cure}") from missing
+    return PostgresServer(
+        url=parsed,
+        password=read_passfile(parsed) if password is None else password,
+        backups=data_dir / "backups",
+        external_backup=database.backup == "external",
+    )
 
 
 def database_path(url: str, data_dir: Path) -> Path:
-    """The file that the setting `database.url` means. Raises DatabaseError."""
-    if url == "sqlite":
-        return data_dir / "outpost.db"
-    try:
-        parsed = make_url(url)
-    except ArgumentError as error:
-        raise DatabaseError("database.url is not a URL; write `sqlite` or `sqlite+aiosqlite:///FILE`") from error
-    if parsed.get_backend_name() != "sqlite":
-        raise DatabaseError(
-            f"database.url: {parsed.get_backend_name()} is not supported by this version; "
-            "write `sqlite` or `sqlite+aiosqlite:///FILE`"
-        )
-    if not parsed.database or parsed.database == ":memory:":
-        raise DatabaseError("database.url names no file; write `sqlite+aiosqlite:///FILE`")
-    return Path(parsed.database)
+    """The file that an address of a SQLite database means."""
+    where = locate(settings.Database(url=url), data_dir, {})
+    if not isinstance(where, Path):
+        raise DatabaseError("database.url: this command takes a SQLite database only")
+    return where
 
 
 class Database:
-    """Connections to one file. `read` and `write` are for the event loop; the recorder has its own engine."""
+    """Connections to one database. `read` and `write` are for the event loop; the recorder has its own engine.
 
-    def __init__(self, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        self.path = path
+    busy_timeout_s: longest wait for a lock of somebody else's.
+    """
+
+    def __init__(self, where: Where, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self.where = where
         self.busy_timeout_s = busy_timeout_s
-        self.engine: AsyncEngine = create_async_engine(URL.create("sqlite+aiosqlite", database=str(path)))
-        _configure(self.engine.sync_engine, busy_timeout_s)
+        self._engines = _engines(where, busy_timeout_s)
+        self.engine: AsyncEngine = self._engines.reading()
+        self._watching: AsyncConnection | None = None
+        self._watched = 0
+        self._asking = asyncio.Lock()
 
     @classmethod
     async def open(
-        cls, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S, clock: Callable[[], float] = time.time
+        cls, where: Where, *, busy_timeout_s: float = BUSY_TIMEOUT_S, clock: Callable[[], float] = time.time
     ) -> Database:
-        """Make the file if there is none (folder 0700, file 0600) and migrate it.
+        """Make the file if there is none (a server's database must be there) and migrate it.
 
-        `clock` gives unix seconds, for the backup's name. Raises DatabaseError, SchemaError,
+        `clock` gives unix seconds, for the copy's name. Raises DatabaseError, SchemaError,
         RecordsUnavailable.
         """
+        engines = _engines(where, busy_timeout_s)
         try:
-            await asyncio.to_thread(_prepare, path, busy_timeout_s, clock)
-        except OSError as error:
-            raise DatabaseError(f"{path} cannot be made or opened: {error.strerror}; see `data_dir`") from error
-        except DBAPIError as error:
-            raise unavailable(error) from error
-        return cls(path, busy_timeout_s=busy_timeout_s)
+            await asyncio.to_thread(engines.prepare, clock)
+        except (DBAPIError, OSError) as error:
+            raise engines.refused(error) from error
+        return cls(where, busy_timeout_s=busy_timeout_s)
+
+    @property
+    def path(self) -> Path:
+        """The file; only SQLite has one."""
+        if not isinstance(self.where, Path):
+            raise DatabaseError(f"{self.where} is not a file")
+        return self.where
 
     def writer_engine(self) -> Engine:
-        """A synchronous engine on the same file for a thread of its own; each connect opens the file anew."""
-        engine = create_engine(URL.create("sqlite", database=str(self.path)), poolclass=NullPool)
-        _configure(engine, self.busy_timeout_s)
-        return engine
+        """A synchronous engine for a thread of its own; each connect opens the database anew. On a server each
+        connection is the database's one writer while it lives, and connecting may raise DatabaseInUse."""
+        return self._engines.writing()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection in a read transaction: one consistent view. Raises RecordsUnavailable."""
+        connection = await self._connect()
         try:
-            async with self.engine.connect() as connection, connection.begin():
+            async with connection.begin():
                 yield connection
         except DBAPIError as error:
             await self.engine.dispose()
             raise unavailable(error) from error
+        finally:
+            await connection.close()
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -98,79 +142,68 @@ class Database:
 
         Raises RecordsUnavailable; a broken constraint stays an IntegrityError.
         """
+        connection = await self._connect(write=True)
         try:
-            async with self.engine.connect() as connection:
-                connection = await connection.execution_options(write=True)
-                async with connection.begin():
-                    yield connection
+            async with connection.begin():
+                yield connection
         except IntegrityError:
             raise
         except DBAPIError as error:
             # Files that failed are opened anew: a descriptor may remember its error, or forget it.
             await self.engine.dispose()
             raise unavailable(error) from error
+        finally:
+            await connection.close()
 
     async def bare(self) -> AsyncConnection:
-        """A connection to keep, without transactions: each statement sees the newest state. The caller closes it."""
-        connection = await self.engine.connect()
-        return await connection.execution_options(bare=True)
+        """A connection to keep, without transactions: each statement sees the newest state. The caller closes it.
+        Raises RecordsUnavailable."""
+        return await self._connect(**self._engines.bare())
+
+    async def changed_since(self, token: object) -> object | None:
+        """None if nothing was committed since `token` was given; else the token of now.
+
+        None as `token` always gets one. Whoever reads after this call sees at least what the token stands for. It
+        costs one small statement on a connection of its own. Raises RecordsUnavailable; what has changed meanwhile is
+        told by the next call.
+        """
+        async with self._asking:
+            if self._watching is None:
+                self._watching = await self.bare()
+                self._watched += 1
+            try:
+                now = (self._watched, await self._engines.version(self._watching))
+            except BaseException as error:
+                await self._forget_watching()
+                if isinstance(error, DBAPIError):
+                    raise unavailable(error) from error
+                raise
+        return None if now == token else now
 
     async def close(self) -> None:
+        await self._forget_watching()
         await self.engine.dispose()
 
-
-def unavailable(error: BaseException) -> RecordsUnavailable:
-    """The driver's error in the house's words; a lock or a full disk may pass, so a retry may help."""
-    cause = error.orig if isinstance(error, DBAPIError) else error
-    return RecordsUnavailable(
-        f"The record database cannot be used right now ({cause}). Check the disk and the file's permissions.",
-        retry_after_s=1.0,
-    )
-
-
-def _prepare(path: Path, busy_timeout_s: float, clock: Callable[[], float]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # SQLite gives its WAL and shared-memory files the mode of the main one, so this covers all three.
-    os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-    engine = create_engine(URL.create("sqlite", database=str(path)), poolclass=NullPool)
-    _configure(engine, busy_timeout_s)
-    try:
-        migrate(engine, path, clock=clock)
-    finally:
-        engine.dispose()
-
-
-def _configure(engine: Engine, busy_timeout_s: float) -> None:
-    wanted: tuple[tuple[str, str | int, Any], ...] = (
-        ("busy_timeout", int(busy_timeout_s * 1000), int(busy_timeout_s * 1000)),
-        ("journal_mode", "WAL", "wal"),
-        ("synchronous", "FULL", 2),
-        ("foreign_keys", "ON", 1),
-        ("trusted_schema", "OFF", 0),
-    )
-
-    def on_connect(connection: Any, _: Any) -> None:
-        # The driver would begin transactions late and not at all before DDL; `on_begin` says it instead.
-        connection.isolation_level = None
-        cursor = connection.cursor()
+    async def _connect(self, **options: Any) -> AsyncConnection:
         try:
-            for name, value, expected in wanted:
-                cursor.execute(f"PRAGMA {name}={value}")
-                cursor.execute(f"PRAGMA {name}")
-                found = cursor.fetchone()[0]
-                if found != expected:
-                    raise DatabaseError(
-                        f"The database's {name} is {found}, not {expected}: this disk or file system cannot keep "
-                        "records safely. Put `data_dir` on a local disk."
-                    )
-        finally:
-            cursor.close()
+            connection = await self.engine.connect()
+        except (DBAPIError, OSError, PoolTimeout) as error:
+            raise self._unreachable(error) from error
+        return await connection.execution_options(**options) if options else connection
 
-    def on_begin(connection: Connection) -> None:
-        # A read that turns into a write can fail at once with "locked"; a declared write waits its turn.
-        options = connection.get_execution_options()
-        if not options.get("bare", False):
-            connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("write", False) else "BEGIN")
+    def _unreachable(self, error: Exception) -> OutpostError:
+        return unavailable(error) if isinstance(self.where, Path) else self._engines.refused(error)
 
-    event.listen(engine, "connect", on_connect)
-    event.listen(engine, "begin", on_begin)
+    async def _forget_watching(self) -> None:
+        watching, self._watching = self._watching, None
+        if watching is not None:
+            await watching.close()
+
+
+def _engines(where: Where, busy_timeout_s: float) -> _Engines:
+    if isinstance(where, Path):
+        return SqliteEngines(where, busy_timeout_s)
+    # Its drivers load only where they are used.
+    from appliance.records.engine_postgres import PostgresEngines
+
+    return PostgresEngines(where, busy_timeout_s)

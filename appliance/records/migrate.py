@@ -1,35 +1,42 @@
-"""From the schema that a file has to the one this version needs, with a copy of the file made first.
+"""From the schema that a database has to the one this version needs, with a copy made first.
 
-Runs at every start, in a thread. A file that is already right costs one small query.
+Runs at every start, in a thread. A database that is already right costs one small query.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
+import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, text
 
 from appliance.errors import OutpostError
+from appliance.records.failures import cause
+from appliance.records.postgres_server import PostgresServer
 from appliance.records.tables import SCHEMA
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+POSTGRES_COMMANDS = Path("/usr/lib/postgresql")
+"""Where Debian keeps the commands of each version, most of them not on PATH."""
 
 
 class SchemaError(OutpostError):
-    """The file's schema is not one that this version can bring up to date."""
+    """The database's schema is not one that this version can bring up to date."""
 
     code = "database_schema"
 
 
-def migrate(engine: Engine, path: Path, *, clock: Callable[[], float] = time.time) -> Path | None:
-    """Bring the file at `path` to `SCHEMA`; answer the backup's path, or None where none was needed.
+def migrate(engine: Engine, place: str, save: Callable[[str], Path | None]) -> Path | None:
+    """Bring the database to `SCHEMA`; answer the copy's path, or None where none was made.
 
-    All steps are one transaction: after a failure the file is as before. Two processes that start
-    together take turns. Raises SchemaError for a file of a newer version.
+    place: what messages call it. save: copies the database, given the name of its schema, and may refuse with a
+    SchemaError. All steps are one transaction: after a failure the database is as before. Two processes that start
+    together take turns. Raises SchemaError for one of a newer version and for a step that fails.
     """
     with engine.connect() as connection:
         found = current(connection)
@@ -46,21 +53,26 @@ def migrate(engine: Engine, path: Path, *, clock: Callable[[], float] = time.tim
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
         raise SchemaError(
-            f"{path} has schema {found}, which this version of Outpost does not know: it was written by a newer one. "
-            "Start that version, or restore the copy that it made in the folder `backups` beside the file."
+            f"{place} has schema {found}, which this version of Outpost does not know: it was written by a newer one. "
+            "Start that version, or go back to the copy that it made in the folder `backups`."
         )
-    saved = None if found is None else backup(path, found, clock())
+    saved = None if found is None else save(found)
     with engine.connect() as connection:
         connection = connection.execution_options(write=True)
-        with connection.begin():
+        transaction = connection.begin()
+        try:
             if current(connection) != SCHEMA:
                 config.attributes["connection"] = connection
                 command.upgrade(config, SCHEMA)
+            transaction.commit()
+        except Exception as error:
+            transaction.close()
+            raise _failed(error, place, found, saved) from error
     return saved
 
 
 def current(connection: Connection) -> str | None:
-    """The schema that the file says it has; None for an empty file. Raises SchemaError for somebody else's file."""
+    """The schema that the database says it has; None for an empty one. Raises SchemaError for somebody else's."""
     tables = inspect(connection).get_table_names()
     if "alembic_version" in tables:
         versions = connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all()
@@ -73,13 +85,25 @@ def current(connection: Connection) -> str | None:
     return None
 
 
-def backup(path: Path, schema: str, now: float) -> Path:
+def _failed(error: Exception, place: str, found: str | None, saved: Path | None) -> SchemaError:
+    way_back = (
+        "Start again once the cause is gone."
+        if found is None
+        else "Start again once the cause is gone, or start the version of Outpost that ran before."
+    )
+    copy = "" if saved is None else f" A copy from before is {saved}."
+    return SchemaError(
+        f"Bringing {place} from schema {found or '(empty)'} to {SCHEMA} failed ({cause(error)}). "
+        f"Nothing was changed. {way_back}{copy}"
+    )
+
+
+# --- copies --------------------------------------------------------------------------------------
+
+
+def copy_sqlite(path: Path, schema: str, now: float) -> Path:
     """Copy the database, WAL included, to `backups/` beside it (mode 0600, synced); `now` is unix seconds."""
-    folder = path.parent / "backups"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(now))
-    target = folder / f"{path.stem}-schema-{schema}-{stamp}.db"
-    descriptor = os.open(target, os.O_CREAT | os.O_RDWR, 0o600)
+    target, descriptor = _target(path.parent / "backups", f"{path.stem}-schema-{schema}", now, ".db")
     try:
         source = sqlite3.connect(path)
         copy = sqlite3.connect(target)
@@ -92,3 +116,87 @@ def backup(path: Path, schema: str, now: float) -> Path:
     finally:
         os.close(descriptor)
     return target
+
+
+def copy_postgres(server: PostgresServer, schema: str, now: float, env: Mapping[str, str]) -> Path | None:
+    """Dump the database to the server's folder for copies (pg_dump's custom form); None where the site makes its own.
+
+    Raises SchemaError where there is no pg_dump or it fails: a database with data is not changed without a way back.
+    """
+    if server.external_backup:
+        return None
+    cure = (
+        "Install PostgreSQL's client package of the server's version; or make a copy yourself, "
+        "and set database.backup: external"
+    )
+    command = find_pg_dump(env, POSTGRES_COMMANDS)
+    if command is None:
+        raise SchemaError(
+            f"{server} has schema {schema} and must be brought to {SCHEMA}, but there is no pg_dump to copy it first. "
+            f"{cure}."
+        )
+    target, descriptor = _target(server.backups, f"{_plain(server.url.database)}-schema-{schema}", now, ".dump")
+    try:
+        done = subprocess.run(
+            [command, "--format=custom", "--no-password"],
+            stdin=subprocess.DEVNULL,
+            stdout=descriptor,
+            stderr=subprocess.PIPE,
+            env=_client_env(server, env),
+            check=False,
+        )
+        os.fsync(descriptor)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise SchemaError(f"{server} could not be copied by {command} ({error.strerror}). {cure}.") from error
+    finally:
+        os.close(descriptor)
+    if done.returncode:
+        target.unlink(missing_ok=True)
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        raise SchemaError(
+            f"{server} could not be copied before bringing it from schema {schema} to {SCHEMA}: "
+            f"{' '.join(said[:2]) or f'pg_dump ended with {done.returncode}'}. {cure}."
+        )
+    return target
+
+
+def find_pg_dump(env: Mapping[str, str], commands: Path) -> str | None:
+    """The newest version's below `commands`, as an older one refuses a newer server; else the one on PATH."""
+    versions = [folder for folder in commands.glob("*/bin") if folder.parent.name.isdigit()]
+    for folder in sorted(versions, key=lambda folder: int(folder.parent.name), reverse=True):
+        if os.access(folder / "pg_dump", os.X_OK):
+            return str(folder / "pg_dump")
+    return shutil.which("pg_dump", path=env.get("PATH", ""))
+
+
+def _client_env(server: PostgresServer, env: Mapping[str, str]) -> dict[str, str]:
+    """libpq's variables; the command line, which others can see, holds nothing of it."""
+    url = server.url
+    made = {name: value for name, value in env.items() if not name.startswith("PG")}
+    made |= {
+        "PGHOST": url.host,
+        "PGPORT": str(url.port),
+        "PGUSER": url.user,
+        "PGDATABASE": url.database,
+        "PGSSLMODE": url.sslmode,
+        "PGCONNECT_TIMEOUT": "10",
+    }
+    if server.password is not None:
+        made["PGPASSWORD"] = server.password
+    if url.sslmode in ("verify-ca", "verify-full"):
+        # libpq looks for a file of the user's own unless it is told to take the system's authorities (since 16).
+        made["PGSSLROOTCERT"] = str(url.sslrootcert or "system")
+    return made
+
+
+def _target(folder: Path, stem: str, now: float, suffix: str) -> tuple[Path, int]:
+    """A new file's path and open descriptor."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    target = folder / f"{stem}-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(now))}{suffix}"
+    return target, os.open(target, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+
+
+def _plain(name: str) -> str:
+    """A database's name as part of a file's name."""
+    return "".join(char if char.isalnum() or char in "-_." else "_" for char in name)

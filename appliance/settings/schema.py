@@ -8,19 +8,20 @@ A key marked `restart` in `json_schema_extra` cannot be changed while the proces
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from appliance.settings.database_url import DatabaseUrl, parse_postgres
 from appliance.settings.limiting import Admission, Limit, Price
 from appliance.settings.people import FixedKey, Identity
 from appliance.settings.recording import Records
+from appliance.settings.secrets import SecretRef
 from appliance.settings.section import Section
 from appliance.settings.serving import Deployment, Provider, Route, default_deployments, routes_to
 from appliance.settings.telemetry import Telemetry
 from appliance.settings.values import (
     Address,
-    DatabaseUrl,
     Duration,
     FilePath,
     Integer,
@@ -28,6 +29,7 @@ from appliance.settings.values import (
     Size,
     Switch,
     Word,
+    refuse,
 )
 
 __all__ = ["FixedKey", "Identity", "Settings"]
@@ -103,9 +105,38 @@ class Database(Section):
 
     url: DatabaseUrl = Field(
         default="sqlite",
-        description='"sqlite" is the file outpost.db in data_dir; sqlite+aiosqlite:///PATH is another file.',
+        description=(
+            '"sqlite" is the file outpost.db in data_dir; sqlite+aiosqlite:///PATH is another file; '
+            "postgresql://USER@HOST/DATABASE is a PostgreSQL server, with sslmode, sslrootcert and passfile as in "
+            "libpq. Left out, sslmode is verify-full, except on loopback. No transaction pooler may stand in between: "
+            "the writer holds a lock of its session."
+        ),
         json_schema_extra=_RESTART,
     )
+    password: SecretRef | None = Field(
+        default=None,
+        description="Password of the PostgreSQL user; left out where the server asks for none, or with passfile.",
+        examples=[{"env": "OUTPOST_DB_PASSWORD"}],
+        json_schema_extra=_RESTART,
+    )
+    backup: Annotated[Literal["pg_dump", "external"], Word] = Field(
+        default="pg_dump",
+        description=(
+            "Who copies a PostgreSQL database before an update changes it: pg_dump, into data_dir/backups, or the site "
+            "by itself. A SQLite file is always copied."
+        ),
+        json_schema_extra=_RESTART,
+    )
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> Self:
+        if self.url.startswith("sqlite"):
+            for name, idle in (("password", None), ("backup", "pg_dump")):
+                if getattr(self, name) != idle:
+                    raise refuse(f"{name} has no use with SQLite", f"remove {name}, or name a PostgreSQL server as url")
+        elif self.password is not None and parse_postgres(self.url).passfile is not None:
+            raise refuse("both password and passfile are given", "leave one of them")
+        return self
 
 
 class Log(Section):

@@ -372,28 +372,3 @@ BaseUrl = Annotated[
     WithJsonSchema({"type": "string", "format": "uri", "pattern": r"^https?://[^@?#\s]+$"}),
     BASE_URL,
 ]
-
-DATABASE = Form("a database address", "sqlite")
-_SQLITE = "sqlite+aiosqlite:///"
-
-
-def _read_database(value: Any) -> str:
-    # The address may hold a password, so that it is never repeated in a message.
-    cure = f'write "sqlite" or {_SQLITE}PATH'
-    text = value.strip() if isinstance(value, str) else ""
-    if text == "sqlite":
-        return "sqlite"
-    if text.startswith(("postgres", "mysql", "mariadb")):
-        raise refuse("this version keeps its records in SQLite only", cure)
-    path = text.removeprefix(_SQLITE)
-    if text == path or not path or ":memory:" in path or any(char in path for char in "?#\0"):
-        raise refuse("expected a SQLite database in a file", cure)
-    return str(text)
-
-
-DatabaseUrl = Annotated[
-    str,
-    BeforeValidator(_read_database),
-    WithJsonSchema({"type": "string", "pattern": rf"^(sqlite|{re.escape(_SQLITE)}.+)$"}),
-    DATABASE,
-]

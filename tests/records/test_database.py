@@ -1,25 +1,21 @@
-"""The file, its settings on every connection, and its migrations."""
+"""The file, the settings of every connection, and what a database of either kind promises."""
 
 from __future__ import annotations
 
-import re
 import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
-from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, event, insert, select, text
+from sqlalchemy import insert, select
 from sqlalchemy.exc import IntegrityError
 
 from appliance.errors import RecordsUnavailable
-from appliance.records.database import Database, DatabaseError, database_path
-from appliance.records.migrate import MIGRATIONS, SchemaError
-from appliance.records.tables import SCHEMA, counters, exchanges, metadata
+from appliance.records.database import Database, DatabaseError, Where, locate
+from appliance.records.postgres_server import PostgresServer
+from appliance.records.tables import counters
+from appliance.settings import Database as Section
+from appliance.settings import SecretRef
 
 PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 2000}
 
@@ -62,9 +58,7 @@ async def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
 
 
-async def test_write_commits_or_leaves_no_trace(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "outpost.db")
-
+async def test_write_commits_or_leaves_no_trace(database: Database) -> None:
     async def fail() -> None:
         async with database.write() as connection:
             await connection.execute(insert(counters).values(name="a", value=1))
@@ -78,7 +72,6 @@ async def test_write_commits_or_leaves_no_trace(tmp_path: Path) -> None:
         await connection.execute(insert(counters).values(name="a", value=1))
     async with database.read() as connection:
         assert (await connection.execute(select(counters))).all() == [("a", 1)]
-    await database.close()
 
 
 async def test_a_lock_becomes_records_unavailable(tmp_path: Path) -> None:
@@ -103,141 +96,36 @@ async def test_a_lock_becomes_records_unavailable(tmp_path: Path) -> None:
         ("sqlite+aiosqlite:///o.db", "o.db"),
     ],
 )
-def test_database_path(url: str, wanted: str) -> None:
-    assert database_path(url, Path("data")) == Path(wanted)
+def test_a_file_is_located(url: str, wanted: str) -> None:
+    assert locate(Section(url=url), Path("data"), {}) == Path(wanted)
 
 
-@pytest.mark.parametrize(
-    "url", ["postgresql+asyncpg://u:hidden@h/d", "sqlite+aiosqlite://", "nonsense", "sqlite:///:memory:"]
-)
-def test_database_path_refuses(url: str) -> None:
-    with pytest.raises(DatabaseError, match=r"database\.url") as caught:
-        database_path(url, Path("data"))
-    assert "hidden" not in caught.value.message
+def test_a_server_is_located(tmp_path: Path) -> None:
+    section = Section(url="postgresql://u@h/d", password=SecretRef(env="PW"), backup="external")
+    found = locate(section, Path("data"), {"PW": "hidden"})
+    assert isinstance(found, PostgresServer)
+    assert (found.url.host, found.password, found.backups) == ("h", "hidden", Path("data/backups"))
+    assert found.external_backup
+    assert "hidden" not in f"{found} {found!r}"
+    with pytest.raises(DatabaseError, match=r"database\.password: .*PW is not set"):
+        locate(section, Path("data"), {})
 
 
-# --- migrations ---
+async def test_what_changed_is_told_once(database: Database, where: Where) -> None:
+    elsewhere = Database(where)
+    token = await database.changed_since(None)
+    assert token is not None
+    assert await database.changed_since(token) is None
+    async with elsewhere.write() as connection:
+        assert await database.changed_since(token) is None
+        await connection.execute(insert(counters).values(name="a", value=1))
+    newer = await database.changed_since(token)
+    assert newer not in (None, token)
+    assert await database.changed_since(newer) is None
+    await elsewhere.close()
 
 
-def alembic_config() -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def test_schema_is_the_newest_migration() -> None:
-    assert ScriptDirectory.from_config(alembic_config()).get_current_head() == SCHEMA
-
-
-async def test_migrations_lead_to_the_declared_tables(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "outpost.db")
-    engine = database.writer_engine()
-    with engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
-        migrated = shape(connection.connection.driver_connection)
+async def test_a_lost_watch_counts_as_a_change(database: Database) -> None:
+    token = await database.changed_since(None)
     await database.close()
-
-    fresh = sqlite3.connect(tmp_path / "declared.db")
-    declared = Database(tmp_path / "declared.db").writer_engine()
-    metadata.create_all(declared)
-    assert shape(fresh) == migrated
-    fresh.close()
-
-
-def shape(connection: sqlite3.Connection | object) -> dict[str, object]:
-    """What compare_metadata does not look at too: constraints' conditions, partial indices, AUTOINCREMENT."""
-    assert isinstance(connection, sqlite3.Connection)
-    found: dict[str, object] = {}
-    for kind, name, sql in connection.execute("SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL"):
-        if name in ("alembic_version", "sqlite_sequence"):
-            continue
-        head, _, rest = sql.replace('"', "").partition("(")
-        # A column that was added later stands on the last line, and where its default stands is a matter of taste.
-        parts = re.split(r",(?![^()]*\))", rest.strip().removesuffix(")"))
-        found[f"{kind} {name}"] = [head.split(), sorted(sorted(part.split()) for part in parts if part.strip())]
-    return found
-
-
-async def test_an_older_file_is_copied_then_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "outpost.db"
-    older(path, "0001")
-    database = await Database.open(path, clock=lambda: 1_000_000_000.0)
-    async with database.read() as connection:
-        assert (await connection.execute(select(counters))).all() == [("kept", 5)]
-        assert (await connection.execute(select(exchanges))).all() == []
-    await database.close()
-
-    copy = tmp_path / "backups" / "outpost-schema-0001-20010909T014640Z.db"
-    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-    saved = sqlite3.connect(copy)
-    assert saved.execute("SELECT * FROM counters").fetchall() == [("kept", 5)]
-    assert saved.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
-    assert saved.execute("SELECT count(*) FROM sqlite_master WHERE name = 'exchanges'").fetchone() == (0,)
-    assert saved.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    saved.close()
-
-
-async def test_nothing_is_copied_where_nothing_is_migrated(tmp_path: Path) -> None:
-    for _ in range(2):
-        await (await Database.open(tmp_path / "outpost.db")).close()
-    assert not (tmp_path / "backups").exists()
-
-
-async def test_a_newer_file_is_refused_untouched(tmp_path: Path) -> None:
-    path = tmp_path / "outpost.db"
-    await (await Database.open(path)).close()
-    raw = sqlite3.connect(path)
-    raw.execute("UPDATE alembic_version SET version_num = '9999'")
-    raw.commit()
-    raw.close()
-    before = path.read_bytes()
-    with pytest.raises(SchemaError, match="schema 9999"):
-        await Database.open(path)
-    assert path.read_bytes() == before
-
-
-async def test_somebody_elses_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "other.db"
-    raw = sqlite3.connect(path)
-    raw.execute("CREATE TABLE songs (title TEXT)")
-    raw.close()
-    with pytest.raises(SchemaError, match="songs"):
-        await Database.open(path)
-
-
-async def test_a_migration_that_fails_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "outpost.db"
-    older(path, "0001")
-
-    def sabotage(engine: Engine) -> None:
-        def refuse(connection, cursor, statement, parameters, context, many):  # type: ignore[no-untyped-def]
-            if "ix_exchanges_id" in statement:
-                raise RuntimeError("power cut")
-
-        event.listen(engine, "before_cursor_execute", refuse)
-
-    from appliance.records import database as module
-
-    configure = module._configure
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "_configure", lambda engine, busy: (configure(engine, busy), sabotage(engine)))
-        with pytest.raises(RuntimeError, match="power cut"):
-            await Database.open(path)
-    raw = sqlite3.connect(path)
-    assert raw.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
-    assert raw.execute("SELECT count(*) FROM sqlite_master WHERE name LIKE '%exchanges%'").fetchone() == (0,)
-    raw.close()
-    await (await Database.open(path)).close()
-
-
-def older(path: Path, schema: str) -> None:
-    """A file as the version with `schema` left it, with a value in it."""
-    database = Database(path)
-    engine = database.writer_engine()
-    config = alembic_config()
-    with engine.connect().execution_options(write=True) as connection, connection.begin():
-        config.attributes["connection"] = connection
-        command.upgrade(config, schema)
-        connection.execute(text("INSERT INTO counters VALUES ('kept', 5)"))
-    engine.dispose()
+    assert await database.changed_since(token) is not None

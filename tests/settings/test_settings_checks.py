@@ -213,4 +213,5 @@ def test_a_reload_knows_what_it_can_apply() -> None:
 def test_exactly_these_keys_need_a_restart() -> None:
     assert {shape.key for shape in leaves() if shape.restart} == {
         "server.listen", "server.tls.cert", "server.tls.key", "console.listen", "data_dir", "database.url",
+        "database.password.env", "database.password.file", "database.backup",
     }  # fmt: skip

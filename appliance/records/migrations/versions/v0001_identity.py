@@ -38,4 +38,5 @@ def upgrade() -> None:
         ["name"],
         unique=True,
         sqlite_where=sa.text("revoked_at IS NULL"),
+        postgresql_where=sa.text("revoked_at IS NULL"),
     )

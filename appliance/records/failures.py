@@ -1,0 +1,69 @@
+"""The drivers' errors in the house's words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy.exc import DBAPIError
+
+from appliance.errors import OutpostError, RecordsUnavailable
+
+_POSTGRES = ("pg8000", "asyncpg", "sqlalchemy.dialects.postgresql")
+
+
+class DatabaseError(OutpostError):
+    """The database cannot be used as it is set up; the message says what to change."""
+
+    code = "database_setup"
+
+
+class DatabaseInUse(RecordsUnavailable):
+    """Another process is the one writer of this database."""
+
+    code = "database_in_use"
+
+
+def unavailable(error: BaseException) -> RecordsUnavailable:
+    """The error as one of ours; a lock, a full disk or a lost connection may pass, so a retry may help."""
+    if isinstance(error, RecordsUnavailable):
+        return error
+    postgres = type(_origin(error)).__module__.startswith(_POSTGRES)
+    check = "the database server and the way to it" if postgres else "the disk and the file's permissions"
+    return RecordsUnavailable(
+        f"The record database cannot be used right now ({cause(error)}). Check {check}.", retry_after_s=1.0
+    )
+
+
+def cause(error: BaseException) -> str:
+    """What a driver says, in one line and without its wrapping."""
+    origin = _origin(error)
+    if (fields := _fields(origin)) is not None:
+        text = str(fields.get("M", ""))
+    elif type(origin).__module__.startswith("pg8000") and isinstance(origin.__cause__, OSError):
+        # "network error" and the like; the reason is one level down.
+        text = f"{origin}: {origin.__cause__.strerror or origin.__cause__}"
+    else:
+        text = str(origin)
+        # SQLAlchemy's layer over asyncpg puts the name of the class in front.
+        if text.startswith("<class ") and ">: " in text:
+            text = text.split(">: ", 1)[1]
+    return " ".join(text.split()) or type(origin).__name__
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """PostgreSQL's five characters, None for any other error."""
+    origin = _origin(error)
+    if (fields := _fields(origin)) is not None:
+        return fields.get("C")
+    state = getattr(origin, "sqlstate", None)
+    return state if isinstance(state, str) else None
+
+
+def _origin(error: BaseException) -> BaseException:
+    return error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+
+
+def _fields(origin: BaseException) -> dict[str, Any] | None:
+    """pg8000's errors carry the server's message as a mapping."""
+    first = origin.args[0] if origin.args else None
+    return first if isinstance(first, dict) else None
