@@ -1,6 +1,6 @@
 """Group commit: what the event loop submits, one thread writes, and a future says when it is durable.
 
-    submit ──queue──▶ thread: take all that waits ▶ write ▶ commit ──▶ loop: settle the futures
+    submit, write ──queue──▶ thread: take all that waits ▶ write ▶ commit ──▶ loop: settle the futures
 
 There is no timer on the way in: an idle writer takes a row at once, a busy one finds a batch when
 its commit returns. While writing fails, `available` is False and the thread tries again by itself.
@@ -14,35 +14,38 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from typing import TypeVarTuple
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, TypeVarTuple, cast
 
 from appliance.errors import RecordsUnavailable
 from appliance.records.database import Database, unavailable
 from appliance.records.rows import ExchangeRow
-from appliance.records.writer import ROW_ERRORS, RowWriter
+from appliance.records.transaction import Failed, Transaction, Work
+from appliance.records.writer import Item, RowWriter
 
 logger = logging.getLogger("outpost.records")
 
-T = TypeVarTuple("T")
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 
 class _Entry:
-    __slots__ = ("deadline", "expired", "future", "row")
+    __slots__ = ("deadline", "expired", "future", "item")
 
-    def __init__(self, row: ExchangeRow, future: asyncio.Future[int], deadline: float) -> None:
-        self.row = row
+    def __init__(self, item: Item, future: asyncio.Future[Any], deadline: float) -> None:
+        self.item = item
         self.future = future
         self.deadline = deadline
         self.expired = False
 
 
 class Recorder:
-    """Makes exchanges durable. All methods are for the event loop that called `start`.
+    """The one way into the database: exchanges (`submit`) and all other changes (`write`). All methods are for the
+    event loop that called `start`.
 
-    capacity: most rows that may wait; beyond it `submit` refuses. patience_s: longest wait of a row
+    capacity: most entries that may wait; beyond it they are refused. patience_s: longest wait of an entry
     before its future fails, whatever the disk does. probe_s: how often a failed writer tries again.
-    clock: monotonic seconds.
+    clock: monotonic seconds. wall: unix seconds, for events.
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class Recorder:
         patience_s: float = 2.0,
         probe_s: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
-        self._writer = RowWriter(database.writer_engine())
+        self._writer = RowWriter(database.writer_engine(), wall=wall)
         self._capacity = capacity
         self._max_batch = max_batch
         self._patience_s = patience_s
@@ -82,8 +86,16 @@ class Recorder:
 
     @property
     def depth(self) -> int:
-        """Rows submitted and not yet settled by the writer."""
+        """Entries submitted and not yet settled by the writer."""
         return self._depth
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds that the oldest entry without an answer has waited, 0.0 for none."""
+        for entry in self._pending:
+            if not entry.future.done():
+                return max(0.0, self._clock() - (entry.deadline - self._patience_s))
+        return 0.0
 
     async def start(self) -> None:
         """Open the file and show that it can be written. Raises RecordsUnavailable."""
@@ -101,15 +113,27 @@ class Recorder:
         """Queue a row. The future gives its sequence number after the commit was synced to disk, or
         raises RecordsUnavailable within `patience_s`. A cancelled future's row is written all the same;
         a row whose future failed may or may not have reached the disk."""
+        return self._put(row)
+
+    def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> asyncio.Future[T]:
+        """Queue a work, in one order with the rows. It runs in the writer's thread; the future gives what it returned
+        after the commit, or raises what it raised (then nothing of it was kept), or RecordsUnavailable like `submit`.
+
+        durable=False: the commit survives the end of the process; a power cut may cost it, unless something durable
+        was committed after it. Works should take milliseconds: every request's record waits behind them.
+        """
+        return cast("asyncio.Future[T]", self._put(Work(work, durable)))
+
+    def _put(self, item: Item) -> asyncio.Future[Any]:
         loop = self._loop
         if loop is None:
-            raise RuntimeError("Recorder.submit before start")
-        future: asyncio.Future[int] = loop.create_future()
+            raise RuntimeError("the recorder is used before its start")
+        future: asyncio.Future[Any] = loop.create_future()
         if self._closing or self._depth >= self._capacity:
             reason = "is closing" if self._closing else f"has {self._depth} entries waiting"
             future.set_exception(RecordsUnavailable(f"The recorder {reason}; try again.", retry_after_s=1.0))
             return future
-        entry = _Entry(row, future, self._clock() + self._patience_s)
+        entry = _Entry(item, future, self._clock() + self._patience_s)
         self._depth += 1
         self._pending.append(entry)
         if self._sweep is None:
@@ -118,7 +142,7 @@ class Recorder:
         return future
 
     async def close(self) -> None:
-        """Refuse new rows, write what waits, close the file. Bounded: a stuck disk fails what is left."""
+        """Refuse new entries, write what waits, close the file. Bounded: a stuck disk fails what is left."""
         if self._closing:
             await self._ended.wait()
             return
@@ -139,7 +163,7 @@ class Recorder:
     # --- on the event loop ---
 
     def _expire(self) -> None:
-        """Fail rows that have waited too long: the writer may hang in a sync that nobody can interrupt."""
+        """Fail entries that have waited too long: the writer may hang in a sync that nobody can interrupt."""
         assert self._loop is not None
         now = self._clock()
         pending = self._pending
@@ -153,15 +177,19 @@ class Recorder:
 
     def _fail(self, entry: _Entry) -> None:
         if not entry.future.done():
-            message = f"The record of this request could not be written within {self._patience_s:g} s."
+            message = f"The record could not be written within {self._patience_s:g} s."
             entry.future.set_exception(RecordsUnavailable(message, retry_after_s=1.0))
 
-    def _settle(self, entries: list[_Entry], first: int) -> None:
+    def _settle(self, entries: list[_Entry], results: Sequence[Any]) -> None:
         self._working.set()
         self._depth -= len(entries)
-        for seq, entry in enumerate(entries, first):
-            if not entry.future.done():
-                entry.future.set_result(seq)
+        for entry, result in zip(entries, results, strict=True):
+            if entry.future.done():
+                continue
+            if isinstance(result, Failed):
+                entry.future.set_exception(result.error)
+            else:
+                entry.future.set_result(result)
         self._forget_done()
 
     def _reject(self, entries: list[_Entry], error: BaseException) -> None:
@@ -211,33 +239,40 @@ class Recorder:
         if not fresh:
             return self._probe()
         try:
-            first = self._writer.write([entry.row for entry in fresh])
-        except ROW_ERRORS as error:
-            logger.warning("records_batch_split", extra={"rows": len(fresh), "cause": type(error).__name__})
-            return self._write_singly(fresh)
+            results = self._write_together([entry.item for entry in fresh])
         except Exception as error:  # noqa: BLE001 - a writer that dies of a surprise would take every later row along
+            if self._writer.is_row_error(error):
+                logger.warning("records_batch_split", extra={"rows": len(fresh), "cause": type(error).__name__})
+                return self._write_singly(fresh)
             self._report(error, len(fresh))
             self._tell(self._working.clear)
             self._tell(self._reject, fresh, error)
             return False
-        self._tell(self._settle, fresh, first)
+        self._tell(self._settle, fresh, results)
         return True
+
+    def _write_together(self, items: list[Item]) -> Sequence[Any]:
+        rows = [item for item in items if not isinstance(item, Work)]
+        if len(rows) < len(items):
+            return self._writer.write_mixed(items)
+        first = self._writer.write(rows)
+        return range(first, first + len(rows))
 
     def _write_singly(self, entries: list[_Entry]) -> bool:
         """One bad row must not cost the others theirs."""
         for index, entry in enumerate(entries):
             try:
-                first = self._writer.write_alone(entry.row)
-            except ROW_ERRORS as error:
-                self._report(error, 1)
-                self._tell(self._reject, [entry], error)
+                result = self._writer.write_alone(entry.item)
             except Exception as error:  # noqa: BLE001 - as above
+                if self._writer.is_row_error(error):
+                    self._report(error, 1)
+                    self._tell(self._reject, [entry], error)
+                    continue
                 self._report(error, len(entries) - index)
                 self._tell(self._working.clear)
                 self._tell(self._reject, entries[index:], error)
                 return False
-            else:
-                self._tell(self._settle, [entry], first)
+            self._tell(self._settle, [entry], [result])
         return True
 
     def _probe(self) -> bool:
@@ -252,7 +287,7 @@ class Recorder:
     def _report(self, error: BaseException, rows: int) -> None:
         logger.error("records_write_failed", extra={"cause": f"{type(error).__name__}: {error}", "rows": rows})
 
-    def _tell(self, callback: Callable[[*T], None], *args: *T) -> None:
+    def _tell(self, callback: Callable[[*Ts], None], *args: *Ts) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(callback, *args)

@@ -1,7 +1,8 @@
 """The row of an exchange as plain data, and its flat form for the database.
 
 `COLUMNS` is the one place where the order of the flat form is said; `flatten` and `unflatten` are
-each other's inverse and are pure.
+each other's inverse, to the microsecond, and are pure. A row has exactly one flat form: its times are
+whole microseconds and its lists canonical JSON, as the ledger hashes them.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import msgspec
+
+from appliance.records.chain import MAX_EXACT, exact
 
 Outcome = Literal["completed", "refused", "client_closed", "upstream_error", "internal_error"]
 UsageSource = Literal["reported", "estimated", "none"]
@@ -94,20 +97,47 @@ class RecordedExchange(ExchangeRow, kw_only=True):
 
 COLUMNS = ("seq", *ExchangeRow.__struct_fields__)
 
+
+class _StoredAttempt(msgspec.Struct, omit_defaults=True, forbid_unknown_fields=True):
+    """An attempt as it is stored: names in canonical order. What is later added must have a default."""
+
+    completion_tokens: int = 0
+    cost_nanousd: int = 0
+    duration_us: int = 0
+    error_code: str | None = None
+    outcome: str = ""
+    prompt_tokens: int = 0
+    started_us: int = 0
+    target: str = ""
+
+
+class _StoredCharge(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    """A charge as it is stored; another order than `Charge`, so that one cannot be taken for the other."""
+
+    amount: int
+    at_us: int
+    counter: str
+
+
 _encoder = msgspec.json.Encoder()
 _reasons = msgspec.json.Decoder(list[str])
-_attempts = msgspec.json.Decoder(list[Attempt])
-_charges = msgspec.json.Decoder(list[Charge])
-_I64 = 2**63
+_stored_attempts = msgspec.json.Decoder(list[_StoredAttempt])
+_older_attempts = msgspec.json.Decoder(list[Attempt])
+_stored_charges = msgspec.json.Decoder(list[_StoredCharge])
+_MILLION = 1e6
 
 
 def flatten(seq: int, row: ExchangeRow) -> tuple[Any, ...]:
-    """The values of `COLUMNS`. Written out, not looped over: this is done for every request."""
+    """The values of `COLUMNS`. Written out, not looped over: this is done for every request.
+
+    Raises ValueError, TypeError, OverflowError for values that cannot be kept; `storable` mends most of them.
+    """
+    queue_s, ttft_s = row.queue_s, row.ttft_s
     return (
         seq,
         row.id,
         row.kind,
-        row.started_at,
+        round(row.started_at * _MILLION) / _MILLION,
         row.key_id,
         row.key_name,
         row.route,
@@ -117,14 +147,14 @@ def flatten(seq: int, row: ExchangeRow) -> tuple[Any, ...]:
         row.outcome,
         row.error_code,
         _encoder.encode(row.finish_reasons).decode(),
-        _encoder.encode(row.attempts).decode(),
+        attempts_text(row.attempts) if row.attempts else "[]",
         row.prompt_tokens,
         row.cached_tokens,
         row.completion_tokens,
         row.usage_source,
-        row.queue_s,
-        row.ttft_s,
-        row.duration_s,
+        None if queue_s is None else round(queue_s * _MILLION) / _MILLION,
+        None if ttft_s is None else round(ttft_s * _MILLION) / _MILLION,
+        round(row.duration_s * _MILLION) / _MILLION,
         row.client,
         row.organization_id,
         row.team_id,
@@ -134,7 +164,7 @@ def flatten(seq: int, row: ExchangeRow) -> tuple[Any, ...]:
         row.priority,
         row.reasoning_tokens,
         row.cost_nanousd,
-        _encoder.encode(row.charges).decode() if row.charges else "[]",
+        charges_text(row.charges) if row.charges else "[]",
         row.content_digest,
     )
 
@@ -144,14 +174,70 @@ def unflatten(values: Sequence[Any]) -> RecordedExchange:
     fields = dict(zip(COLUMNS, values, strict=True))
     fields["stream"] = bool(fields["stream"])
     fields["finish_reasons"] = _reasons.decode(fields["finish_reasons"])
-    fields["attempts"] = _attempts.decode(fields["attempts"])
+    fields["attempts"] = read_attempts(fields["attempts"])
     fields["tags"] = _reasons.decode(fields["tags"])
-    fields["charges"] = _charges.decode(fields["charges"])
+    fields["charges"] = read_charges(fields["charges"])
     return RecordedExchange(**fields)
 
 
+def attempts_text(attempts: Sequence[Attempt]) -> str:
+    """The column `attempts`: canonical JSON, times in microseconds."""
+    stored = []
+    for each in attempts:
+        started, took = round(each.started_s * _MILLION), round(each.duration_s * _MILLION)
+        exact(started, took, each.prompt_tokens, each.completion_tokens, each.cost_nanousd)
+        stored.append(
+            _StoredAttempt(
+                each.completion_tokens,
+                each.cost_nanousd,
+                took,
+                each.error_code,
+                each.outcome,
+                each.prompt_tokens,
+                started,
+                each.target,
+            )
+        )
+    return _encoder.encode(stored).decode()
+
+
+def read_attempts(text: str) -> list[Attempt]:
+    """The attempts in the column of that name. Raises msgspec.DecodeError."""
+    try:
+        stored = _stored_attempts.decode(text)
+    except msgspec.ValidationError:
+        # Rows from before the ledger have seconds.
+        return _older_attempts.decode(text)
+    return [
+        Attempt(
+            each.target,
+            each.started_us / _MILLION,
+            each.duration_us / _MILLION,
+            each.outcome,
+            each.error_code,
+            each.prompt_tokens,
+            each.completion_tokens,
+            each.cost_nanousd,
+        )
+        for each in stored
+    ]
+
+
+def charges_text(charges: Sequence[Charge]) -> str:
+    """The column `charges`: canonical JSON, [amount, microseconds, counter] each."""
+    stored = [_StoredCharge(each.amount, round(each.at * _MILLION), each.counter) for each in charges]
+    for each in stored:
+        exact(each.amount, each.at_us)
+    return _encoder.encode(stored).decode()
+
+
+def read_charges(text: str) -> list[Charge]:
+    """The charges in the column of that name. Raises msgspec.DecodeError."""
+    return [Charge(each.counter, each.amount, each.at_us / _MILLION) for each in _stored_charges.decode(text)]
+
+
 def storable(row: ExchangeRow) -> ExchangeRow:
-    """The same row with what no database takes (lone surrogates, integers over 64 bits) made takeable."""
+    """The same row with what cannot be kept (lone surrogates, negative or huge integers) made keepable."""
     fields = {name: _storable(getattr(row, name)) for name in ExchangeRow.__struct_fields__}
     return ExchangeRow(**fields)
 
@@ -160,7 +246,7 @@ def _storable(value: Any) -> Any:
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, int) and not isinstance(value, bool):
-        return min(max(value, -_I64), _I64 - 1)
+        return min(max(value, 0), MAX_EXACT)
     if isinstance(value, list):
         return [_storable(item) for item in value]
     if isinstance(value, (Attempt, Charge)):
