@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from appliance.limits.clock import Now
 from appliance.limits.rules import Context, Rule, counter_key
-from appliance.limits.windows import Bucket, Rolling, Window
+from appliance.limits.windows import Bucket, Calendar, Rolling, Window
 from appliance.records.rows import Charge
 
 _SMOOTHING = 0.1
@@ -16,25 +16,28 @@ _SMOOTHING = 0.1
 class Counter:
     """What one owner has used of one bound. Everything that is reserved counts as used from its dispatch on.
 
-    `covered`, `held` and `held_until` belong to the store: how much has been dispatched and is not on record, and
-    what the database allows for that until when (unix seconds, seconds of the window's clock).
+    What follows `covered` belongs to the store (store.py).
     """
 
     __slots__ = (
+        "aim",
+        "aim_start",
         "amount",
-        "busy",
         "by_target",
         "covered",
         "dropped",
         "held",
+        "held_start",
         "held_until",
         "key",
         "limit",
         "measure",
         "open",
+        "peak",
         "raising",
         "rolling",
         "scope",
+        "step",
         "usage",
         "whom",
         "window",
@@ -53,10 +56,20 @@ class Counter:
         self.dropped = False
         """Nobody counts here any longer; look the counter up again."""
         self.covered = 0
+        """Dispatched and not yet on record."""
         self.held = 0
+        """How much of that the database allows for."""
+        self.held_start = 0.0
+        """Unix seconds: what `held` is valid from, see `allows`."""
         self.held_until = (0.0, 0.0)
+        self.aim = 0
+        self.aim_start = 0.0
+        """What `held` and `held_start` will be when the writes under way are done; there are `raising` of them."""
         self.raising = 0
-        self.busy = False
+        self.step = 0
+        """What the last request needed that made `held` rise."""
+        self.peak = 0
+        """The most that was covered since the last checkpoint."""
         self.adopt(rule, amount)
 
     def adopt(self, rule: Rule, amount: int) -> None:
@@ -64,6 +77,14 @@ class Counter:
         self.limit = rule.name
         self.amount = amount
         self.by_target = rule.by_target
+
+    def allows(self, now: Now) -> bool:
+        """Whether `held` covers all that is dispatched now."""
+        if self.covered > self.held:
+            return False
+        if isinstance(self.usage, Calendar):
+            return self.held_start == self.usage.start
+        return now.wall < self.held_until[0] and now.monotonic < self.held_until[1]
 
     @property
     def idle(self) -> bool:
