@@ -4,35 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 
-from appliance.dialects.wire import Wire, encode
-from appliance.door.endpoint import Endpoint, Visit
+from appliance import __version__
+from appliance.dialects.wire import encode
+from appliance.door import admin_keys, admin_people, openapi, operation
+from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.health import healthz, readyz, unready
-from appliance.door.http import read_body
+from appliance.door.operation import LIMIT, MAX_ROWS, Operation, number
 from appliance.door.render import respond
 from appliance.door.terms import Terms
-from appliance.errors import BadRequest, NotFound
+from appliance.errors import NotFound
 from appliance.exchange import Gateway
-from appliance.identity.permissions import Role
-
-
-class Keys(Protocol):
-    """The keys as an operator handles them; structs as msgspec encodes them."""
-
-    async def list(self) -> Sequence[msgspec.Struct]: ...
-    async def create(self, name: str, role: Role) -> tuple[msgspec.Struct, str]: ...
-    async def revoke(self, id_or_name: str) -> msgspec.Struct: ...
+from appliance.identity.key_ring import KeyRing
+from appliance.identity.principal import Principal
+from appliance.records.rows import RecordedExchange
 
 
 class Exchanges(Protocol):
     """The recorded exchanges, oldest first."""
 
-    async def list(self, after_seq: int | None = None, limit: int = 100) -> Sequence[msgspec.Struct]: ...
-    async def find(self, exchange_id: str) -> msgspec.Struct | None: ...
+    async def list(self, after_seq: int | None = None, limit: int = 100) -> Sequence[Any]: ...
+    async def find(self, exchange_id: str) -> Any | None: ...
 
 
 @dataclass
@@ -44,65 +40,96 @@ class Operator:
     """
 
     gateway: Gateway
-    keys: Keys
+    keys: KeyRing
     exchanges: Exchanges
     status: Callable[[], dict[str, Any]]
     reload: Callable[[], Awaitable[dict[str, Any]]]
 
 
-class CreateKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-    role: Role = "member"
+class Reloaded(msgspec.Struct, frozen=True):
+    """Sections of the settings that changed; which of them are in force now, and which will be after a restart."""
+
+    changed: list[str]
+    applied: list[str]
+    needs_restart: list[str]
 
 
-_CREATE_KEY = Wire(CreateKey, refused={}, hints={"role": "Use owner, admin, operator, auditor or member."})
-MAX_ROWS = 1000
+def operations(ring: KeyRing) -> tuple[Operation, ...]:
+    """What can be done with nothing but the database, also where no gateway runs."""
+    return (*admin_people.operations(ring.directory), *admin_keys.operations(ring))
 
 
-def endpoints(operator: Operator, terms: Terms) -> tuple[Endpoint, ...]:
+def endpoints(operator: Operator, terms: Terms, more: Sequence[Endpoint] = ()) -> tuple[Endpoint, ...]:
+    """The whole table. `more`: the endpoints of other parts, for the document that tells of all."""
+    own = (
+        *_house(operator),
+        *(operation.endpoint(each, terms) for each in operations(operator.keys)),
+        *more,
+    )
+    document = openapi.endpoint(own, __version__)
+    return (healthz(), readyz(operator.gateway), *own, document)
+
+
+def _house(operator: Operator) -> tuple[Endpoint, ...]:
     async def status(visit: Visit) -> web.StreamResponse:
         return _json(visit, {"data": {**state(operator.gateway), **operator.status()}})
 
-    async def list_keys(visit: Visit) -> web.StreamResponse:
-        return _json(visit, {"data": await operator.keys.list()})
-
-    async def create_key(visit: Visit) -> web.StreamResponse:
-        wanted: CreateKey = _CREATE_KEY.read(await read_body(visit.request, terms.limits))
-        info, key = await operator.keys.create(wanted.name, wanted.role)
-        # The only time that the key is shown; nothing between here and the operator may keep it.
-        shown = {**msgspec.to_builtins(info), "key": key}
-        return _json(visit, {"data": shown}, status=201, headers={"Cache-Control": "no-store"})
-
-    async def revoke_key(visit: Visit) -> web.StreamResponse:
-        return _json(visit, {"data": await operator.keys.revoke(visit.tail)})
-
     async def list_requests(visit: Visit) -> web.StreamResponse:
         query = visit.request.query
-        after = _number(query.get("after_seq"), "after_seq", 0, 2**63 - 1)
-        limit = _number(query.get("limit"), "limit", 1, MAX_ROWS)
+        after = number(query.get("after_seq"), "after_seq", 0, 2**63 - 1)
+        limit = number(query.get("limit"), "limit", 1, MAX_ROWS)
         rows = await operator.exchanges.list(after_seq=after, limit=100 if limit is None else limit)
-        return _json(visit, {"data": rows})
+        return _json(visit, {"data": [row for row in rows if _shown_to(visit.principal, row)]})
 
     async def one_request(visit: Visit) -> web.StreamResponse:
-        row = await operator.exchanges.find(visit.tail)
-        if row is None:
+        row = await operator.exchanges.find(visit.parameters["id"])
+        if row is None or not _shown_to(visit.principal, row):
             raise NotFound("There is no request with this id on record.")
         return _json(visit, {"data": row})
 
     async def reload(visit: Visit) -> web.StreamResponse:
         return _json(visit, {"data": await operator.reload()})
 
+    after = Query("after_seq", "Begin after the request with this number. Default: the newest.", "integer")
     return (
-        healthz(),
-        readyz(operator.gateway),
-        Endpoint("GET", "/admin/v1/status", "status.read", status),
-        Endpoint("GET", "/admin/v1/keys", "keys.read", list_keys),
-        Endpoint("POST", "/admin/v1/keys", "keys.write", create_key),
-        Endpoint("DELETE", "/admin/v1/keys/{id}", "keys.write", revoke_key),
-        Endpoint("GET", "/admin/v1/requests", "requests.read", list_requests),
-        Endpoint("GET", "/admin/v1/requests/{id}", "requests.read", one_request),
-        Endpoint("POST", "/admin/v1/reload", "settings.reload", reload),
+        Endpoint(
+            "GET",
+            "/admin/v1/status",
+            "status.read",
+            status,
+            summary="What is going on: readiness, routes and their targets, replicas.",
+            gives=dict[str, Any],
+        ),
+        Endpoint(
+            "GET",
+            "/admin/v1/requests",
+            "requests.read",
+            list_requests,
+            summary="Requests on record, oldest first.",
+            gives=list[RecordedExchange],
+            query=(after, LIMIT),
+        ),
+        Endpoint(
+            "GET",
+            "/admin/v1/requests/{id}",
+            "requests.read",
+            one_request,
+            summary="One request on record.",
+            gives=RecordedExchange,
+        ),
+        Endpoint(
+            "POST",
+            "/admin/v1/reload",
+            "settings.reload",
+            reload,
+            summary="Apply the settings file anew, all or nothing.",
+            gives=Reloaded,
+        ),
     )
+
+
+def _shown_to(principal: Principal | None, row: Any) -> bool:
+    return principal is not None and principal.oversees in (None, row.organization_id)
 
 
 def state(gateway: Gateway) -> dict[str, Any]:
@@ -132,11 +159,3 @@ def state(gateway: Gateway) -> dict[str, Any]:
 
 def _json(visit: Visit, value: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> web.StreamResponse:
     return respond(encode(value), visit.id, status=status, headers=headers)
-
-
-def _number(text: str | None, name: str, least: int, most: int) -> int | None:
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdigit() and len(text) <= 19 and least <= int(text) <= most):
-        raise BadRequest(f"{name} must be a whole number from {least} to {most}.", param=name)
-    return int(text)

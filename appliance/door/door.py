@@ -9,19 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from urllib.parse import unquote
+from typing import Protocol
 
 from aiohttp import web
 
-from appliance.door.endpoint import Endpoint, Visit
+from appliance.door.endpoint import Endpoint, Pattern, Visit
 from appliance.door.http import address, credential
 from appliance.door.render import ErrorRenderer, not_allowed
 from appliance.door.terms import Terms
-from appliance.errors import InternalError, NotFound, OutpostError, PermissionDenied
-from appliance.exchange import Clock, KeyRing, identify
+from appliance.errors import InternalError, NotFound, OutpostError, PermissionDenied, Unauthenticated
+from appliance.exchange import Clock
+from appliance.identity.permissions import BOX_WIDE, ROLES
 from appliance.identity.principal import Principal
 
 logger = logging.getLogger("outpost.door")
+
+
+class Identifier(Protocol):
+    """Who is asking. `address`: the client's, for credentials that are not good from everywhere. Raises
+    Unauthenticated, PermissionDenied."""
+
+    def identify(self, presented: str, address: str | None = None) -> Principal | None: ...
 
 
 class Door:
@@ -35,7 +43,7 @@ class Door:
         self,
         endpoints: Sequence[Endpoint],
         *,
-        keyring: KeyRing,
+        keyring: Identifier,
         render: ErrorRenderer,
         clock: Clock,
         new_id: Callable[[], str],
@@ -49,10 +57,9 @@ class Door:
         self._new_id = new_id
         self._terms = terms
         self._trusted = trusted
-        self._exact: dict[tuple[str, str], Endpoint] = {
-            (e.method, e.path): e for e in self.endpoints if e.prefix is None
-        }
-        self._prefixed = [(e.method, e.prefix, e) for e in self.endpoints if e.prefix is not None]
+        self._exact: dict[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in self.endpoints if not e.names}
+        patterns = [Pattern(e) for e in self.endpoints if e.names]
+        self._patterns = sorted(patterns, key=lambda pattern: pattern.literal, reverse=True)
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """The response to any request. Raises CancelledError when the client has gone."""
@@ -95,15 +102,29 @@ class Door:
             method = "GET"  # aiohttp leaves the body out
         endpoint = self._exact.get((method, path))
         if endpoint is None:
-            for known, prefix, candidate in self._prefixed:
-                if known == method and path.startswith(prefix) and len(path) > len(prefix):
-                    visit.tail = unquote(path[len(prefix) :])
+            for candidate, parameters in self._matching(path):
+                if candidate.method == method:
+                    visit.parameters = parameters
                     return candidate
         return endpoint
 
+    def _matching(self, path: str) -> list[tuple[Endpoint, dict[str, str]]]:
+        """The endpoints with parameters that a path means: of those that fit, the ones that say most of it."""
+        if any(known == path for _, known in self._exact):
+            return []
+        found = []
+        most = 0
+        for pattern in self._patterns:
+            if pattern.literal < most:
+                break
+            if (parameters := pattern.match(path)) is not None:
+                most = pattern.literal
+                found.append((pattern.endpoint, parameters))
+        return found
+
     def _unknown(self, method: str, path: str, visit: Visit) -> web.Response:
         allowed = [m for m, p in self._exact if p == path]
-        allowed += [m for m, prefix, _ in self._prefixed if path.startswith(prefix) and len(path) > len(prefix)]
+        allowed += [endpoint.method for endpoint, _ in self._matching(path)]
         if allowed:
             return not_allowed(method, path, sorted(set(allowed)), self.render, visit.id)
         known = ", ".join(sorted({e.path for e in self.endpoints}))
@@ -111,11 +132,18 @@ class Door:
 
     def _permit(self, endpoint: Endpoint, request: web.BaseRequest) -> Principal:
         """Raises Unauthenticated or PermissionDenied."""
-        if self._trusted is not None:
-            return self._trusted
-        principal = identify(self._keyring, credential(request))
-        if endpoint.permission != "anyone" and not principal.may(endpoint.permission):
-            raise PermissionDenied(
-                f"This needs the permission {endpoint.permission}; the role {principal.role} lacks it."
-            )
+        principal = self._trusted or self._identify(request)
+        if endpoint.permission == "anyone" or principal.may(endpoint.permission):
+            return principal
+        if endpoint.permission in BOX_WIDE and endpoint.permission in ROLES[principal.role]:
+            raise PermissionDenied("This concerns the whole box; it is for the organization that runs it.")
+        raise PermissionDenied(f"This needs the permission {endpoint.permission}; the role {principal.role} lacks it.")
+
+    def _identify(self, request: web.BaseRequest) -> Principal:
+        presented = credential(request)
+        if presented is None:
+            raise Unauthenticated("No API key was sent; send the header Authorization: Bearer YOUR_KEY.")
+        principal = self._keyring.identify(presented, address(request))
+        if principal is None:
+            raise Unauthenticated("The API key is not known here; it may be mistyped or revoked.")
         return principal

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
+from urllib.parse import unquote
 
 import msgspec
 from aiohttp import web
@@ -24,29 +27,38 @@ class Query(msgspec.Struct, frozen=True):
     kind: Literal["string", "integer", "number"] = "string"
 
 
+_NONE: Mapping[str, str] = MappingProxyType({})
+
+
 class Visit:
     """One request at the door."""
 
-    __slots__ = ("began", "id", "principal", "request", "row", "tail")
+    __slots__ = ("began", "id", "parameters", "principal", "request", "row")
 
     def __init__(self, request: web.BaseRequest, id: str, began: float) -> None:
         self.request = request
         self.id = id
         self.began = began
         """Monotonic seconds."""
-        self.tail = ""
-        """What followed the endpoint's path, for paths that end in `{name}`."""
+        self.parameters: Mapping[str, str] = _NONE
+        """What stood in the place of each `{name}` of the endpoint's path, decoded."""
         self.principal: Principal | None = None
         """Who asks; None where the endpoint is open to anyone or identifies by itself."""
         self.row: ExchangeRow | None = None
         """What is on record about it, for the access log."""
+
+    @property
+    def tail(self) -> str:
+        """What stood in the place of the last `{name}`; empty for a path without."""
+        return list(self.parameters.values())[-1] if self.parameters else ""
 
 
 Handler = Callable[[Visit], Awaitable[web.StreamResponse]]
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """One way in. A path that ends in `{name}` takes the rest of the path (slashes too) as `Visit.tail`."""
+    """One way in. `{name}` in the path takes one piece of it; at the path's end it takes the rest, slashes too, unless
+    another endpoint's path says more."""
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
     path: str
@@ -63,7 +75,29 @@ class Endpoint(msgspec.Struct, frozen=True):
     status: int = 200
 
     @property
-    def prefix(self) -> str | None:
-        """The fixed part of a path with a tail, None for a path without."""
-        head, brace, _ = self.path.partition("{")
-        return head if brace else None
+    def names(self) -> tuple[str, ...]:
+        """The parameters of the path, in order."""
+        return tuple(re.findall(r"{(\w+)}", self.path))
+
+
+class Pattern:
+    """A path with parameters. `literal`: how many of its characters are fixed; more of them decide between two."""
+
+    __slots__ = ("_expression", "endpoint", "literal")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        fixed = re.split(r"{\w+}", endpoint.path)
+        self.literal = sum(map(len, fixed))
+        inner = [r"([^/]+)"] * len(endpoint.names)
+        if endpoint.path.endswith("}"):
+            inner[-1] = r"(.+)"
+        parts = [re.escape(fixed[0])]
+        for group, after in zip(inner, fixed[1:], strict=True):
+            parts += [group, re.escape(after)]
+        self._expression = re.compile("".join(parts), re.DOTALL)
+
+    def match(self, path: str) -> dict[str, str] | None:
+        """The parameters of an undecoded path, None for another path."""
+        found = self._expression.fullmatch(path)
+        return None if found is None else dict(zip(self.endpoint.names, map(unquote, found.groups()), strict=True))

@@ -19,7 +19,6 @@ from appliance.door.http import Limits
 from appliance.door.serve import Doors
 from appliance.errors import OutpostError, RecordsUnavailable
 from appliance.exchange import Gateway
-from appliance.identity.key_store import KeyInfo
 from appliance.identity.principal import Principal
 from appliance.limits.admission import Gates
 from appliance.providers.local import LocalUpstream
@@ -66,28 +65,18 @@ class Clock:
 
 
 class FakeKeys:
-    """Two keys, and a list for what an operator does."""
+    """Two keys. Who administers keys is tested with the real ring (tests/door/desk.py)."""
+
+    directory = None
 
     def __init__(self) -> None:
         self.known = {
             USER_KEY: Principal(key_id="k-user", key_name="user", role="member"),
             ADMIN_KEY: Principal(key_id="k-admin", key_name="admin", role="admin"),
         }
-        self.made: list[KeyInfo] = []
 
-    def identify(self, presented: str) -> Principal | None:
+    def identify(self, presented: str, address: str | None = None) -> Principal | None:
         return self.known.get(presented)
-
-    async def list(self) -> Sequence[KeyInfo]:
-        return list(self.made)
-
-    async def create(self, name: str, role: Any) -> tuple[KeyInfo, str]:
-        info = KeyInfo(id=f"k-{len(self.made)}", name=name, role=role)
-        self.made.append(info)
-        return info, "op-fresh"
-
-    async def revoke(self, id_or_name: str) -> KeyInfo:
-        return self.made.pop()
 
 
 class FakeRecorder:
