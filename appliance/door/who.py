@@ -1,0 +1,37 @@
+"""Who makes a request: by its header, its session, or the certificate of its connection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from appliance.door.http import address, credential
+from appliance.door.login import Login
+from appliance.identity.authenticator import Authenticator
+from appliance.identity.certificates import PeerCertificate
+from appliance.identity.principal import Principal
+
+
+async def who_asks(authenticator: Authenticator, login: Login | None, request: web.BaseRequest) -> Principal:
+    """The principal of a request; what stands in its header counts first, then a session, then the certificate.
+
+    login: only at the operator's listener. Raises Unauthenticated, PermissionDenied, ProviderError (503),
+    RecordsUnavailable.
+    """
+    presented, client = credential(request), address(request)
+    if presented is None and "Authorization" not in request.headers and login is not None:
+        principal = login.principal(request)
+        if principal is not None:
+            return principal
+    # Keys, and tokens that were seen before, need no waiting.
+    found = authenticator.identify_now(presented, client)
+    if found is not None:
+        return found
+    return await authenticator.identify(presented, peer_certificate(request), client)
+
+
+def peer_certificate(request: web.BaseRequest) -> PeerCertificate | None:
+    """The certificate that the client of this connection has shown and that TLS has verified, if there is one."""
+    found: Any = request.get_extra_info("peercert")
+    return found or None
