@@ -41,7 +41,8 @@ def _with_files(path: Path, pages: int, live: int) -> Usage:
             beside += path.with_name(path.name + suffix).stat().st_size
         except OSError:
             continue
-    return Usage(pages + beside, live + beside, shutil.disk_usage(path.parent).free)
+    # The log is written over from its beginning again and again, so it holds nothing that dropping would free.
+    return Usage(pages + beside, live, shutil.disk_usage(path.parent).free)
 
 
 _LIVE = """

@@ -344,9 +344,10 @@ class Retention:
             content = await connection.scalar(select(func.min(contents.c.created_at)))
             begin = int(await connection.scalar(select(func.max(anchors.c.seq))) or 0)
             found = [(await connection.execute(query)).first() for query in (exchange, event)]
-            delivered = dict((await connection.execute(select(counters.c.name, counters.c.value))).tuples().all())
+            rows = (await connection.execute(select(counters.c.name, counters.c.value))).all()
+        delivered = {name: int(value) for name, value in rows}
         seq, made = min(((int(row[0]), float(row[1])) for row in found if row is not None), default=(0, None))
-        acknowledged = min((int(delivered.get(name, 0)) for name in names), default=None)
+        acknowledged = min((delivered.get(name, 0) for name in names), default=None)
         return Oldest(content, made), seq, acknowledged, begin
 
 
