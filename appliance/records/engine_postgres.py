@@ -38,8 +38,27 @@ _WAITED = frozenset({"55P03", "57014"})
 """SQLSTATEs of a lock or statement that took too long."""
 
 
-class _Connection(pg8000.Connection):  # type: ignore[misc]  # it ships no types
+class WriterCursor(pg8000.Cursor):  # type: ignore[misc]  # it ships no types
+    """A cursor that keeps statements prepared: one round trip each, where `execute` with parameters takes three."""
+
+    def __init__(self, connection: _Connection) -> None:
+        super().__init__(connection)
+        self._prepare = connection.prepare
+        self._prepared: dict[str, Any] = {}
+
+    def run(self, statement: str, **values: Any) -> None:
+        """Execute a statement whose parameters are `:name`."""
+        prepared = self._prepared.get(statement)
+        if prepared is None:
+            prepared = self._prepared[statement] = self._prepare(statement)
+        prepared.run(**values)
+
+
+class _Connection(pg8000.Connection):  # type: ignore[misc]
     """`commit` sends nothing where no transaction is open: in autocommit SQLAlchemy calls it all the same."""
+
+    def cursor(self) -> WriterCursor:
+        return WriterCursor(self)
 
     def commit(self) -> None:
         if self._in_transaction:

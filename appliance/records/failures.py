@@ -27,8 +27,7 @@ def unavailable(error: BaseException) -> RecordsUnavailable:
     """The error as one of ours; a lock, a full disk or a lost connection may pass, so a retry may help."""
     if isinstance(error, RecordsUnavailable):
         return error
-    postgres = type(_origin(error)).__module__.startswith(_POSTGRES)
-    check = "the database server and the way to it" if postgres else "the disk and the file's permissions"
+    check = "the database server and the way to it" if is_driver_error(error) else "the disk and the file's permissions"
     return RecordsUnavailable(
         f"The record database cannot be used right now ({cause(error)}). Check {check}.", retry_after_s=1.0
     )
@@ -57,6 +56,11 @@ def sqlstate(error: BaseException) -> str | None:
         return fields.get("C")
     state = getattr(origin, "sqlstate", None)
     return state if isinstance(state, str) else None
+
+
+def is_driver_error(error: BaseException) -> bool:
+    """Whether PostgreSQL's drivers made it, as they do for a connection that is gone."""
+    return type(_origin(error)).__module__.startswith(_POSTGRES)
 
 
 def _origin(error: BaseException) -> BaseException:

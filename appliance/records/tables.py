@@ -27,6 +27,9 @@ DEFAULT_ORGANIZATION = "org_default"
 SERIAL = BigInteger().with_variant(Integer, "sqlite")
 """A sequence number; SQLite counts by itself only in a column that is declared INTEGER."""
 
+COUNT = SERIAL
+"""A number that somebody else has counted, so that it may be anything up to 2^53; SQLite's INTEGER has 64 bits."""
+
 metadata = MetaData(
     naming_convention={
         "pk": "pk_%(table_name)s",
@@ -174,9 +177,9 @@ exchanges = Table(
     Column("error_code", String(64)),
     Column("finish_reasons", Text, nullable=False),
     Column("attempts", Text, nullable=False),
-    Column("prompt_tokens", Integer, nullable=False),
-    Column("cached_tokens", Integer, nullable=False),
-    Column("completion_tokens", Integer, nullable=False),
+    Column("prompt_tokens", COUNT, nullable=False),
+    Column("cached_tokens", COUNT, nullable=False),
+    Column("completion_tokens", COUNT, nullable=False),
     Column("usage_source", String(16), nullable=False),
     Column("queue_s", Float),
     Column("ttft_s", Float),
@@ -188,7 +191,7 @@ exchanges = Table(
     Column("service_account_id", String(32)),
     Column("tags", Text, nullable=False, server_default="[]"),
     Column("priority", String(16)),
-    Column("reasoning_tokens", Integer, nullable=False, server_default="0"),
+    Column("reasoning_tokens", COUNT, nullable=False, server_default="0"),
     Column("cost_nanousd", BigInteger, nullable=False, server_default="0"),
     Column("charges", Text, nullable=False, server_default="[]"),
     Column("content_digest", String(64)),

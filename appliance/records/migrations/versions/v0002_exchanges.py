@@ -10,11 +10,13 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
 
 def upgrade() -> None:
     op.create_table(
         "exchanges",
-        sa.Column("seq", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
+        sa.Column("seq", SERIAL, autoincrement=True, nullable=False),
         sa.Column("id", sa.String(64), nullable=False),
         sa.Column("kind", sa.String(64), nullable=False),
         sa.Column("started_at", sa.Float(), nullable=False),
@@ -28,9 +30,9 @@ def upgrade() -> None:
         sa.Column("error_code", sa.String(64), nullable=True),
         sa.Column("finish_reasons", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Text(), nullable=False),
-        sa.Column("prompt_tokens", sa.Integer(), nullable=False),
-        sa.Column("cached_tokens", sa.Integer(), nullable=False),
-        sa.Column("completion_tokens", sa.Integer(), nullable=False),
+        sa.Column("prompt_tokens", SERIAL, nullable=False),
+        sa.Column("cached_tokens", SERIAL, nullable=False),
+        sa.Column("completion_tokens", SERIAL, nullable=False),
         sa.Column("usage_source", sa.String(16), nullable=False),
         sa.Column("queue_s", sa.Float(), nullable=True),
         sa.Column("ttft_s", sa.Float(), nullable=True),

@@ -135,7 +135,7 @@ def _exchanges() -> None:
         sa.Column("service_account_id", sa.String(32), nullable=True),
         sa.Column("tags", sa.Text(), nullable=False, server_default="[]"),
         sa.Column("priority", sa.String(16), nullable=True),
-        sa.Column("reasoning_tokens", sa.Integer(), nullable=False, server_default="0"),
+        sa.Column("reasoning_tokens", SERIAL, nullable=False, server_default="0"),
         sa.Column("cost_nanousd", sa.BigInteger(), nullable=False, server_default="0"),
         sa.Column("charges", sa.Text(), nullable=False, server_default="[]"),
         sa.Column("content_digest", sa.String(64), nullable=True),
