@@ -87,7 +87,7 @@ def test_a_bounded_provider_has_one_gate_for_all_its_models() -> None:
     base = from_mapping(
         {
             "deployments": [],
-            "providers": [{"name": "lab", "zone": "on_prem"}, {"name": "free", "zone": "on_prem"}],
+            "providers": [{"name": "lab", "zone": "cloud"}, {"name": "free", "zone": "cloud"}],
             "routes": [
                 {"model": "a", "targets": [{"provider": "lab", "model": "x"}, {"provider": "free", "model": "x"}]},
                 {"model": "b", "targets": [{"provider": "lab", "model": "y/z"}, {"provider": "lab", "model": "x"}]},
