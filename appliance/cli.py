@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
-from appliance.commands import config, keys, models, requests
+from appliance.commands import config, keys, models, people, requests
 from appliance.commands.chat import chat
 from appliance.commands.serve import serve
 
@@ -39,6 +39,10 @@ app.command()(serve)
 app.command()(chat)
 app.add_typer(models.app, name="models")
 app.add_typer(keys.app, name="keys")
+app.add_typer(people.organizations, name="organizations")
+app.add_typer(people.teams, name="teams")
+app.add_typer(people.users, name="users")
+app.add_typer(people.service_accounts, name="service-accounts")
 app.add_typer(requests.app, name="requests")
 app.add_typer(config.app, name="config")
 

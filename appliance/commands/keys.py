@@ -1,29 +1,25 @@
-"""`outpost keys`: make, show and end API keys, through the running gateway or straight in the database."""
+"""`outpost keys`: make, show, rotate and end API keys, through the running gateway or straight in the database."""
 
 from __future__ import annotations
 
-import asyncio
 import json
+import time
 from enum import StrEnum
-from typing import Annotated, Any, cast
-from urllib.parse import quote
+from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from appliance.commands.control import Control, NotRunning
-from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
+from appliance.commands.asking import Desk, escaped
+from appliance.commands.place import ConfigOption, DataDirOption, find_place, told
 from appliance.commands.terminal import command, moment, table, visible
-from appliance.errors import BadRequest, NotFound
-from appliance.identity.key_ring import KeyRing
-from appliance.identity.key_store import KeyInfo, KeyStore
-from appliance.identity.principal import Role
-from appliance.records.database import Database
+from appliance.errors import NotFound
 
-app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+app = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
 
-PATH = "/admin/v1/keys"
 JsonOption = Annotated[bool, typer.Option("--json", help='Print JSON: {"data": [...]}.')]
+NameOrId = Annotated[str, typer.Argument(help="Id or name of the key.")]
+RESTRICTIONS = ("routes", "models", "zones", "addresses", "priority")
 
 
 class RoleName(StrEnum):
@@ -34,10 +30,32 @@ class RoleName(StrEnum):
     member = "member"
 
 
+class PriorityName(StrEnum):
+    interactive = "interactive"
+    normal = "normal"
+    batch = "batch"
+
+
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Name of the key, as records show it.")],
-    role: Annotated[RoleName, typer.Option(help="admin may use the admin API as well.")] = RoleName.member,
+    role: Annotated[
+        RoleName | None, typer.Option(help="What it may do. Left out: member, which only asks models.")
+    ] = None,
+    organization: Annotated[str | None, typer.Option(help="Id or name. Left out: the one that runs the box.")] = None,
+    team: Annotated[str | None, typer.Option(help="The team that the key works for: id or name.")] = None,
+    user: Annotated[str | None, typer.Option(help="The person whose access token it is: id or name.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="The service account it belongs to: id or name.")] = None,
+    expires_in: Annotated[str | None, typer.Option(help="When it ends, e.g. 30d, 12h. Left out: never.")] = None,
+    route: Annotated[list[str] | None, typer.Option(help="A model name it may ask for; may be repeated.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A target that may answer; may be repeated.")] = None,
+    zone: Annotated[
+        list[str] | None, typer.Option(help="Where targets may be: on_box, on_prem, cloud; may be repeated.")
+    ] = None,
+    address: Annotated[
+        list[str] | None, typer.Option(help="A network it may be used from, e.g. 10.0.0.0/8; may be repeated.")
+    ] = None,
+    priority: Annotated[PriorityName | None, typer.Option(help="The most urgent class it may ask for.")] = None,
     new: Annotated[
         bool, typer.Option("--new", help="Make the data folder if there is none yet, before the first start.")
     ] = False,
@@ -46,139 +64,135 @@ def create(
     data_dir: DataDirOption = None,
 ) -> None:
     """Make a key and print it, this once."""
-    with told():
-        place = find_place(config, data_dir)
-        made, running = _create(place, name, role.value, new=new)
-    if as_json:
-        typer.echo(json.dumps({"data": [made]}))
-        return
-    typer.echo(made["key"])
-    typer.echo(
-        f"Key {visible(made['name'])} ({made['role']}) was made in {_where(place, running)}. "
-        "It is not shown again: keep it now.",
-        err=True,
+    limited = dict(zip(RESTRICTIONS, (route, model, zone, address, priority), strict=True))
+    body = given(
+        name=name,
+        role=role,
+        organization=organization,
+        team=team,
+        user=user,
+        service_account=service_account,
+        expires_in=expires_in,
+        restrictions=given(**limited),
     )
+    with told():
+        desk = Desk(find_place(config, data_dir), new=new)
+        try:
+            (made,) = desk.ask("POST", "/keys", body=body)
+        except NotFound as error:
+            if desk.place.database.exists():
+                raise
+            raise NotFound(f"{error.message}, or make it with --new before the first start") from error
+    _show_made(made, desk, as_json, "was made")
 
 
 @app.command(name="list")
-def list_(as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+def list_(
+    organization: Annotated[str | None, typer.Option(help="Only those of this organization: its id.")] = None,
+    team: Annotated[str | None, typer.Option(help="Only those of this team: its id.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only those of this user: their id.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="Only those of this service account: its id.")] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
     """Show every key, without its text."""
     with told():
-        place = find_place(config, data_dir)
-        found, running = _list(place)
+        desk = Desk(find_place(config, data_dir))
+        only = {"organization": organization, "team": team, "user": user, "service_account": service_account}
+        found = desk.all("/keys", **only) or declared(desk, only)
     if as_json:
         typer.echo(json.dumps({"data": found}))
         return
     if not found:
         typer.echo(
-            f"There are no keys in {_where(place, running)}. Make one: {command()} keys create NAME --role admin",
+            f"There are no keys in {desk.where}. Make one: {command()} keys create NAME --role admin",
             err=True,
         )
         return
-    rows = []
-    for key in found:
-        state = "from the settings" if key["source"] == "settings" else "valid"
-        if key["revoked_at"] is not None:
-            state = f"revoked {moment(key['revoked_at'])}"
-        shown = f"{key['prefix']}…" if key["prefix"] else ""
-        rows.append((key["id"], key["name"], key["role"], shown, moment(key["created_at"]), state))
+    rows = [
+        (
+            key["id"],
+            key["name"],
+            key["role"],
+            f"{key['prefix']}…" if key["prefix"] else "",
+            key["user"] or key["service_account"] or key["team"] or "",
+            moment(key["created_at"]),
+            state_of(key),
+        )
+        for key in found
+    ]
     # The id comes first: however narrow a terminal is, it stays in one piece.
-    for line in table(("ID", "NAME", "ROLE", "KEY", "CREATED", "STATE"), rows):
+    for line in table(("ID", "NAME", "ROLE", "KEY", "OF", "CREATED", "STATE"), rows):
         typer.echo(line)
 
 
 @app.command()
+def rotate(
+    id_or_name: NameOrId,
+    overlap: Annotated[str, typer.Option(help="How long the old key goes on, e.g. 24h; 0s ends it at once.")] = "24h",
+    expires_in: Annotated[
+        str | None, typer.Option(help="When the new one ends. Left out: it lives as long as the old one was meant to.")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a key with the rights and the name of another, which ends after the overlap; print it, this once."""
+    with told():
+        desk = Desk(find_place(config, data_dir))
+        body = given(overlap=overlap, expires_in=expires_in)
+        (made,) = desk.ask("POST", f"/keys/{escaped(id_or_name)}/rotate", body=body)
+    _show_made(made, desk, as_json, f"follows {visible(made['replaces'])}, which ends in {visible(overlap)},")
+
+
+@app.command()
 def revoke(
-    id_or_name: Annotated[str, typer.Argument(help="Id or name of the key.")],
+    id_or_name: NameOrId,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """End a key. Through a running gateway this works at once, otherwise at its next start."""
     with told():
-        place = find_place(config, data_dir)
-        ended, running = _revoke(place, id_or_name)
+        desk = Desk(find_place(config, data_dir))
+        (ended,) = desk.ask("DELETE", f"/keys/{escaped(id_or_name)}")
     if as_json:
         typer.echo(json.dumps({"data": [ended]}))
         return
-    typer.echo(f"Key {visible(ended['name'])} ({ended['id']}) is revoked in {_where(place, running)}.")
+    typer.echo(f"Key {visible(ended['name'])} ({ended['id']}) is revoked in {desk.where}.")
 
 
-# --- through the gateway if one runs, else in the database; True beside the answer: one runs ---
+def given(**fields: Any) -> dict[str, Any]:
+    """The fields that were given."""
+    return {name: value for name, value in fields.items() if value}
 
 
-def _create(place: Place, name: str, role: str, *, new: bool) -> tuple[dict[str, Any], bool]:
-    try:
-        return Control(place.control_socket).call("POST", PATH, body={"name": name, "role": role})[0], True
-    except NotRunning:
-        if any(key.name == name for key in place.declared):
-            raise BadRequest(f"name: the settings file declares a key named {name!r}; choose another") from None
-        if not new:
-            _must_exist(place, ", or make it with --new before the first start")
-        return asyncio.run(_create_in_database(place, name, cast(Role, role))), False
+def state_of(key: dict[str, Any], now: float | None = None) -> str:
+    """What has become of a key, in words. now: unix seconds."""
+    if key["source"] == "settings":
+        return "from the settings"
+    if key["revoked_at"] is not None:
+        return f"revoked {moment(key['revoked_at'])}"
+    if (end := key["expires_at"]) is not None:
+        return f"{'expired' if end <= (time.time() if now is None else now) else 'valid until'} {moment(end)}"
+    return "valid"
 
 
-def _list(place: Place) -> tuple[list[dict[str, Any]], bool]:
-    try:
-        return Control(place.control_socket).call("GET", PATH), True
-    except NotRunning:
-        return [_plain(key) for key in [*place.declared, *asyncio.run(_list_in_database(place))]], False
+def declared(desk: Desk, only: dict[str, str | None]) -> list[dict[str, Any]]:
+    """The keys of the settings of a box that has no database yet."""
+    found: list[dict[str, Any]] = [msgspec.to_builtins(key) for key in desk.place.declared]
+    return [] if any(only.values()) or desk.running else found
 
 
-def _revoke(place: Place, id_or_name: str) -> tuple[dict[str, Any], bool]:
-    try:
-        return Control(place.control_socket).call("DELETE", f"{PATH}/{quote(id_or_name, safe='')}")[0], True
-    except NotRunning:
-        if any(id_or_name in (key.name, key.id) for key in place.declared):
-            raise BadRequest(
-                f"{id_or_name!r} is declared in the settings file (identity.keys); remove it there"
-            ) from None
-        _must_exist(place)
-        return _plain(asyncio.run(_revoke_in_database(place, id_or_name))), False
-
-
-def _must_exist(place: Place, otherwise: str = "") -> None:
-    """Keys in a folder that no gateway has used would be keys that no gateway knows. Raises NotFound."""
-    if not place.database.exists():
-        raise NotFound(
-            f"there is no gateway's data in {visible(place.data_dir.absolute())}: go to the folder in which the "
-            f"gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE{otherwise}"
-        )
-
-
-def _where(place: Place, running: bool) -> str:
-    """The data folder, and whether the change reaches anybody before the next start."""
-    return f"{visible(place.data_dir.absolute())}, where {'a' if running else 'no'} gateway is running"
-
-
-async def _create_in_database(place: Place, name: str, role: Role) -> dict[str, Any]:
-    database = await Database.open(place.database)
-    try:
-        ring = await KeyRing.open(database, place.data_dir)
-        info, key = await ring.create(name, role)
-    finally:
-        await database.close()
-    return {**_plain(info), "key": key}
-
-
-async def _list_in_database(place: Place) -> list[KeyInfo]:
-    if not place.database.exists():
-        return []
-    database = await Database.open(place.database)
-    try:
-        return list(await KeyStore(database).list())
-    finally:
-        await database.close()
-
-
-async def _revoke_in_database(place: Place, id_or_name: str) -> KeyInfo:
-    # The store, not the ring: a key made under a lost secret must still be revocable.
-    database = await Database.open(place.database)
-    try:
-        return await KeyStore(database).revoke(id_or_name)
-    finally:
-        await database.close()
-
-
-def _plain(info: KeyInfo) -> dict[str, Any]:
-    return cast(dict[str, Any], msgspec.to_builtins(info))
+def _show_made(made: dict[str, Any], desk: Desk, as_json: bool, what: str) -> None:
+    if as_json:
+        typer.echo(json.dumps({"data": [made]}))
+        return
+    typer.echo(made["key"])
+    ends = f" It ends {moment(made['expires_at'])}." if made["expires_at"] is not None else ""
+    typer.echo(
+        f"Key {visible(made['name'])} ({made['role']}) {what} in {desk.where}.{ends} "
+        "It is not shown again: keep it now.",
+        err=True,
+    )

@@ -63,7 +63,13 @@ def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
 
 def test_mistakes_are_one_line_and_status_1(tmp_path: Path) -> None:
     run(keys.app, "create", "app", "--new", "--data-dir", tmp_path)
-    for args in (("create", "app"), ("create", "b d"), ("revoke", "nobody")):
+    for args in (
+        ("create", "app"),
+        ("create", "b d"),
+        ("revoke", "nobody"),
+        ("rotate", "nobody"),
+        ("rotate", "app", "--overlap", "soon"),
+    ):
         result = run(keys.app, *args, "--data-dir", tmp_path)
         assert result.exit_code == 1
         assert result.stderr.startswith("outpost: ")
@@ -84,11 +90,13 @@ def test_declared_keys_are_shown_and_protected(tmp_path: Path) -> None:
     )
     (shown,) = data(run(keys.app, "list", "--json", "--config", config))
     assert (shown["name"], shown["source"], shown["role"]) == ("ci", "settings", "admin")
-    for args in (("create", "ci"), ("revoke", "ci"), ("revoke", "fixed:ci")):
+    assert run(keys.app, "create", "app", "--new", "--config", config).exit_code == 0
+    for args in (("create", "ci"), ("revoke", "ci"), ("revoke", "fixed:ci"), ("rotate", "ci")):
         result = run(keys.app, *args, "--config", config)
         assert result.exit_code == 1
         assert "settings file" in result.stderr
-    assert run(keys.app, "create", "app", "--new", "--config", config).exit_code == 0
+    shown = data(run(keys.app, "list", "--json", "--config", config))
+    assert [key["name"] for key in shown] == ["ci", "app"]
     assert (tmp_path / "data" / "outpost.db").exists()
 
 
@@ -123,6 +131,59 @@ def test_ids_can_be_copied_from_the_list(tmp_path: Path, monkeypatch: pytest.Mon
         (line,) = [line for line in listed.splitlines() if key["name"] in line]
         assert line.startswith(f"{key['id']} ")
         assert run(keys.app, "revoke", line.split()[0], "--data-dir", tmp_path).exit_code == 0
+
+
+def test_a_key_with_everything(tmp_path: Path) -> None:
+    limits = ("--route", "chat", "--route", "embed", "--model", "small", "--zone", "on_box", "--priority", "batch")
+    args = ("--expires-in", "30d", "--address", "10.0.0.0/8", *limits)
+    (made,) = data(run(keys.app, "create", "app", *args, "--json", "--new", "--data-dir", tmp_path))
+    assert made["restrictions"] == {
+        "routes": ["chat", "embed"],
+        "models": ["small"],
+        "zones": ["on_box"],
+        "addresses": ["10.0.0.0/8"],
+        "priority": "batch",
+    }
+    assert 29 * 86400 < made["expires_at"] - made["created_at"] <= 30 * 86400
+    for wrong, field in (
+        (("--zone", "moon"), "zones"),
+        (("--address", "10.0.0.1/8"), "addresses"),
+        (("--expires-in", "soon"), "expires_in"),
+        (("--team", "nobody"), "team"),
+        (("--user", "nobody"), "user"),
+        (("--service-account", "nobody"), "service_account"),
+        (("--organization", "nobody"), "organization"),
+    ):
+        refused = run(keys.app, "create", "two", *wrong, "--data-dir", tmp_path)
+        assert refused.exit_code == 1
+        assert field in refused.stderr
+
+
+def test_rotation(tmp_path: Path) -> None:
+    (old,) = data(run(keys.app, "create", "app", "--role", "operator", "--json", "--new", "--data-dir", tmp_path))
+    rotated = run(keys.app, "rotate", "app", "--overlap", "1h", "--data-dir", tmp_path)
+    assert is_key(rotated.stdout.strip())
+    assert rotated.stdout.strip() != old["key"]
+    assert f"follows {old['id']}, which ends in 1h" in rotated.stderr
+    first, second = data(run(keys.app, "list", "--json", "--data-dir", tmp_path))
+    assert (second["name"], second["role"], second["replaces"]) == ("app", "operator", old["id"])
+    assert first["id"] == old["id"]
+    assert 3500 < first["expires_at"] - second["created_at"] <= 3600
+    table = run(keys.app, "list", "--data-dir", tmp_path).stdout
+    assert "valid until" in table
+    (third,) = data(run(keys.app, "rotate", "app", "--overlap", "0s", "--json", "--data-dir", tmp_path))
+    states = {key["id"]: key["revoked_at"] for key in data(run(keys.app, "list", "--json", "--data-dir", tmp_path))}
+    assert states[second["id"]] is not None
+    assert states[third["id"]] is None
+
+
+def test_keys_of_a_lost_secret_can_be_revoked(tmp_path: Path) -> None:
+    (old,) = data(run(keys.app, "create", "app", "--json", "--new", "--data-dir", tmp_path))
+    (tmp_path / "secrets" / "master.key").unlink()
+    refused = run(keys.app, "create", "two", "--data-dir", tmp_path)
+    assert f"outpost keys revoke {old['id']}" in refused.stderr
+    assert run(keys.app, "revoke", old["id"], "--data-dir", tmp_path).exit_code == 0
+    assert run(keys.app, "create", "two", "--data-dir", tmp_path).exit_code == 0
 
 
 async def record(folder: Path, rows: list[ExchangeRow]) -> None:
@@ -194,7 +255,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(self.server.body)
 
-    do_GET = do_POST = do_DELETE = handle_one
+    do_GET = do_POST = do_PATCH = do_PUT = do_DELETE = handle_one
 
     def address_string(self) -> str:
         return "unix"
@@ -234,6 +295,10 @@ INFO = {
     "created_at": 1.0,
     "revoked_at": None,
     "source": "database",
+    "team": None,
+    "user": None,
+    "service_account": None,
+    "expires_at": None,
 }
 
 
@@ -243,13 +308,16 @@ def test_keys_go_through_the_gateway(gateway: Gateway) -> None:
     made = run(keys.app, "create", "app", "--role", "admin")
     assert made.stdout == "op-secret\n"
     assert f"made in {folder().absolute()}, where a gateway is running" in made.stderr
+    gateway.body = json.dumps({"data": {**INFO, "key": "op-other", "replaces": "key_0"}}).encode()
+    assert run(keys.app, "rotate", "app", "--overlap", "90m").stdout == "op-other\n"
     answer(gateway, INFO)
     assert data(run(keys.app, "list", "--json")) == [INFO]
     gateway.body = json.dumps({"data": INFO}).encode()
     assert "revoked" in run(keys.app, "revoke", "a/b c").stdout
     assert gateway.asked == [
         ("POST", "/admin/v1/keys", {"name": "app", "role": "admin"}),
-        ("GET", "/admin/v1/keys", None),
+        ("POST", "/admin/v1/keys/app/rotate", {"overlap": "90m"}),
+        ("GET", "/admin/v1/keys?limit=1000", None),
         ("DELETE", "/admin/v1/keys/a%2Fb%20c", None),
     ]
     assert not (folder() / "outpost.db").exists()

@@ -30,6 +30,7 @@ class Desk:
 
     house: House
     box: Box
+    operator: Operator
     door: Door
     url: str
     keys: dict[str, str]
@@ -82,7 +83,7 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
         listener = Listener(door, terms)
         port = await listener.tcp("127.0.0.1", 0)
         try:
-            yield Desk(house, box, door, f"http://127.0.0.1:{port}", keys, theirs, acme.id)
+            yield Desk(house, box, operator, door, f"http://127.0.0.1:{port}", keys, theirs, acme.id)
         finally:
             await listener.close(0.2)
 
