@@ -29,8 +29,6 @@ from appliance.records.store import ExchangeStore
 
 logger = logging.getLogger("outpost.door")
 
-_CONTENT = "/content"
-
 
 @dataclass
 class ContentDesk:
@@ -65,7 +63,7 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
 
     async def content(visit: Visit) -> web.StreamResponse:
         principal = _principal(visit)
-        row = await _exchange(store, visit.tail.removesuffix(_CONTENT), principal)
+        row = await _exchange(store, visit.parameters["id"], principal)
         # On the ledger before anything is shown, also where nothing is kept: asking is what counts.
         body = {"actor": actor_of(principal), "object": row.id}
         await desk.recorder.write(lambda transaction: transaction.append("admin.content.read", body))

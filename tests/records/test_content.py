@@ -8,7 +8,9 @@ import gc
 import hashlib
 import secrets
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -46,7 +48,7 @@ class Box:
     async def keep(self, subject: str, exchange: str, policy: Any = "full", **parts: bytes) -> int:
         kept = await self.keeper.keep(subject, exchange, policy, parts or {"request": b'{"a":"hello"}'})
         assert kept is not None
-        row = ExchangeRow(id=exchange, kind="chat", started_at=1.0, user_id=subject, content_digest=kept.digest)
+        row = ExchangeRow(id=exchange, kind="chat", started_at=1.0, content_digest=kept.digest)
         written = self.recorder.write(self.keeper.insert_content(kept), durable=False)
         await self.recorder.submit(row)
         return await written
@@ -59,12 +61,27 @@ class Box:
             return len((await connection.execute(select(table))).all())
 
 
-@pytest.fixture
-async def box(database: Database) -> AsyncIterator[Box]:
+@asynccontextmanager
+async def opened(database: Database) -> AsyncIterator[Box]:
     recorder = Recorder(database)
     await recorder.start()
     yield Box(database, recorder, Keeper(database, WRAPPING))
     await recorder.close()
+
+
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    database = await Database.open(tmp_path / "outpost.db")
+    async with opened(database) as made:
+        yield made
+    await database.close()
+
+
+@pytest.fixture
+async def any_box(database: Database) -> AsyncIterator[Box]:
+    """Once with each kind of database."""
+    async with opened(database) as made:
+        yield made
 
 
 def key(subject: str = "user_a", secret: bytes = bytes(32)) -> SubjectKey:
@@ -176,17 +193,17 @@ async def test_nothing_is_kept_by_the_policy_none_or_of_nothing(box: Box) -> Non
 # --- kept and read ---
 
 
-async def test_request_and_answer_come_back_in_their_order(box: Box) -> None:
+async def test_request_and_answer_come_back_in_their_order(any_box: Box) -> None:
     big = b"x" * 500_000
-    assert await box.keep("user_a", "req_1", request=b"question", answer=big) == 2
-    assert await box.read("req_1") == ["question", big.decode()]
-    assert await box.read("req_2") == []
+    assert await any_box.keep("user_a", "req_1", request=b"question", answer=big) == 2
+    assert await any_box.read("req_1") == ["question", big.decode()]
+    assert await any_box.read("req_2") == []
 
 
-async def test_many_first_contents_at_once_share_one_key(box: Box) -> None:
-    await asyncio.gather(*(box.keep("user_a", f"req_{number}") for number in range(20)))
-    assert await box.count(subject_keys) == 1
-    assert [len(await box.read(f"req_{number}")) for number in range(20)] == [1] * 20
+async def test_many_first_contents_at_once_share_one_key(any_box: Box) -> None:
+    await asyncio.gather(*(any_box.keep("user_a", f"req_{number}") for number in range(20)))
+    assert await any_box.count(subject_keys) == 1
+    assert [len(await any_box.read(f"req_{number}")) for number in range(20)] == [1] * 20
 
 
 async def test_a_new_process_opens_what_an_old_one_kept(box: Box) -> None:
@@ -234,36 +251,36 @@ async def test_subjects_of_any_form_can_be_kept_and_erased(box: Box, subject: st
 # --- races with an erasure ---
 
 
-async def test_what_was_sealed_before_an_erasure_is_not_written_after_it(box: Box) -> None:
-    await box.keep("user_a", "req_1")
-    late = await box.keeper.keep("user_a", "req_2", "full", {"request": b"late"})
+async def test_what_was_sealed_before_an_erasure_is_not_written_after_it(any_box: Box) -> None:
+    await any_box.keep("user_a", "req_1")
+    late = await any_box.keeper.keep("user_a", "req_2", "full", {"request": b"late"})
     assert late is not None
-    await erase(box.recorder, box.database, box.keeper.keys, "user_a", ACTOR)
-    assert await box.recorder.write(box.keeper.insert_content(late)) == 0
-    assert await box.count(contents) == await box.count(subject_keys) == 0
+    await erase(any_box.recorder, any_box.database, any_box.keeper.keys, "user_a", ACTOR)
+    assert await any_box.recorder.write(any_box.keeper.insert_content(late)) == 0
+    assert await any_box.count(contents) == await any_box.count(subject_keys) == 0
 
 
-async def test_a_key_read_just_before_an_erasure_does_not_come_back(box: Box) -> None:
-    await box.keep("user_a", "req_1")
-    other = Keeper(box.database, WRAPPING)  # read, but not yet known to whoever erases
+async def test_a_key_read_just_before_an_erasure_does_not_come_back(any_box: Box) -> None:
+    await any_box.keep("user_a", "req_1")
+    other = Keeper(any_box.database, WRAPPING)  # read, but not yet known to whoever erases
     late = await other.keep("user_a", "req_2", "full", {"request": b"late"})
     assert late is not None
-    await erase(box.recorder, box.database, box.keeper.keys, "user_a", ACTOR)
-    assert await box.recorder.write(other.insert_content(late)) == 0
-    assert await box.count(subject_keys) == 0
+    await erase(any_box.recorder, any_box.database, any_box.keeper.keys, "user_a", ACTOR)
+    assert await any_box.recorder.write(other.insert_content(late)) == 0
+    assert await any_box.count(subject_keys) == 0
     # And what comes later is a new beginning, not lost for ever.
     fresh = await other.keep("user_a", "req_3", "full", {"request": b"new"})
     assert fresh is not None
-    assert await box.recorder.write(other.insert_content(fresh)) == 1
+    assert await any_box.recorder.write(other.insert_content(fresh)) == 1
     assert [part.text for part in await other.read("req_3")] == ["new"]
 
 
-async def test_any_order_of_keeping_and_erasing_leaves_only_what_opens(box: Box) -> None:
+async def test_any_order_of_keeping_and_erasing_leaves_only_what_opens(any_box: Box) -> None:
     async def keep(number: int) -> None:
-        await box.keep("user_a", f"req_{number}")
+        await any_box.keep("user_a", f"req_{number}")
 
     async def wipe() -> None:
-        await erase(box.recorder, box.database, box.keeper.keys, "user_a", ACTOR)
+        await erase(any_box.recorder, any_box.database, any_box.keeper.keys, "user_a", ACTOR)
 
     await keep(0)
     tasks: list[Callable[[], Any]] = []
@@ -271,8 +288,8 @@ async def test_any_order_of_keeping_and_erasing_leaves_only_what_opens(box: Box)
         tasks += [lambda number=number: keep(number), *([wipe] if number % 7 == 0 else [])]
     results = await asyncio.gather(*(task() for task in tasks), return_exceptions=True)
     assert all(result is None or type(result).__name__ == "NotFound" for result in results)
-    again = Keeper(box.database, WRAPPING)
-    async with box.database.read() as connection:
+    again = Keeper(any_box.database, WRAPPING)
+    async with any_box.database.read() as connection:
         left = list(await connection.scalars(select(contents.c.exchange_id)))
     for exchange in left:
         assert len(await again.read(exchange)) == 1

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import random
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -185,8 +186,8 @@ class Box:
             return list(await connection.scalars(select(events.c.kind).order_by(events.c.seq)))
 
 
-@pytest.fixture
-async def box(database: Database) -> AsyncIterator[Box]:
+@asynccontextmanager
+async def opened(database: Database) -> AsyncIterator[Box]:
     recorder = Recorder(database, wall=lambda: NOW)
     await recorder.start()
     keeper = Keeper(database, bytes(32), clock=lambda: NOW)
@@ -198,34 +199,49 @@ async def box(database: Database) -> AsyncIterator[Box]:
     await recorder.close()
 
 
-async def test_old_texts_go_and_their_records_stay(box: Box) -> None:
+@pytest.fixture
+async def box(tmp_path: Path) -> AsyncIterator[Box]:
+    database = await Database.open(tmp_path / "outpost.db")
+    async with opened(database) as made:
+        yield made
+    await database.close()
+
+
+@pytest.fixture
+async def any_box(database: Database) -> AsyncIterator[Box]:
+    """Once with each kind of database."""
+    async with opened(database) as made:
+        yield made
+
+
+async def test_old_texts_go_and_their_records_stay(any_box: Box) -> None:
     for number, age in enumerate([31, 29, 100]):
-        await box.record(f"req_{number}", age, text=b"x")
-    state = await box.retention.sweep()
-    assert await box.texts() == ["req_1"]
-    assert await box.seqs(exchanges) == [1, 2, 3]
+        await any_box.record(f"req_{number}", age, text=b"x")
+    state = await any_box.retention.sweep()
+    assert await any_box.texts() == ["req_1"]
+    assert await any_box.seqs(exchanges) == [1, 2, 3]
     assert (state.contents_dropped, state.records_dropped, state.stuck) == (2, 0, None)
-    assert await box.kinds() == ["records.dropped"]
-    assert len(await walk(box.database)) == 4
-    await box.retention.sweep()
-    assert await box.kinds() == ["records.dropped"], "a sweep without work says nothing"
+    assert await any_box.kinds() == ["records.dropped"]
+    assert len(await walk(any_box.database)) == 4
+    await any_box.retention.sweep()
+    assert await any_box.kinds() == ["records.dropped"], "a sweep without work says nothing"
 
 
-async def test_old_records_go_up_to_a_signed_checkpoint_that_stays(box: Box) -> None:
+async def test_old_records_go_up_to_a_signed_checkpoint_that_stays(any_box: Box) -> None:
     ages = [420, 419, 418, 417, 399, 1]
     for number, age in enumerate(ages, 1):
-        await box.record(f"req_{number}", age)
+        await any_box.record(f"req_{number}", age)
     for seq in (1, 3, 5):
-        await box.checkpoint(seq)
-    state = await box.retention.sweep()
+        await any_box.checkpoint(seq)
+    state = await any_box.retention.sweep()
     # Four are old enough, but only up to the third somebody has signed for the chain.
-    assert await box.seqs(exchanges) == [4, 5, 6]
-    assert await box.seqs(checkpoints) == [3, 5]
-    assert await box.seqs(anchors) == [3]
+    assert await any_box.seqs(exchanges) == [4, 5, 6]
+    assert await any_box.seqs(checkpoints) == [3, 5]
+    assert await any_box.seqs(anchors) == [3]
     assert (state.records_dropped, state.begins_after) == (3, 3)
-    assert await walk(box.database) == [4, 5, 6, 7]
+    assert await walk(any_box.database) == [4, 5, 6, 7]
     # The next number goes on, also over a restart.
-    assert await box.record("req_7", 0) == 8
+    assert await any_box.record("req_7", 0) == 8
 
 
 async def test_records_whose_times_are_out_of_order_go_with_the_youngest_before_them(box: Box) -> None:
@@ -254,19 +270,19 @@ async def test_no_record_goes_without_a_checkpoint(box: Box) -> None:
     assert await box.seqs(exchanges) == [1]
 
 
-async def test_what_an_exporter_has_not_had_stays(box: Box) -> None:
+async def test_what_an_exporter_has_not_had_stays(any_box: Box) -> None:
     for number in (1, 2, 3, 4):
-        await box.record(f"req_{number}", 500)
-        await box.checkpoint(number)
-    box.retention.records = Records.model_validate(
+        await any_box.record(f"req_{number}", 500)
+        await any_box.checkpoint(number)
+    any_box.retention.records = Records.model_validate(
         {"max_disk": 16 << 20, "export": [{"name": "one", "host": "h"}, {"name": "two", "host": "h"}]}
     )
-    await box.recorder.write(set_delivered("one", 4))
-    assert (await box.retention.sweep()).records_dropped == 0
-    await box.recorder.write(set_delivered("two", 2))
-    await box.retention.sweep()
-    assert await box.seqs(exchanges) == [3, 4]
-    await walk(box.database)
+    await any_box.recorder.write(set_delivered("one", 4))
+    assert (await any_box.retention.sweep()).records_dropped == 0
+    await any_box.recorder.write(set_delivered("two", 2))
+    await any_box.retention.sweep()
+    assert await any_box.seqs(exchanges) == [3, 4]
+    await walk(any_box.database)
 
 
 async def test_a_quota_takes_the_oldest_texts_and_only_as_many_as_needed(box: Box, monkeypatch: Any) -> None:
@@ -286,22 +302,22 @@ async def test_a_quota_takes_the_oldest_texts_and_only_as_many_as_needed(box: Bo
     assert LOW < 0.86 < HIGH
 
 
-async def test_a_quota_never_takes_what_the_law_wants_kept(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_quota_never_takes_what_the_law_wants_kept(any_box: Box, caplog: pytest.LogCaptureFixture) -> None:
     for number, age in enumerate([300, 200, 170], 1):
-        await box.record(f"req_{number}", age, text=b"x" if age < 30 else None)
-        await box.checkpoint(number)
-    box.live = 17 << 20
+        await any_box.record(f"req_{number}", age, text=b"x" if age < 30 else None)
+        await any_box.checkpoint(number)
+    any_box.live = 17 << 20
     with caplog.at_level(logging.INFO, "outpost.retention"):
-        state = await box.retention.sweep()
-        assert await box.seqs(exchanges) == [3]
+        state = await any_box.retention.sweep()
+        assert await any_box.seqs(exchanges) == [3]
         assert state.stuck == "minimum"
-        await box.retention.sweep()
-        await box.recorder.submit(ExchangeRow(id="req_4", kind="chat", started_at=NOW))
-        box.live = 1 << 20
-        assert (await box.retention.sweep()).stuck is None
+        await any_box.retention.sweep()
+        await any_box.recorder.submit(ExchangeRow(id="req_4", kind="chat", started_at=NOW))
+        any_box.live = 1 << 20
+        assert (await any_box.retention.sweep()).stuck is None
     said = [record.message for record in caplog.records]
     assert said == ["records_quota_exceeded", "records_quota_kept_again"], "each said once"
-    await walk(box.database)
+    await walk(any_box.database)
 
 
 async def test_records_from_before_the_ledger_go_by_age_too(tmp_path: Path) -> None:
@@ -325,16 +341,16 @@ async def test_records_from_before_the_ledger_go_by_age_too(tmp_path: Path) -> N
     await database.close()
 
 
-async def test_the_size_falls_when_texts_go(box: Box) -> None:
-    before = await measure(box.database)
+async def test_the_size_falls_when_texts_go(any_box: Box) -> None:
+    before = await measure(any_box.database)
     for number in range(40):
         # Not to be compressed away.
-        await box.record(f"req_{number}", 31, text=random.Random(number).randbytes(20_000))
-    full = await measure(box.database)
+        await any_box.record(f"req_{number}", 31, text=random.Random(number).randbytes(20_000))
+    full = await measure(any_box.database)
     assert full.live > before.live + 40 * 15_000
     assert full.total >= full.live
-    await box.retention.sweep()
-    after = await measure(box.database)
+    await any_box.retention.sweep()
+    after = await measure(any_box.database)
     assert after.live < full.live - 40 * 15_000
 
 
