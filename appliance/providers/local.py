@@ -133,6 +133,8 @@ def _estimate(batch: list[e.Event], call: Call) -> list[e.Event]:
     for item in batch:
         if isinstance(item, e.Delta):
             tally.completion_tokens += 1
+        elif isinstance(item, e.Finished):
+            call.ended()
         elif isinstance(item, e.Working):
             call.alive()
             batch = [each for each in batch if not isinstance(each, e.Working)]

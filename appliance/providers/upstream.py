@@ -59,6 +59,8 @@ class Call(msgspec.Struct):
     """To be called when the waiting is over."""
     alive: Callable[[], None] = _nothing
     """To be called when the target is seen to be at work, although it has nothing to say yet."""
+    ended: Callable[[], None] = _nothing
+    """To be called for each choice that is complete: the target has room for another one."""
 
     @property
     def answer_id(self) -> str:
