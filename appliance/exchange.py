@@ -15,6 +15,7 @@ from typing import Protocol
 
 import msgspec
 
+from appliance.account import Account, Limits
 from appliance.dialects import errors as openai_errors
 from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.sse import DONE_EVENT
@@ -65,6 +66,7 @@ class Gateway:
     running: Running
     clock: Clock
     gates: Gates
+    limits: Limits
     new_id: Callable[[], str]
     """A fresh unguessable id: letters and digits."""
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -116,7 +118,7 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
         exchange = Exchange(gateway, kind, incoming, outgoing, principal, watch)
         try:
             request = await exchange.parse()
-            plan = exchange.plan(request)
+            plan = await exchange.admit(exchange.plan(request))
             answer = await exchange.relay(plan)
             exchange.settle()
         except OutpostError as error:
@@ -166,6 +168,7 @@ class Exchange:
         self._kind = kind
         self._incoming = incoming
         self._principal = principal
+        self._account: Account | None = None
         self._began = gateway.clock.monotonic()
         self.row = ExchangeRow(
             id=incoming.id,
@@ -208,6 +211,16 @@ class Exchange:
         self.row.stream = bool(request.stream)
         return make_plan(route, self._kind, request, limited)
 
+    async def admit(self, plan: Plan) -> Plan:
+        """Reserve the worst case under every limit, in one step; the plan without the targets that have none left.
+
+        Raises RateLimited, BadRequest or PermissionDenied that names the limit.
+        """
+        route = plan.route
+        account = self._gateway.limits.account(self._principal, route.model, self.row.tags, route.deadlines.total)
+        self._account = self._relay.account = account
+        return msgspec.structs.replace(plan, candidates=await account.reserve(plan.candidates))
+
     async def relay(self, plan: Plan) -> Answer:
         """Ask the targets in turn and pass the answer on, all but its last piece."""
         if not self.row.stream:
@@ -219,7 +232,13 @@ class Exchange:
     def settle(self) -> None:
         """What was used, by the count of the target that did the work."""
         row, tally = self.row, self._relay.tally
+        account = self._account
         row.prompt_tokens = tally.prompt_tokens
+        if account is not None:
+            row.prompt_tokens = account.prompt_tokens(tally)
+            row.charges = account.settle(account.used(tally, self._relay.cost_nanousd))
+            row.cost_nanousd = sum(attempt.cost_nanousd for attempt in row.attempts)
+        row.reasoning_tokens = tally.reasoning_tokens
         row.cached_tokens = tally.cached_tokens
         row.completion_tokens = tally.completion_tokens
         row.usage_source = tally.source
@@ -246,16 +265,27 @@ class Exchange:
         self.row.outcome = "client_closed"
         self.row.error_code = "client_closed"
         self.row.duration_s = self._now()
-        self._gateway.recorder.submit(self.row).add_done_callback(_note_unrecorded)
+        self._gateway.recorder.submit(self.row).add_done_callback(self._recorded)
 
     async def record(self, answer: Answer) -> Answer:
         """Make the row durable; without that the answer is withheld."""
         self.row.duration_s = self._now()
+        written = self._gateway.recorder.submit(self.row)
+        # First in line, so that limits know before anybody is answered; and a client that leaves now changes nothing.
+        written.add_done_callback(self._recorded)
         try:
-            await self._gateway.recorder.submit(self.row)
+            await asyncio.shield(written)
         except RecordsUnavailable as error:
             return self.fail(error)
         return answer
+
+    def _recorded(self, written: asyncio.Future[int]) -> None:
+        account, self._account = self._account, None
+        recorded = not written.cancelled() and written.exception() is None
+        if not recorded:
+            logger.warning("exchange_not_recorded", extra={"request_id": self.row.id})
+        if account is not None:
+            (account.recorded if recorded else account.unrecorded)()
 
     def _now(self) -> float:
         """Seconds since the exchange began."""
@@ -265,6 +295,7 @@ class Exchange:
         return {
             "x-outpost-target": self.row.target or "none",
             "x-outpost-attempts": str(len(self.row.attempts)),
+            **(self._account.headers() if self._account is not None else {}),
         }
 
 
@@ -284,8 +315,3 @@ def error_headers(error: OutpostError) -> dict[str, str]:
     if error.retry_after_s is None:
         return {}
     return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
-
-
-def _note_unrecorded(done: asyncio.Future[int]) -> None:
-    if not done.cancelled() and done.exception() is not None:
-        logger.warning("abandoned_exchange_not_recorded")

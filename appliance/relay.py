@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from appliance.account import Account
 from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import Tally
 from appliance.errors import ClientStalled, DeadlineExceeded, InternalError, OutpostError, UpstreamTimeout
@@ -23,6 +24,9 @@ from appliance.routing.routes import Route
 from appliance.routing.watch import Watch
 
 T = TypeVar("T")
+
+BYTES_A_TOKEN = 4
+"""What a token of an answer comes to, frame and all, where nobody has counted."""
 
 
 class Outgoing(Protocol):
@@ -70,7 +74,12 @@ class Relay:
         """What the present attempt has used."""
         self.streaming = False
         """The client has seen the beginning of a stream."""
+        self.account: Account | None = None
+        self.cost_nanousd = 0
+        """Of the last attempt."""
         self.priority: Priority = "normal"
+        self._entered = 0.0
+        """When the present attempt began to work, seconds since the exchange began."""
         self.queue_s: float | None = None
         """How long the attempts waited for their targets at the gate; None: no target was busy."""
 
@@ -99,16 +108,20 @@ class Relay:
             raise
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
+        await self._allow(candidate)
         call = self._call(route, candidate)
         with self._attempt(candidate):
             visit = await self._enter(candidate)
             try:
-                return await candidate.target.upstream.whole(call)
+                body = await candidate.target.upstream.whole(call)
             finally:
                 visit.leave()
+            _count_unreported(call.tally, call.kind, body)
+            return body
 
     async def _open(self, route: Route, candidate: Candidate) -> _Opened:
         """A stream with its first token: until then another target may take over."""
+        await self._allow(candidate)
         call = self._call(route, candidate)
         name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
 
@@ -128,6 +141,11 @@ class Relay:
         watch.disarm()
         return _Opened(stream, attempt, visit, name, deadlines.idle)
 
+    async def _allow(self, candidate: Candidate) -> None:
+        """What was reserved goes over to this attempt; for the first one it was reserved before."""
+        if self.account is not None and self.row.attempts:
+            await self.account.move(candidate, self.account.used(self.tally, self.cost_nanousd))
+
     async def _enter(self, candidate: Candidate) -> Visit:
         """Wait for a place at the target. The wait has bounds of its own; the request's deadlines stand still."""
         visit = self._gates.enter(
@@ -140,6 +158,9 @@ class Relay:
             self._watch.resume(left)
             if visit.queue_s:
                 self.queue_s = (self.queue_s or 0.0) + visit.queue_s
+                self._entered = self._now()
+                if self.account is not None:
+                    self.account.touch()
         return visit
 
     async def _pump(self, opened: _Opened) -> None:
@@ -175,28 +196,45 @@ class Relay:
 
     def _attempt(self, candidate: Candidate) -> _Attempt:
         self.row.target = candidate.target.name
-        return _Attempt(candidate.target.name, self.row.attempts, self._watch, self._now)
+        self._entered = self._now()
+        return _Attempt(candidate.target.name, self)
+
+    def ended(self, target: str, at: int, started_s: float, outcome: str, code: str | None) -> None:
+        """Put an attempt and what it used on record."""
+        tally, account, now = self.tally, self.account, self._now()
+        prompt_tokens = tally.prompt_tokens
+        if account is not None:
+            prompt_tokens = account.prompt_tokens(tally)
+            self.cost_nanousd = account.cost(target, tally, now - self._entered)
+        self.row.attempts[at] = Attempt(
+            target,
+            started_s,
+            now - started_s,
+            outcome,
+            code,
+            prompt_tokens,
+            tally.completion_tokens,
+            self.cost_nanousd,
+        )
 
 
 class _Attempt:
     """One try at one target, on record from its start. Enter it around all that the try does."""
 
-    __slots__ = ("_at", "_attempts", "_now", "_started", "_target", "_watch")
+    __slots__ = ("_at", "_relay", "_started", "_target")
 
-    def __init__(self, target: str, attempts: list[Attempt], watch: Watch, now: Callable[[], float]) -> None:
+    def __init__(self, target: str, relay: Relay) -> None:
         self._target = target
-        self._attempts = attempts
-        self._watch = watch
-        self._now = now
-        self._started = now()
-        self._at = len(attempts)
-        attempts.append(Attempt(target, self._started, 0.0, "completed"))
+        self._relay = relay
+        self._started = relay._now()
+        self._at = len(relay.row.attempts)
+        relay.row.attempts.append(Attempt(target, self._started, 0.0, "completed"))
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        stopped = self._watch.caught() if isinstance(error, asyncio.CancelledError) else None
+        stopped = self._relay._watch.caught() if isinstance(error, asyncio.CancelledError) else None
         failure = stopped or error
         outcome, code = "completed", None
         if isinstance(failure, OutpostError):
@@ -205,7 +243,7 @@ class _Attempt:
             outcome = "cancelled"
         elif failure is not None:
             outcome, code = "failed", InternalError.code
-        self._attempts[self._at] = Attempt(self._target, self._started, self._now() - self._started, outcome, code)
+        self._relay.ended(self._target, self._at, self._started, outcome, code)
         if stopped is not None:
             raise stopped from None
 
@@ -246,6 +284,13 @@ class _Way:
         self._watch.arm(self._write_timeout_s, _stalled)
         await self._outgoing.drained()
         self._watch.arm(self._opened.idle_s, self._opened.silent)
+
+
+def _count_unreported(tally: Tally, kind: Kind, body: bytes) -> None:
+    """An answer whose target does not say what it used must not be free: its size tells about how much it was."""
+    if tally.source == "none":
+        tally.source = "estimated"
+        tally.completion_tokens = 0 if kind.name == "embeddings" else -(-len(body) // BYTES_A_TOKEN)
 
 
 def _silent(target: str, what: str, seconds: float) -> OutpostError:

@@ -14,6 +14,7 @@ from appliance import errors
 from appliance.dialects import chat, completions, embeddings
 from appliance.dialects.chat_answer import ChatStream, ChatWhole
 from appliance.dialects.completion_answer import CompletionStream, CompletionWhole
+from appliance.dialects.kinds import Request
 from appliance.dialects.parameters import as_stop_list
 from appliance.providers.upstream import Call, Capabilities, GeneratedStream, Readiness
 from runtimes import engine as e
@@ -85,6 +86,21 @@ class LocalUpstream:
                         answer.feed(batch)
                 _check_complete(call)
                 return answer.body()
+        except e.EngineError as error:
+            raise translate(error, self._name) from error
+
+    async def count(self, request: Request) -> int | None:
+        """The prompt's tokens, by the model's own tokenizer and template; None where it cannot be asked."""
+        if isinstance(request, embeddings.EmbeddingRequest):
+            return None
+        try:
+            async with self._lease() as engine:
+                asked = (
+                    [chat_request(request, "")]
+                    if isinstance(request, chat.ChatRequest)
+                    else completion_requests(request, "")
+                )
+                return sum([await engine.count(e.CountRequest(each)) for each in asked])
         except e.EngineError as error:
             raise translate(error, self._name) from error
 

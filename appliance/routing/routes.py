@@ -11,7 +11,6 @@ from appliance.dialects.models import ModelCard
 from appliance.errors import ModelNotFound
 from appliance.providers.upstream import Upstream
 
-
 Zone = Literal["on_box", "on_prem", "cloud"]
 """Where a target's machines are."""
 
@@ -34,7 +33,14 @@ class Target(msgspec.Struct, frozen=True):
 
     @property
     def name(self) -> str:
+        """The deployment's, or provider/model."""
         return self.upstream.name
+
+    @property
+    def provider(self) -> str | None:
+        """None for a deployment of this box."""
+        provider, slash, _ = self.upstream.name.partition("/")
+        return provider if slash else None
 
 
 class Route(msgspec.Struct, frozen=True):

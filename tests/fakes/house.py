@@ -13,6 +13,7 @@ from typing import Any
 
 import aiohttp
 
+from appliance.account import Limits as UsageLimits
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
 from appliance.door.http import Limits
@@ -21,6 +22,10 @@ from appliance.errors import OutpostError, RecordsUnavailable
 from appliance.exchange import Gateway
 from appliance.identity.principal import Principal
 from appliance.limits.admission import Gates
+from appliance.limits.book import Book
+from appliance.limits.clock import Now
+from appliance.limits.counters import Reservation
+from appliance.pricing import Prices
 from appliance.providers.local import LocalUpstream
 from appliance.providers.openai import OpenAIUpstream, make_session
 from appliance.providers.upstream import READY, Capabilities, Readiness, Upstream
@@ -62,6 +67,26 @@ class Clock:
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+def now() -> Now:
+    return Now(time.time(), time.monotonic())
+
+
+class NoStore:
+    """Limits that do not outlive the process. `allowed` and `recorded` count what was asked of it."""
+
+    def __init__(self) -> None:
+        self.allowed = self.recorded = self.unrecorded = 0
+
+    async def ensure(self, reservation: Reservation, now: Now) -> None:
+        self.allowed += 1
+
+    def release(self, reservation: Reservation) -> None:
+        self.recorded += 1
+
+    def lost(self, reservation: Reservation) -> None:
+        self.unrecorded += 1
 
 
 class FakeKeys:
@@ -202,6 +227,7 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
         running=Running(),
         clock=Clock(),
         gates=Gates(),
+        limits=UsageLimits(Book((), now()), NoStore(), Prices(), now, lambda request: 64),
         new_id=lambda: f"{next(ids):012d}",
         max_json_depth=limits.max_json_depth,
         write_timeout_s=limits.write_timeout,

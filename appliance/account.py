@@ -1,0 +1,242 @@
+"""What one exchange may use and what it used: between the relay and the book of limits.
+
+reserve (the worst case, before anything is dispatched) ▶ move (another attempt) ▶ settle (what was really used) ▶
+the row is on record ▶ release.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from appliance.dialects.kinds import Request
+from appliance.dialects.tally import Tally
+from appliance.errors import OutpostError
+from appliance.identity.principal import Principal
+from appliance.limits.book import Book
+from appliance.limits.clock import Now
+from appliance.limits.counters import Reservation
+from appliance.limits.headers import headers
+from appliance.limits.refusal import Refusal
+from appliance.limits.rules import Context, Demand, Used
+from appliance.pricing import FREE, Consumption, Prices, cost, worst_cost
+from appliance.records.rows import Charge
+from appliance.routing.plan import Candidate
+
+UNKNOWN_OUTPUT = 16_384
+"""Tokens of an answer of which nobody says how long it may be: neither the request nor the target."""
+LEASE_MARGIN_S = 60.0
+
+
+class Store(Protocol):
+    """See appliance.limits.store.LimitStore."""
+
+    async def ensure(self, reservation: Reservation, now: Now) -> None: ...
+    def release(self, reservation: Reservation) -> None: ...
+    def lost(self, reservation: Reservation) -> None: ...
+
+
+class Limits:
+    """The book with its store and the prices. `prices` is replaced whole by a reload.
+
+    estimate: an upper bound of the prompt's tokens.
+    """
+
+    def __init__(
+        self,
+        book: Book,
+        store: Store,
+        prices: Prices,
+        clock: Callable[[], Now],
+        estimate: Callable[[Request], int],
+    ) -> None:
+        self.book = book
+        self.store = store
+        self.prices = prices
+        self.clock = clock
+        self.estimate = estimate
+
+    def account(self, principal: Principal, route: str, tags: Sequence[str], lease_s: float) -> Account:
+        """For one exchange; `lease_s`: how long it may be under way."""
+        return Account(self, principal, route, tuple(tags), lease_s + LEASE_MARGIN_S)
+
+
+class Account:
+    """One exchange's reservation, and the cost of its attempts."""
+
+    __slots__ = ("_context", "_exact", "_lease_s", "_limits", "_prompt", "_request", "_reservation", "_seen", "charges")
+
+    def __init__(self, limits: Limits, principal: Principal, route: str, tags: tuple[str, ...], lease_s: float) -> None:
+        self._limits = limits
+        self._context = (principal, route, tags)
+        self._lease_s = lease_s
+        self._reservation: Reservation | None = None
+        self._seen: Context | None = None
+        """Whose limits the caller is told of."""
+        self._request: Request | None = None
+        self._prompt: int | None = None
+        """The prompt's tokens, exact or an upper bound, once somebody had to know."""
+        self._exact = False
+        self.charges: list[Charge] = []
+
+    # --- before the work ------------------------------------------------------------------------------
+
+    async def reserve(self, candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
+        """Reserve the worst case for the first candidate that the limits allow; gives it and those after it.
+
+        Raises RateLimited, BadRequest or PermissionDenied that names the limit; RecordsUnavailable.
+        """
+        told: Refusal | None = None
+        for place, candidate in enumerate(candidates):
+            outcome = self._try(candidate)
+            if isinstance(outcome, Refusal) and outcome.needed and await self._count(candidate):
+                outcome = self._try(candidate)
+            if isinstance(outcome, Refusal):
+                told = told or outcome
+                if not outcome.by_target:
+                    break
+                continue
+            self._reservation = outcome
+            await self._limits.store.ensure(outcome, self._limits.clock())
+            return tuple(candidates[place:])
+        assert told is not None  # a plan is never empty
+        raise told.error()
+
+    async def move(self, candidate: Candidate, used: Used | None) -> None:
+        """Another attempt: what the last one `used` stays used. Raises what `reserve` raises, for a limit of the new
+        target."""
+        limits, reservation = self._limits, self._reservation
+        assert reservation is not None
+        refusal = limits.book.move(
+            reservation, self._context_of(candidate), self._demand(candidate), limits.clock(), used
+        )
+        if refusal is not None:
+            raise refusal.error()
+        self._seen = reservation.context
+        await limits.store.ensure(reservation, limits.clock())
+
+    def touch(self) -> None:
+        """The request is still under way."""
+        if self._reservation is not None:
+            self._limits.book.touch(self._reservation, self._limits.clock())
+
+    # --- after it -------------------------------------------------------------------------------------
+
+    def cost(self, target: str, tally: Tally, work_s: float) -> int:
+        """Nano-USD of one attempt that worked for `work_s` seconds."""
+        price = self._limits.prices.of(target)
+        if price is FREE or tally.source == "none":
+            return 0
+        return cost(
+            price,
+            Consumption(
+                prompt_tokens=self.prompt_tokens(tally),
+                cached_tokens=tally.cached_tokens,
+                completion_tokens=tally.completion_tokens,
+                reasoning_tokens=tally.reasoning_tokens,
+                gpu_us=max(0, round(work_s * 1_000_000)),
+            ),
+        )
+
+    def prompt_tokens(self, tally: Tally) -> int:
+        """What the target counted, or else the bound that was reserved."""
+        if tally.prompt_tokens or tally.source != "estimated":
+            return tally.prompt_tokens
+        return self._prompt_bound()
+
+    def used(self, tally: Tally, cost_nanousd: int) -> Used:
+        """An attempt's consumption as limits count it; one that used nothing is no request."""
+        if tally.source == "none":
+            return Used(requests=0)
+        return Used(
+            input_tokens=self.prompt_tokens(tally),
+            output_tokens=tally.completion_tokens,
+            cost_nanousd=cost_nanousd,
+        )
+
+    def settle(self, used: Used) -> list[Charge]:
+        """Put what the last attempt used in the place of what was reserved; the charges go into the row."""
+        if self._reservation is not None:
+            self.charges = self._limits.book.settle(self._reservation, used, self._limits.clock())
+        return self.charges
+
+    def recorded(self) -> None:
+        """The row with the charges is durable."""
+        if self._reservation is not None:
+            self._limits.store.release(self._reservation)
+
+    def unrecorded(self) -> None:
+        """The row could not be written."""
+        if self._reservation is not None:
+            self._limits.store.lost(self._reservation)
+
+    def headers(self) -> dict[str, str]:
+        """How much the caller may still ask for."""
+        if self._seen is None:
+            return {}
+        limits = self._limits
+        return headers(*limits.book.tightest(self._seen, limits.clock()))
+
+    # --- parts ----------------------------------------------------------------------------------------
+
+    def _try(self, candidate: Candidate) -> Reservation | Refusal:
+        self._request = candidate.request
+        self._seen = context = self._context_of(candidate)
+        limits = self._limits
+        return limits.book.reserve(context, self._demand(candidate), limits.clock(), lease_s=self._lease_s)
+
+    def _context_of(self, candidate: Candidate) -> Context:
+        principal, route, tags = self._context
+        name = candidate.target.name
+        return Context(
+            organization=principal.organization,
+            team=principal.team,
+            user=principal.user,
+            service_account=principal.service_account,
+            key=principal.key_id,
+            route=route,
+            model=name,
+            provider=candidate.target.provider,
+            tags=tags,
+            key_name=principal.key_name,
+        )
+
+    def _demand(self, candidate: Candidate) -> Demand:
+        if not self._limits.book.rules:
+            return Demand()
+        prompt = self._prompt_bound()
+        output = _most_output(candidate, prompt if self._exact else 0)
+        price = self._limits.prices.of(candidate.target.name)
+        longest_us = round(self._lease_s * 1_000_000)
+        return Demand(prompt, output, worst_cost(price, prompt, output, longest_us))
+
+    def _prompt_bound(self) -> int:
+        if self._prompt is None:
+            self._prompt = 0 if self._request is None else self._limits.estimate(self._request)
+        return self._prompt
+
+    async def _count(self, candidate: Candidate) -> bool:
+        """Ask the target for the exact number of the prompt's tokens; False if it cannot tell fewer."""
+        count = getattr(candidate.target.upstream, "count", None)
+        if count is None:
+            return False
+        try:
+            exact: int | None = await count(candidate.request)
+        except OutpostError:
+            return False  # whatever is wrong with the request, its attempt will tell
+        if exact is None:
+            return False
+        self._prompt, self._exact = exact, True
+        return True
+
+
+def _most_output(candidate: Candidate, prompt: int) -> int:
+    """The most tokens that the answer may have, of all choices. prompt: the prompt's, as far as it is certain."""
+    request = candidate.request
+    limit = getattr(request, "token_limit", 0)
+    context = candidate.target.upstream.capabilities.context_length
+    if limit is None:
+        limit = UNKNOWN_OUTPUT if context is None else context
+    if context is not None:
+        limit = min(limit, max(0, context - prompt))
+    return int(limit) * request.choices if limit else 0
