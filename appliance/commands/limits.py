@@ -1,0 +1,265 @@
+"""`outpost limits`: how much may be asked for, through the running gateway or straight in the database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_args
+from urllib.parse import quote
+
+import msgspec
+import typer
+
+from appliance import data_dir as folder
+from appliance.commands.control import Control, NotRunning
+from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
+from appliance.commands.terminal import command, table, visible
+from appliance.door.admin_limits import Match, operations
+from appliance.door.operation import perform
+from appliance.errors import BadRequest, NotFound
+from appliance.identity.principal import Principal
+from appliance.limits.book import Book
+from appliance.limits.clock import Now
+from appliance.limits.keeper import LimitKeeper
+from appliance.records.database import Database
+from appliance.records.recorder import Recorder
+from appliance.settings import Settings, choose_file, load
+from appliance.settings.limiting import MEASURES, Scope
+from appliance.settings.units import format_duration
+
+app = typer.Typer(no_args_is_help=True, help="Limits and budgets: create, list, show, delete.")
+
+PATH = "/admin/v1/limits"
+ACTOR = Principal(key_id="command-line", key_name="command-line", role="owner")
+"""Who acts where no gateway runs: whoever may open the files may do anything."""
+JsonOption = Annotated[bool, typer.Option("--json", help='Print JSON: {"data": [...]}.')]
+Which = Annotated[str, typer.Argument(help="Id or name of the limit.")]
+Quotas = list[str] | None
+ScopeName = StrEnum("ScopeName", [(each, each) for each in get_args(Scope)])  # type: ignore[misc]
+
+
+class WindowName(StrEnum):
+    rolling = "rolling"
+    calendar = "calendar"
+
+
+@app.command()
+def create(
+    scope: Annotated[ScopeName, typer.Option(help="What is counted apart.")],
+    name: Annotated[str | None, typer.Argument(help="Name of the limit; else made from scope and match.")] = None,
+    match: Annotated[
+        list[str] | None,
+        typer.Option(help="Whom it applies to, e.g. team=research; may be given several times.", metavar="WHAT=NAME"),
+    ] = None,
+    requests: Annotated[Quotas, typer.Option(help="Most requests, e.g. 600/minute.")] = None,
+    tokens: Annotated[Quotas, typer.Option(help="Most tokens, e.g. 2_000_000/day.")] = None,
+    input_tokens: Annotated[Quotas, typer.Option(help="Most tokens of prompts.")] = None,
+    output_tokens: Annotated[Quotas, typer.Option(help="Most tokens of answers.")] = None,
+    usd: Annotated[Quotas, typer.Option(help="Most money, e.g. 200/month.")] = None,
+    in_flight: Annotated[int | None, typer.Option(help="Most requests at the same time.")] = None,
+    window: Annotated[WindowName | None, typer.Option(help="How periods begin.")] = None,
+    timezone: Annotated[str | None, typer.Option(help="Where calendar windows begin, e.g. Europe/Berlin.")] = None,
+    organization: Annotated[
+        str | None, typer.Option(help="Whose limit it is, by id or name; left out, the box's.")
+    ] = None,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a limit beside those of the settings file."""
+    wish: dict[str, Any] = {
+        "name": name,
+        "scope": str(scope),
+        "requests": _quotas(requests),
+        "tokens": _quotas(tokens),
+        "input_tokens": _quotas(input_tokens),
+        "output_tokens": _quotas(output_tokens),
+        "usd": _quotas(usd),
+        "in_flight": in_flight,
+        "window": None if window is None else str(window),
+        "timezone": timezone,
+        "organization": organization,
+    }
+    with told():
+        wish["match"] = _match(match or []) or None
+        desk = _Desk(config, data_dir)
+        (made,) = desk.ask("POST", PATH, {key: value for key, value in wish.items() if value is not None})
+    if as_json:
+        typer.echo(json.dumps({"data": [made]}))
+        return
+    typer.echo(f"Limit {visible(made['name'])} ({made['id']}) was made in {desk.where}.")
+
+
+@app.command(name="list")
+def list_(as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Show every limit, those of the settings file too."""
+    with told():
+        desk = _Desk(config, data_dir)
+        found = desk.ask("GET", PATH)
+    if as_json:
+        typer.echo(json.dumps({"data": found}))
+        return
+    if not found:
+        typer.echo(
+            f"There are no limits in {desk.where}. Make one: {command()} limits create --scope team "
+            "--requests 600/minute",
+            err=True,
+        )
+        return
+    rows = [(each["id"], each["name"], each["scope"], _whom(each), _amounts(each), each["source"]) for each in found]
+    for line in table(("ID", "NAME", "SCOPE", "FOR", "ALLOWS", "FROM"), rows):
+        typer.echo(line)
+
+
+@app.command()
+def show(
+    limit: Which, as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None
+) -> None:
+    """Show a limit and, while a gateway runs, what has been used of it."""
+    with told():
+        desk = _Desk(config, data_dir)
+        (found,) = desk.ask("GET", f"{PATH}/{quote(limit, safe='')}")
+        counters = desk.ask("GET", f"{PATH}/usage", query={"limit": found["id"]}) if desk.running else None
+    if as_json:
+        typer.echo(json.dumps({"data": [found if counters is None else {**found, "usage": counters}]}))
+        return
+    typer.echo(f"{visible(found['name'])} ({found['id']}, from the {found['source']})")
+    typer.echo(f"  for each {found['scope']}{' of ' + _whom(found) if found.get('match') else ''}: {_amounts(found)}")
+    if counters is None:
+        typer.echo("What has been used is only known while a gateway runs.", err=True)
+        return
+    rows = [
+        (
+            visible(each["whom"]),
+            f"{each['measure']}/{each['period']}" if each.get("period") else each["measure"],
+            each["used"],
+            each["reserved"],
+            each["remaining"],
+            format_duration(float(round(each["resets_in_s"]))) if each.get("resets_in_s") else "-",
+        )
+        for each in counters
+    ]
+    for line in table(("WHO", "OF", "USED", "RESERVED", "LEFT", "RESETS IN"), rows, right=("USED", "RESERVED", "LEFT")):
+        typer.echo(line)
+
+
+@app.command()
+def delete(
+    limit: Which, as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None
+) -> None:
+    """End a limit. What was used of it is forgotten with it."""
+    with told():
+        desk = _Desk(config, data_dir)
+        (gone,) = desk.ask("DELETE", f"{PATH}/{quote(limit, safe='')}")
+    if as_json:
+        typer.echo(json.dumps({"data": [gone]}))
+        return
+    typer.echo(f"Limit {visible(gone['name'])} ({gone['id']}) is deleted in {desk.where}.")
+
+
+def _quotas(given: Quotas) -> str | list[str] | None:
+    if not given:
+        return None
+    return given[0] if len(given) == 1 else given
+
+
+def _match(given: Sequence[str]) -> dict[str, list[str]]:
+    """Raises BadRequest."""
+    found: dict[str, list[str]] = {}
+    for each in given:
+        what, equals, name = each.partition("=")
+        if not equals or not name or what not in Match.__struct_fields__:
+            known = ", ".join(Match.__struct_fields__)
+            raise BadRequest(f"--match {visible(each)}: write WHAT=NAME with one of {known}, e.g. team=research")
+        found.setdefault(what, []).append(name)
+    return found
+
+
+def _whom(limit: Mapping[str, Any]) -> str:
+    names = {what: value if isinstance(value, list) else [value] for what, value in limit.get("match", {}).items()}
+    return " and ".join(f"{what} {' or '.join(value)}" for what, value in names.items()) or "everybody"
+
+
+def _amounts(limit: Mapping[str, Any]) -> str:
+    parts = []
+    for measure in MEASURES:
+        value = limit.get(measure)
+        for each in value if isinstance(value, list) else [value]:
+            if each is not None:
+                parts.append(f"{each.partition('/')[0]} {measure}/{each.partition('/')[2]}")
+    if limit.get("in_flight"):
+        parts.append(f"{limit['in_flight']} in flight")
+    return ", ".join(parts)
+
+
+# --- through the gateway if one runs, else in the database -----------------------------------------
+
+
+class _Desk:
+    """One box. `running` tells after a question whether a gateway has answered it."""
+
+    def __init__(self, config: Path | None, data_dir: Path | None) -> None:
+        self.place: Place = find_place(config, data_dir)
+        self.running = False
+        self._settings = Settings()
+        if data_dir is None or config is not None:
+            self._settings = load(choose_file(config, os.environ, Path.cwd()), os.environ, machine=False).settings
+
+    def ask(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
+    ) -> list[dict[str, Any]]:
+        """The `data` of the answer, one thing as a list of one. Raises OutpostError."""
+        try:
+            answer = Control(self.place.control_socket).call(method, path, query=query, body=body)
+        except NotRunning:
+            if method != "GET" and not self.place.database.exists():
+                raise NotFound(
+                    f"there is no gateway's data in {visible(self.place.data_dir.absolute())}: go to the folder in "
+                    "which the gateway is started, or name its data with --data-dir FOLDER or its settings with "
+                    "--config FILE"
+                ) from None
+            return asyncio.run(self._here(method, path, body))
+        self.running = True
+        return answer
+
+    async def _here(self, method: str, path: str, body: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        payload = b"" if body is None else msgspec.json.encode(body)
+        now = Now(time.time(), time.monotonic())
+        async with contextlib.AsyncExitStack() as stack:
+            writing = method != "GET"
+            if writing:
+                stack.enter_context(folder.hold(self.place.data_dir))
+            elif not self.place.database.exists():
+                keeper = LimitKeeper(_NO_DATABASE, _NO_RECORDER, Book([], now), lambda: now)
+                keeper.apply(self._settings)
+                return _data(await perform(operations(keeper), ACTOR, method, path, {}, payload))
+            database = await Database.open(self.place.database)
+            stack.push_async_callback(database.close)
+            recorder = Recorder(database)
+            if writing:
+                stack.push_async_callback(recorder.close)
+                await recorder.start()
+            keeper = LimitKeeper(database, recorder, Book([], now), lambda: now)
+            await keeper.load(self._settings)
+            return _data(await perform(operations(keeper), ACTOR, method, path, {}, payload))
+
+    @property
+    def where(self) -> str:
+        running = "a" if self.running else "no"
+        return f"{visible(self.place.data_dir.absolute())}, where {running} gateway is running"
+
+
+_NO_DATABASE: Any = None
+_NO_RECORDER: Any = None
+"""Where there is no database yet only the settings are looked at."""
+
+
+def _data(answer: bytes) -> list[dict[str, Any]]:
+    data = msgspec.json.decode(answer)["data"]
+    return data if isinstance(data, list) else [data]
