@@ -79,11 +79,15 @@ class Visit:
     ) -> None:
         self.leave()
 
+    def give_back(self, places: int = 1) -> None:
+        """Some of its work is done: give so many places back, at most those that it has."""
+        if given := min(places, self._inside):
+            self._inside -= given
+            self._gate.free(given)
+
     def leave(self) -> None:
-        """Give the places back; a second time it does nothing."""
-        if places := self._inside:
-            self._inside = 0
-            self._gate.free(places)
+        """Give back all places; a second time it does nothing."""
+        self.give_back(self._inside)
 
     async def _wait(self, gate: Gate) -> None:
         loop = asyncio.get_running_loop()
@@ -117,15 +121,25 @@ class Visit:
 
 
 class Gate:
-    """The entrance to one target: at most `capacity` places are taken at a time, a request takes one or several.
+    """The entrance to one target, which works on `capacity` things at a time; a request may hold several of them.
 
-    A request that asks for more places than there are takes them all.
+    A request goes in when there is a place for its first choice; the others wait inside. So a large request neither
+    lets places stand idle until it fits, nor fits never.
     """
 
-    def __init__(self, name: str, rules: Rules, capacity: int, *, clock: Callable[[], float] | None = None) -> None:
-        """clock: the loop's, if it is not the running one's."""
+    def __init__(
+        self,
+        name: str,
+        rules: Rules,
+        capacity: int,
+        most: int = UNLIMITED,
+        *,
+        clock: Callable[[], float] | None = None,
+    ) -> None:
+        """most: what may be inside together with a large request. clock: the loop's, if it is not the running one's."""
         self.name = name
         self.capacity = capacity
+        self.most = most
         self.inside = 0
         """Places that are taken."""
         self._clock = clock or asyncio.get_running_loop().time
@@ -143,9 +157,10 @@ class Gate:
         """Requests of a class that wait."""
         return self._queue.waiting(priority)
 
-    def resize(self, capacity: int) -> None:
+    def resize(self, capacity: int, most: int = UNLIMITED) -> None:
         """Replicas have come or gone. Nobody is thrown out; 0 lets all wait."""
         self.capacity = capacity
+        self.most = most
         self._pump()
 
     def change(self, rules: Rules) -> None:
@@ -168,8 +183,8 @@ class Gate:
 
     def admit(self, visit: Visit) -> bool:
         """Let a request in if there is room and nobody waits."""
-        places = min(visit._places, self.capacity)
-        if len(self._queue) or not places or self.inside + places > self.capacity or self._closed is not None:
+        places = visit._places
+        if len(self._queue) or not self._fits(places) or self._closed is not None:
             return False
         visit._inside = places
         self._take(places)
@@ -182,8 +197,6 @@ class Gate:
         if self._closed is not None:
             raise self._closed
         wait = self._queue.rules.max_wait[priority] if deadline_s is None else deadline_s
-        if self.capacity:  # else nobody knows yet how many there will be
-            places = min(places, self.capacity)
         entry = Entry(visit, priority, caller, places, since=now, until=now + wait)
         loser = self._queue.push(entry)
         if loser is entry:
@@ -214,17 +227,17 @@ class Gate:
         self._meter.moved(places, self._clock())
 
     def _pump(self) -> None:
-        """Let in as many as there is room for, in their order. A large one that does not fit yet is waited for."""
+        """Let in as many as there is room for, in their order."""
         queue = self._queue
-        while self.capacity > 0 and (entry := queue.peek()) is not None:
-            places = min(entry.places, self.capacity)
-            if self.inside + places > self.capacity:
-                return
-            if entry.what.admitted(places):
-                queue.pop(places)
-                self._take(places)
+        while (entry := queue.peek()) is not None and self._fits(entry.places):
+            if entry.what.admitted(entry.places):
+                queue.pop()
+                self._take(entry.places)
             else:
                 queue.remove(entry)
+
+    def _fits(self, places: int) -> bool:
+        return self.inside < self.capacity and (self.inside + places <= self.most or not self.inside)
 
     def _watch(self) -> None:
         """Have the timer ring for the next deadline."""
@@ -272,6 +285,8 @@ class Opening(msgspec.Struct, frozen=True):
     """In all, or of each ready replica."""
     replicated: bool = False
     """A deployment: its capacity follows its ready replicas, and each choice of a request takes a place."""
+    most: int = UNLIMITED
+    """Choices that a replica takes at all."""
 
 
 class GateView(msgspec.Struct, frozen=True):
@@ -319,7 +334,7 @@ class Gates:
         for opening in wanted.values():
             gate = self._gates.setdefault(opening.name, Gate(opening.name, rules, 0))
             gate.change(rules)
-            gate.resize(self._capacity(opening))
+            self._resize(opening)
             self._by_target |= dict.fromkeys(opening.targets, (gate, opening.replicated))
 
     def ready(self, deployment: str, replicas: int) -> None:
@@ -327,7 +342,7 @@ class Gates:
         self._replicas[deployment] = replicas
         opening = self._openings.get(deployment)
         if opening is not None and opening.replicated:
-            self._gates[deployment].resize(self._capacity(opening))
+            self._resize(opening)
 
     def views(self) -> Sequence[GateView]:
         """All gates, by name."""
@@ -336,8 +351,9 @@ class Gates:
             for name, gate in sorted(self._gates.items())
         ]
 
-    def _capacity(self, opening: Opening) -> int:
-        return opening.places * (self._replicas.get(opening.name, 0) if opening.replicated else 1)
+    def _resize(self, opening: Opening) -> None:
+        count = self._replicas.get(opening.name, 0) if opening.replicated else 1
+        self._gates[opening.name].resize(opening.places * count, opening.most * count)
 
 
 class Replica(Protocol):

@@ -120,12 +120,12 @@ class _Class(Generic[T]):
             del self._callers[heapq.heappop(turns)[2].name]
         return next(iter(entries.values()))
 
-    def take(self, places: int) -> Entry[T]:
-        """Give `places` to the next one and take it out."""
+    def take(self) -> Entry[T]:
+        """Take out the next one."""
         entry = self.first()
         self._round, _, caller = self._turns[0]
         self._order += 1
-        heapq.heapreplace(self._turns, (self._round + places, self._order, caller))
+        heapq.heapreplace(self._turns, (self._round + entry.places, self._order, caller))
         self.drop(entry)
         return entry
 
@@ -188,15 +188,14 @@ class FairQueue(Generic[T]):
         best = self._next()
         return None if best is None else self._classes[best].first()
 
-    def pop(self, places: int | None = None) -> Entry[T]:
-        """Take the next one out. places: what it is given, if not all that it asks for. Raises IndexError if empty."""
+    def pop(self) -> Entry[T]:
+        """Take the next one out. Raises IndexError if nobody waits."""
         best = self._next()
         if best is None:
             raise IndexError("nobody waits")
         mine = self._classes[best]
-        given = mine.first().places if places is None else places
-        entry = mine.take(given)
-        mine.clock += given / self.rules.weights[best]
+        entry = mine.take()
+        mine.clock += entry.places / self.rules.weights[best]
         self._now = max(self._now, mine.clock)
         self._gone(entry)
         return entry

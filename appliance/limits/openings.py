@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from appliance.limits.admission import Opening
+from appliance.limits.admission import UNLIMITED, Opening
 from appliance.limits.fair_queue import Rules
 from appliance.settings import Deployment, ProviderTarget, Settings
 
@@ -23,22 +23,20 @@ def queue_rules(settings: Settings) -> Rules:
 
 def openings(settings: Settings, tasks: Mapping[str, str]) -> list[Opening]:
     """The gates of all deployments, and of the providers that are bounded. tasks: deployment → generate or embed."""
-    return [
-        *(
-            Opening(each.name, (each.name,), places(each, tasks[each.name]), replicated=True)
-            for each in settings.deployments
-        ),
-        *_providers(settings),
-    ]
+    deployments = (opening(each, tasks[each.name]) for each in settings.deployments)
+    return [*deployments, *_providers(settings)]
 
 
-def places(deployment: Deployment, task: str) -> int:
+def opening(deployment: Deployment, task: str) -> Opening:
     """What one replica has in hand: enough that it is never idle, and little beyond, since the gateway's priorities do
     not reach into the engine's own line. Never more than the engine takes."""
-    slots, most_waiting = deployment.args.slots, deployment.args.max_waiting
+    slots, waiting = deployment.args.slots, deployment.args.max_waiting
     if task == "embed":
-        return min(TEXTS + TEXTS // 2, 1 + most_waiting)
-    return slots + min(-(-slots // AHEAD), most_waiting)
+        # Each request counts by its texts, and the engine bounds only the requests.
+        places, most = min(TEXTS + TEXTS // 2, 1 + waiting), UNLIMITED
+    else:
+        places, most = slots + min(-(-slots // AHEAD), waiting), slots + waiting
+    return Opening(deployment.name, (deployment.name,), places, replicated=True, most=most)
 
 
 def _providers(settings: Settings) -> Iterator[Opening]:

@@ -72,11 +72,11 @@ class Lives(RuleBasedStateMachine):
         self.inside.append(new)
 
     @precondition(lambda self: self.inside)
-    @rule(places=st.none() | st.integers(1, 3))
-    def pop(self, places: int | None) -> None:
+    @rule()
+    def pop(self) -> None:
         first = self.queue.peek()
         assert first is not None
-        assert self.queue.pop(places) is first
+        assert self.queue.pop() is first
         earlier = self.inside[: self.inside.index(first)]
         assert not [each for each in earlier if (each.priority, each.caller) == (first.priority, first.caller)]
         self.inside.remove(first)
