@@ -83,8 +83,10 @@ class Rolling:
                 self.total -= buckets.popleft()[1]
 
     def add(self, t: float, amount: int) -> Bucket:
-        """Count `amount` at `t`; the newest time that may be given is that of the last `advance`, or later."""
+        """Count `amount` at `t`. What has left the window already counts nowhere."""
         index = int(t // self._width)
+        if index < self.oldest:
+            return [index, amount]
         buckets = self.buckets
         if buckets and buckets[-1][0] == index:
             bucket = buckets[-1]
@@ -95,8 +97,7 @@ class Rolling:
         else:
             bucket = self._between(index)
             bucket[1] += amount
-        if index >= self.oldest:
-            self.total += amount
+        self.total += amount
         return bucket
 
     take = add
@@ -110,8 +111,7 @@ class Rolling:
         if self.buckets[place][0] == index:
             return self.buckets[place]
         bucket = [index, 0]
-        if index >= self.oldest:  # one that has left already is not kept
-            self.buckets.insert(place, bucket)
+        self.buckets.insert(place, bucket)
         return bucket
 
     def correct(self, bucket: Bucket, by: int) -> None:
