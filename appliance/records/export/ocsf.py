@@ -41,19 +41,19 @@ def _exchange(row: RecordedExchange) -> dict[str, Any]:
         "reasoning_tokens": row.reasoning_tokens, "usage_source": row.usage_source, "cost_nanousd": row.cost_nanousd,
         "content_digest": row.content_digest,
     }  # fmt: skip
-    response = {"code": row.status, **({} if row.error_code is None else {"error": row.error_code})}
+    response = {"code": row.status, **({"error": row.error_code} if row.error_code else {})}
     address = {"ip": row.client} if row.client and row.client != "unix" else {"name": row.client or "unknown"}
     return {
-        **_head(1 if row.kind else 99, _INFORMATIONAL if worked else _LOW, row.seq, row.started_at, row.id),
+        **_head(1, _INFORMATIONAL if worked else _LOW, row.seq, row.started_at, row.id or "unknown"),
         "status_id": 1 if worked else 2,
         "status": "Success" if worked else "Failure",
         "status_code": str(row.status),
-        **({} if row.error_code is None else {"status_detail": row.error_code}),
+        **({"status_detail": row.error_code} if row.error_code else {}),
         "duration": round(row.duration_s * 1000),
         "actor": {"user": _user(subject, row.key_name, row.organization_id)},
         "api": {
-            "operation": row.kind,
-            "request": {"uid": row.id},
+            "operation": row.kind or "unknown",
+            "request": {"uid": row.id or "unknown"},
             "response": response,
             "service": {"name": row.route or "unknown"},
         },
@@ -77,7 +77,7 @@ def _event(event: RecordedEvent) -> dict[str, Any]:
         "actor": {"user": {**_user(key, key, who.get("organization")), **_type(who.get("role"))}},
         "api": {"operation": event.kind, "request": {"uid": f"event-{event.seq}"}},
         "src_endpoint": {"name": "outpost"},
-        **({} if affected is None else {"resources": [{"uid": str(affected), "type": thing}]}),
+        **({} if affected in (None, "") else {"resources": [{"uid": str(affected), "type": thing}]}),
         "unmapped": {"body": msgspec.json.encode(event.body).decode()},
     }
 
@@ -106,7 +106,7 @@ def _head(activity: int, severity: int, seq: int, moment: float, uid: str) -> di
 
 def _user(uid: str | None, name: str | None, organization: str | None) -> dict[str, Any]:
     user: dict[str, Any] = {"uid": uid or "unknown", "name": name or uid or "unknown"}
-    return user if organization is None else {**user, "org": {"uid": organization}}
+    return {**user, "org": {"uid": organization}} if organization else user
 
 
 def _type(role: Any) -> dict[str, Any]:
