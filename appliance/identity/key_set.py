@@ -83,9 +83,11 @@ def _usable(member: Any) -> PublicKey | None:
     try:
         # Only what the key is made of: certificates and addresses beside it mean nothing here.
         material = {name: member[name] for name in ("kty", "n", "e", "crv", "x", "y") if name in member}
+        if member["kty"] == "RSA" and len(material["n"]) < MIN_RSA_BITS // 6:
+            return None
         key = import_key(material)
         fits = _fitting(key)
-    except (JoseError, ValueError, TypeError):
+    except (JoseError, ValueError, TypeError, KeyError):
         return None
     if "alg" in member:
         fits &= {member["alg"]} if isinstance(member["alg"], str) else frozenset()

@@ -7,6 +7,7 @@ import base64
 import hashlib
 import json
 import time
+import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -15,6 +16,7 @@ from urllib.parse import parse_qs, urlencode
 
 from aiohttp import BasicAuth, web
 from joserfc import jwk, jws
+from joserfc.errors import SecurityWarning
 from joserfc.jws import JWSRegistry
 
 from appliance.errors import Unauthenticated
@@ -29,7 +31,9 @@ def b64(data: bytes | str | dict[str, Any]) -> str:
 
 @cache
 def rsa(name: str = "rsa-1", bits: int = 2048) -> jwk.RSAKey:
-    return jwk.RSAKey.generate_key(bits, {"kid": name})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SecurityWarning)  # of weak keys
+        return jwk.RSAKey.generate_key(bits, {"kid": name})
 
 
 @cache
