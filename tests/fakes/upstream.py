@@ -99,6 +99,10 @@ def chat_whole(text: str = "".join(TEXT)) -> bytes:
     return json.dumps(answer).encode()
 
 
+def without_usage(body: bytes) -> bytes:
+    return json.dumps({name: value for name, value in json.loads(body).items() if name != "usage"}).encode()
+
+
 def embeddings_whole() -> bytes:
     data = [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}]
     usage = {"prompt_tokens": 3, "total_tokens": 3}
@@ -161,7 +165,9 @@ BEHAVIOURS: dict[str, Callable[[Seen], Reply]] = {
     ),
     "error-first": lambda seen: Reply(events=[b'{"error": {"message": "no"}}']),
     "empty": _fixed(Reply(events=[])),
-    "no-usage": lambda seen: Reply(events=chat_events()[:-1]),
+    "no-usage": lambda seen: (
+        Reply(events=chat_events()[:-1]) if seen.body.get("stream") else Reply(body=without_usage(chat_whole()))
+    ),
     "slices": _stream(slices=1),
     "crlf": _stream(line_end=b"\r\n"),
     "comments": _stream(comments=True),
