@@ -74,6 +74,18 @@ class Recorder:
         self._ended = asyncio.Event()
         self._closing = False
         self._working = asyncio.Event()
+        self._newest = 0
+        self._watched: tuple[int, Callable[[], None]] | None = None
+
+    @property
+    def newest(self) -> int:
+        """The number of the newest record, as far as this recorder knows."""
+        return self._newest
+
+    def notify(self, seq: int, callback: Callable[[], None]) -> None:
+        """Call once when record `seq` is on record; takes the place of what was asked before."""
+        self._watched = (seq, callback)
+        self._note(self._newest)
 
     @property
     def available(self) -> bool:
@@ -105,6 +117,7 @@ class Recorder:
         except Exception as error:
             raise unavailable(error) from error
         self._working.set()
+        self._newest = self._writer.newest
         # A daemon: a disk that never answers must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="recorder", daemon=True)
         self._thread.start()
@@ -180,8 +193,9 @@ class Recorder:
             message = f"The record could not be written within {self._patience_s:g} s."
             entry.future.set_exception(RecordsUnavailable(message, retry_after_s=1.0))
 
-    def _settle(self, entries: list[_Entry], results: Sequence[Any]) -> None:
+    def _settle(self, entries: list[_Entry], results: Sequence[Any], newest: int) -> None:
         self._working.set()
+        self._note(newest)
         self._depth -= len(entries)
         for entry, result in zip(entries, results, strict=True):
             if entry.future.done():
@@ -191,6 +205,13 @@ class Recorder:
             else:
                 entry.future.set_result(result)
         self._forget_done()
+
+    def _note(self, newest: int) -> None:
+        self._newest = newest
+        if self._watched is not None and newest >= self._watched[0]:
+            _, callback = self._watched
+            self._watched = None
+            callback()
 
     def _reject(self, entries: list[_Entry], error: BaseException) -> None:
         self._depth -= len(entries)
@@ -248,7 +269,7 @@ class Recorder:
             self._tell(self._working.clear)
             self._tell(self._reject, fresh, error)
             return False
-        self._tell(self._settle, fresh, results)
+        self._tell(self._settle, fresh, results, self._writer.newest)
         return True
 
     def _write_together(self, items: list[Item]) -> Sequence[Any]:
@@ -272,7 +293,7 @@ class Recorder:
                 self._tell(self._working.clear)
                 self._tell(self._reject, entries[index:], error)
                 return False
-            self._tell(self._settle, [entry], [result])
+            self._tell(self._settle, [entry], [result], self._writer.newest)
         return True
 
     def _probe(self) -> bool:

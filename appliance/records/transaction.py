@@ -14,10 +14,12 @@ from appliance.records.tables import events
 
 @dataclass(slots=True)
 class Tail:
-    """The end of the ledger: the newest number that was given, and the hash that the next record follows."""
+    """The end of the ledger. seq: the newest number that was ever given. last: that of the newest record, which is the
+    same unless records are gone. hash: that record's, which the next one follows."""
 
     seq: int
     hash: bytes
+    last: int
 
 
 class Transaction:
@@ -32,7 +34,7 @@ class Transaction:
 
     def __init__(self, connection: Connection, tail: Tail, at: float) -> None:
         self.connection = connection
-        self.tail = Tail(tail.seq, tail.hash)
+        self.tail = Tail(tail.seq, tail.hash, tail.last)
         self.at = at
 
     def append(self, kind: str, body: dict[str, Any]) -> int:
@@ -45,7 +47,7 @@ class Transaction:
         digest = chain.link(self.tail.hash, text)
         row = {"seq": seq, "kind": kind, "at_us": at_us, "body": text.decode(), "hash": digest}
         self.connection.execute(insert(events), row)
-        self.tail = Tail(seq, digest)
+        self.tail = Tail(seq, digest, seq)
         return seq
 
     def skip_to(self, seq: int) -> None:

@@ -38,7 +38,7 @@ class RowWriter:
         self._dialect: Dialect = dialect_of(engine)
         self._connection: Connection | None = None
         self._cursor: DBAPICursor | None = None
-        self._tail = Tail(0, GENESIS)
+        self._tail = Tail(0, GENESIS, 0)
 
     def write(self, rows: Sequence[ExchangeRow]) -> int:
         """Make `rows` durable as one transaction; answer the number of the first (the rest follow on).
@@ -66,7 +66,7 @@ class RowWriter:
             self.close()
             raise
         first = tail.seq + 1
-        self._tail = Tail(tail.seq + len(rows), digest)
+        self._tail = _behind(tail, len(rows), digest)
         return first
 
     def write_mixed(self, items: Sequence[Item]) -> list[Any]:
@@ -116,6 +116,11 @@ class RowWriter:
             self.close()
             raise
 
+    @property
+    def newest(self) -> int:
+        """The number of the newest record."""
+        return self._tail.last
+
     def is_row_error(self, error: BaseException) -> bool:
         """Whether `write` failed because of a row, not of the database."""
         return self._dialect.is_row_error(error)
@@ -152,7 +157,7 @@ class RowWriter:
         flat, digest = self._flat(rows, tail)
         self._dialect.insert(cursor, flat)
         results += range(tail.seq + 1, tail.seq + 1 + len(rows))
-        return Tail(tail.seq + len(rows), digest)
+        return _behind(tail, len(rows), digest)
 
     def _run(self, cursor: DBAPICursor, transaction: Transaction, work: Work, tail: Tail) -> tuple[Any, Tail]:
         """A work in its savepoint: its result and the tail after it, or `Failed` and the tail before it."""
@@ -187,7 +192,7 @@ class RowWriter:
     def _read_tail(self, cursor: DBAPICursor, connection: Connection) -> Tail:
         last = max((_last(connection, table) for table in (exchanges, events, anchors)), key=lambda tail: tail.seq)
         named = connection.scalar(select(func.max(checkpoints.c.seq))) or 0
-        return Tail(max(self._dialect.newest(cursor), last.seq, int(named)), last.hash)
+        return Tail(max(self._dialect.newest(cursor), last.seq, int(named)), last.hash, last.seq)
 
     def _begun(self, connection: Connection) -> bool:
         """Whether this database has a ledger. One whose anchor alone is gone has one: verifying it will say so."""
@@ -213,4 +218,10 @@ class RowWriter:
 
 def _last(connection: Connection, table: Table) -> Tail:
     found = connection.execute(select(table.c.seq, table.c.hash).order_by(table.c.seq.desc()).limit(1)).first()
-    return Tail(0, GENESIS) if found is None else Tail(int(found[0]), bytes(found[1] or GENESIS))
+    seq, digest = (0, GENESIS) if found is None else (int(found[0]), bytes(found[1] or GENESIS))
+    return Tail(seq, digest, seq)
+
+
+def _behind(tail: Tail, count: int, digest: bytes) -> Tail:
+    """The tail after `count` more records."""
+    return Tail(tail.seq + count, digest, tail.seq + count) if count else tail
