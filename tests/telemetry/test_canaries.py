@@ -105,7 +105,6 @@ async def test_a_gateway_that_is_asked_with_keys_everywhere_tells_none(tmp_path:
             for answer in (
                 await house.post("/v1/chat/completions", {"model": "remote", "messages": said}, key=CANARY),
                 await house.post("/v1/chat/completions", {"model": "remote", "messages": CANARY}),
-                await house.post("/v1/chat/completions", {"model": "remote", "messages": [{"role": CANARY}]}),
                 await house.post("/v1/chat/completions", {"model": "remote", "messages": said, "temperature": CANARY}),
                 await house.post("/v1/models", {}, key=CANARY),
                 await house.post(f"/v1/chat/completions?api_key={CANARY}", b"{" + CANARY.encode()),

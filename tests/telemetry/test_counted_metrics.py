@@ -211,9 +211,9 @@ def test_observing_costs_little() -> None:
     metrics = make()
     seen = row()
     best = 1.0
-    for _ in range(5):
+    for _ in range(10):
         began = time.thread_time()
-        for _ in range(2000):
+        for _ in range(1000):
             metrics.observe(seen)
-        best = min(best, (time.thread_time() - began) / 2000)
+        best = min(best, (time.thread_time() - began) / 1000)
     assert best < 12e-6
