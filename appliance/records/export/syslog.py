@@ -86,12 +86,15 @@ class Delivery:
             raise SyslogError(f"no connection to {receiver.host} port {receiver.port}: {_reason(error)}") from error
         self._socket = raw
         try:
-            if self._aborted:
-                raise SyslogError("the delivery was given up")
             raw.settimeout(receiver.timeout_s)
-            if receiver.context is None:
-                return self._plain(raw, frames)
-            return self._encrypted(raw, receiver.context, frames)
+            proof: Proof = "unsure"
+            if not self._aborted:
+                context = receiver.context
+                proof = self._plain(raw, frames) if context is None else self._encrypted(raw, context, frames)
+            if self._aborted:
+                # What looks like the receiver's end was ours.
+                raise SyslogError("the delivery was given up")
+            return proof
         except OSError as error:
             raise SyslogError(f"{receiver.host} port {receiver.port}: {_reason(error)}") from error
         finally:
