@@ -21,11 +21,14 @@ from cryptography.x509.oid import NameOID
 def parse_frames(data: bytes) -> tuple[list[bytes], bytes]:
     """Whole messages of counted octets, and what is left of one that is not whole."""
     messages = []
-    while (head := data.partition(b" "))[1] and head[0].isdigit() and len(head[2]) >= int(head[0]):
-        size = int(head[0])
-        messages.append(head[2][:size])
-        data = head[2][size:]
-    return messages, data
+    at = 0
+    while (space := data.find(b" ", at, at + 10)) > 0 and data[at:space].isdigit():
+        end = space + 1 + int(data[at:space])
+        if end > len(data):
+            break
+        messages.append(data[space + 1 : end])
+        at = end
+    return messages, data[at:]
 
 
 class SyslogServer:
@@ -73,7 +76,7 @@ class SyslogServer:
             self._take(connection, stop)
 
     def _take(self, connection: socket.socket, stop: int | None) -> None:
-        data = b""
+        data = bytearray()
         try:
             connection.settimeout(10)
             if self._tls is not None:
@@ -88,12 +91,12 @@ class SyslogServer:
         except OSError:
             pass
         finally:
-            self.whole += parse_frames(data)[0]
+            self.whole += parse_frames(bytes(data))[0]
             if stop is None and not self._orderly:
                 self._open.append(connection)
             else:
                 connection.close()
-            self.received.put(data)
+            self.received.put(bytes(data))
 
 
 def make_certificates(folder: Path, *, host: str = "127.0.0.1") -> tuple[Path, Path, Path]:
