@@ -5,6 +5,7 @@ The ledger has one writer. Whoever writes holds an advisory lock of its session 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from sqlalchemy.pool import NullPool, QueuePool
 from appliance.errors import OutpostError
 from appliance.records.failures import DatabaseError, DatabaseInUse, sqlstate, unavailable
 from appliance.records.migrate import copy_postgres, current, migrate
-from appliance.records.postgres_server import PostgresServer, refused, tls
+from appliance.records.postgres_server import PostgresServer, no_rights, refused, tls
 from appliance.records.tables import SCHEMA
 
 WRITER_LOCK = int.from_bytes(b"outpost")
@@ -63,6 +64,18 @@ class _Connection(pg8000.Connection):  # type: ignore[misc]
     def commit(self) -> None:
         if self._in_transaction:
             super().commit()
+
+    def handle_messages(self, context: Any) -> None:
+        # Of a connection that breaks while an answer is awaited, the driver lets the bare error of the socket through.
+        try:
+            super().handle_messages(context)
+        except OSError as error:
+            raise pg8000.InterfaceError("network error") from error
+
+    def close(self) -> None:
+        # Saying goodbye to a server that is gone must not hide why.
+        with contextlib.suppress(pg8000.InterfaceError, OSError):
+            super().close()
 
 
 class PostgresEngines:
@@ -138,6 +151,8 @@ class PostgresEngines:
                 _check(dict(connection.execute(text(_PROMISES)).mappings().one()), self.server)
                 if current(connection) == SCHEMA:
                     return
+                if not connection.execute(text(_MAY_MAKE)).scalar_one():
+                    raise no_rights(self.server)
             migrate(
                 locked, str(self.server), lambda schema: copy_postgres(self.server, schema, clock(), dict(os.environ))
             )
@@ -215,6 +230,7 @@ _END_FORMER = (
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
     "WHERE application_name = %s AND datname = current_database() AND pid <> pg_backend_pid()"
 )
+_MAY_MAKE = "SELECT coalesce(has_schema_privilege(current_schema(), 'CREATE'), false)"
 _PROMISES = (
     "SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS full_page_writes, "
     "current_setting('server_encoding') AS encoding, pg_is_in_recovery() AS standby"

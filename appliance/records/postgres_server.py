@@ -106,13 +106,17 @@ def refused(error: BaseException, server: PostgresServer) -> OutpostError:
                 f"createdb --owner {url.user} {url.database}"
             )
         case "42501":
-            return DatabaseError(
-                f"database.url: {url.user} may not make tables in {url.database} ({reason}); "
-                f"run ALTER DATABASE {url.database} OWNER TO {url.user}"
-            )
+            return no_rights(server)
     return RecordsUnavailable(
         f"The database server at {place} cannot be used right now ({reason}). Start it, or correct database.url.",
         retry_after_s=1.0,
+    )
+
+
+def no_rights(server: PostgresServer) -> DatabaseError:
+    user, database = server.url.user, server.url.database
+    return DatabaseError(
+        f"database.url: {user} may not make tables in {database}; run ALTER DATABASE {database} OWNER TO {user}"
     )
 
 
