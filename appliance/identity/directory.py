@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import select
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from appliance.errors import InternalError, PermissionDenied, Unauthenticated
@@ -24,7 +23,7 @@ from appliance.identity.people_work import KINDS, TEAM, USER, Changed, Kind
 from appliance.identity.permissions import Role
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
 from appliance.identity.snapshot import KeyRecord, Member, Snapshot, Standing, Team, User
-from appliance.records.database import Database, unavailable
+from appliance.records.database import Database
 from appliance.records.tables import counters, exchanges, team_members
 from appliance.records.transaction import Transaction
 
@@ -58,8 +57,7 @@ class Directory:
         self._recorder = recorder
         self._changing = asyncio.Lock()
         self._epoch = -1
-        self._watching: AsyncConnection | None = None
-        self._version: int | None = None
+        self._seen: object | None = None
 
     # --- the snapshot ---
 
@@ -104,31 +102,15 @@ class Directory:
         return changed.value
 
     async def changed_elsewhere(self) -> bool:
-        """Whether the database has something of the directory that the snapshot has not.
-
-        Keeps one connection for this, because SQLite counts changes as seen from a connection; the question itself
-        reads no page of the file.
-        """
-        try:
-            if self._watching is None:
-                self._watching = await self.database.bare()
-                self._version = None
-            version = (await self._watching.exec_driver_sql("PRAGMA data_version")).scalar_one()
-            if version == self._version:
-                return False
-            epoch = await _epoch(self._watching)
-            # Only now: an error above must leave the change to be seen by the next call.
-            self._version = version
-            return epoch != self._epoch
-        except DBAPIError as error:
-            await self.close()
-            raise unavailable(error) from error
-
-    async def close(self) -> None:
-        """Give back the watching connection."""
-        watching, self._watching = self._watching, None
-        if watching is not None:
-            await watching.close()
+        """Whether the database has something of the directory that the snapshot has not."""
+        seen = await self.database.changed_since(self._seen)
+        if seen is None:
+            return False
+        async with self.database.read() as connection:
+            epoch = await _epoch(connection)
+        # Only now: an error above must leave the change to be seen by the next call.
+        self._seen = seen
+        return epoch != self._epoch
 
     def standing(self, principal: Principal) -> Principal:
         """A principal as things are now: with the role that its holder still has. Raises Unauthenticated when it, or

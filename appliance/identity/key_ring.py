@@ -225,16 +225,13 @@ class KeyRing:
 
     async def watch(self, interval_s: float = 1.0) -> None:
         """Take in changes that other processes make, until cancelled. Trouble is logged and outlived."""
-        try:
-            while True:
-                try:
-                    if await self.directory.changed_elsewhere():
-                        await self.reload()
-                except (RecordsUnavailable, IdentityError) as error:
-                    logger.warning("keys_not_reloaded", extra={"cause": error.message})
-                await asyncio.sleep(interval_s)
-        finally:
-            await self.directory.close()
+        while True:
+            try:
+                if await self.directory.changed_elsewhere():
+                    await self.reload()
+            except (RecordsUnavailable, IdentityError) as error:
+                logger.warning("keys_not_reloaded", extra={"cause": error.message})
+            await asyncio.sleep(interval_s)
 
 
 def _anything(stored: Sequence[KeyRecord]) -> None:

@@ -67,9 +67,7 @@ ROLES: dict[Role, frozenset[Permission]] = {
 }
 
 
-BOX_WIDE: frozenset[Permission] = frozenset(
-    {"status.read", "metrics.read", "settings.reload", "ledger.read"}
-)
+BOX_WIDE: frozenset[Permission] = frozenset({"status.read", "metrics.read", "settings.reload", "ledger.read"})
 """What concerns the whole box, or shows what belongs to all: only for the organisation that runs it."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import get_args
 
 import msgspec
@@ -95,11 +96,17 @@ def networks(restrictions: Restrictions) -> tuple[Network, ...]:
 
 def admits(allowed: Sequence[Network], address: str | None) -> bool:
     """Whether a client's address is in one of the networks; an address that cannot be told is in none."""
+    found = None if address is None else _client(address)
+    return found is not None and any(found.version == network.version and found in network for network in allowed)
+
+
+@lru_cache(maxsize=4096)
+def _client(address: str) -> IPv4Address | IPv6Address | None:
     try:
-        found = ip_address((address or "").partition("%")[0])
+        found = ip_address(address.partition("%")[0])
     except ValueError:
-        return False
+        return None
     # A listener on all of IPv6 sees IPv4 clients in their mapped form.
     if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return any(found.version == network.version and found in network for network in allowed)
+        return found.ipv4_mapped
+    return found

@@ -17,7 +17,7 @@ from appliance.identity.key_ring import KeyRing
 from appliance.identity.key_store import KeyInfo, NewKey
 from appliance.identity.keys import FixedKey
 from appliance.identity.principal import Principal, Role
-from appliance.records.database import Database
+from appliance.records.database import Database, Where
 from appliance.records.recorder import Recorder
 from appliance.records.tables import events
 
@@ -53,8 +53,9 @@ class Box:
 
 
 @asynccontextmanager
-async def open_box(folder: Path, fixed: list[FixedKey] | None = None) -> AsyncIterator[Box]:
-    database = await Database.open(folder / "outpost.db")
+async def open_box(folder: Path, fixed: list[FixedKey] | None = None, where: Where | None = None) -> AsyncIterator[Box]:
+    """`where`: another database than a file in `folder`."""
+    database = await Database.open(where or folder / "outpost.db")
     recorder = Recorder(database)
     await recorder.start()
     try:

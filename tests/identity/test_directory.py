@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,22 @@ from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
 from appliance.identity.snapshot import Member, Organization, ServiceAccount, Team, User
 from appliance.records.rows import ExchangeRow
 from tests.identity.conftest import OWNER, Box, open_box
+from tests.postgres import Cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Box]:
+    """A box on either kind of database."""
+    if request.param == "sqlite":
+        async with open_box(tmp_path) as opened:
+            yield opened
+        return
+    cluster: Cluster = request.getfixturevalue("postgres")
+    name = cluster.new_database(cluster.template)
+    async with open_box(tmp_path, where=cluster.server(name, backups=tmp_path / "backups")) as opened:
+        yield opened
+    cluster.drop(name)
+
 
 ADMIN = Principal("key_admin", "admin", "admin")
 ROLE = {"role": "member"}
@@ -322,6 +339,24 @@ async def test_a_session_ends_with_its_time(box: Box) -> None:
     assert box.directory.standing(msgspec.structs.replace(principal, expires_at=11.0)).key_name == "Ada"
 
 
+async def test_other_processes_learn_of_changes_and_keys_end(box: Box) -> None:
+    """The life of a key where the statements of either database count."""
+    other = await KeyRing.open(box.database, box.folder, recorder=box.recorder)
+    assert await other.directory.changed_elsewhere() is False
+    _, key = await box.key("app")
+    assert await other.directory.changed_elsewhere()
+    await other.reload()
+    assert other.identify(key) is not None
+    assert not await other.directory.changed_elsewhere()
+    info, rotated = await box.ring.rotate(OWNER, "app", overlap_s=0.0)
+    assert [k.id for k in await box.ring.list(OWNER, after=info.replaces)] == [info.id]
+    await other.reload()
+    assert other.identify(key) is None
+    assert other.identify(rotated) is not None
+    assert (await box.ring.revoke(OWNER, "app")).revoked_at is not None
+    assert box.ring.identify(rotated) is None
+
+
 # --- the ledger ---
 
 
@@ -364,7 +399,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_after_any_changes_memory_is_what_the_database_says(
     tmp_path_factory: pytest.TempPathFactory, story: list[tuple[int, int, int, bool]]
 ) -> None:
