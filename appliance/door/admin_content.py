@@ -16,7 +16,7 @@ from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.http import SERVER, read_body
 from appliance.door.render import respond
 from appliance.door.terms import Terms
-from appliance.errors import BadRequest, NotFound, OutpostError
+from appliance.errors import BadRequest, NotFound
 from appliance.identity.principal import Principal
 from appliance.records.content import Keeper, OpenedContent
 from appliance.records.database import Database
@@ -188,8 +188,9 @@ async def _stream(visit: Visit, source: Source, form: Form, window: Window, time
                 await response.write(b"".join(map(form.line, records)))
         async with asyncio.timeout(timeout_s):
             await response.write_eof()
-    except (TimeoutError, OutpostError) as error:
-        logger.warning("export_cut", extra={"request_id": visit.id, "cause": str(error) or "the client stalled"})
+    except Exception as error:  # noqa: BLE001 - the answer has begun, so that no error can be told any more
+        cause = "the client stalled" if isinstance(error, TimeoutError) else f"{type(error).__name__}: {error}"
+        logger.warning("export_cut", extra={"request_id": visit.id, "cause": cause})
         response.force_close()
         if request.transport is not None:
             request.transport.abort()

@@ -63,8 +63,12 @@ def within(record: Record, window: Window) -> bool:
 
 
 def event_of(seq: int, kind: str, at_us: int, text: str) -> RecordedEvent:
-    """A row of `events`."""
-    body = msgspec.json.decode(text)
+    """A row of `events`. A body that somebody has damaged is shown as it is: verifying the ledger names it, and an
+    export goes on."""
+    try:
+        body = msgspec.json.decode(text, type=dict[str, Any])
+    except msgspec.MsgspecError:
+        body = {"unreadable": text}
     own = ("seq", "kind", "at_us", "type")
     return RecordedEvent(seq, kind, at_us / 1e6, {name: value for name, value in body.items() if name not in own})
 
