@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as bounds_of
@@ -92,7 +93,11 @@ class Interleavings(RuleBasedStateMachine):
         self.naive = Naive()
         self.open: dict[int, tuple[Reservation, Demand, dict[tuple[str, str, int], Entry]]] = {}
         self.number = 0
-        self.charged: list[Any] = []
+        self.spent: dict[tuple[int, tuple[str, str, int]], int] = {}
+        """By attempts of a request that have ended, where it goes on."""
+        self.moved: set[int] = set()
+        self.left: dict[int, list[int]] = {}
+        """What a request has charged where it does not go on."""
 
     def places(self, context: Context) -> list[tuple[Rule, Bound, str]]:
         return [
@@ -133,10 +138,10 @@ class Interleavings(RuleBasedStateMachine):
         used = part(demand, fraction)
         charges = self.book.settle(reservation, used, now(self.t))
         assert self.book.settle(reservation, used, now(self.t + 1)) is charges
-        for entry in entries.values():
-            entry.amount = used.vector()[entry.measure]
-        assert sum(each.amount for each in charges) == sum(each.amount for each in entries.values())
-        self.charged += charges
+        for key, entry in entries.items():
+            entry.amount = used.vector()[entry.measure] + self.spent.pop((number, key), 0)
+        left = sum(self.left.pop(number, []))
+        assert sum(each.amount for each in charges) == sum(each.amount for each in entries.values()) + left
 
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
@@ -144,9 +149,49 @@ class Interleavings(RuleBasedStateMachine):
             return
         number = data.draw(st.sampled_from(sorted(self.open)))
         reservation, _, entries = self.open.pop(number)
-        assert self.book.give_back(reservation, now(self.t)) == []
-        for entry in entries.values():
-            entry.amount = 0
+        moved = number in self.moved
+        charges = self.book.give_back(reservation, now(self.t))
+        assert moved or charges == []
+        for key, entry in entries.items():
+            entry.amount = self.spent.pop((number, key), 0)
+            if moved and entry.measure == REQUESTS and key[0] == "team":
+                entry.amount = 1  # an attempt was made
+        assert sum(each.amount for each in charges) == sum(each.amount for each in entries.values()) + sum(
+            self.left.pop(number, [])
+        )
+
+    @rule(data=st.data(), model=st.sampled_from(["lab/x", "small"]), demand=demands, fraction=fractions)
+    def move(self, data: st.DataObject, model: str, demand: Demand, fraction: float) -> None:
+        """The attempt has used a part of what was reserved; another one begins, at the same target or another."""
+        if not self.open:
+            return
+        number = data.draw(st.sampled_from(sorted(self.open)))
+        reservation, before, entries = self.open[number]
+        context = msgspec.structs.replace(reservation.context, model=model, provider="lab" if "/" in model else None)
+        used = part(before, fraction)
+        answer = self.book.move(reservation, context, demand, now(self.t), used)
+        if answer is not None:
+            return
+        self.moved.add(number)
+        new: dict[tuple[str, str, int], Entry] = {}
+        for each, bound, whom in self.places(context):
+            key = (each.id, whom, bound.measure)
+            old = entries.pop(key, None)
+            if old is not None and bound.measure == REQUESTS and not each.by_target:
+                new[key] = old
+                continue
+            need = demand.vector()[bound.measure]
+            if old is not None:
+                # It goes on where it was: what was used stays, and all of it counts as of now.
+                self.naive.entries.remove(old)
+                self.spent[number, key] = self.spent.get((number, key), 0) + used.vector()[bound.measure]
+                need += self.spent[number, key]
+            new[key] = Entry(each.id, whom, bound.measure, bound.window, T0 + self.t, need)
+            self.naive.entries.append(new[key])
+        for key, old in entries.items():
+            old.amount = used.vector()[old.measure] + self.spent.pop((number, key), 0)
+            self.left.setdefault(number, []).append(old.amount)
+        self.open[number] = (reservation, demand, new)
 
     @rule(seconds=st.floats(0.01, 90))
     def wait(self, seconds: float) -> None:
@@ -173,10 +218,10 @@ class Interleavings(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "book"):
             return
-        for reservation, demand, entries in self.open.values():
+        for number, (reservation, demand, entries) in self.open.items():
             self.book.settle(reservation, part(demand, 0.5), now(self.t))
-            for entry in entries.values():
-                entry.amount = part(demand, 0.5).vector()[entry.measure]
+            for key, entry in entries.items():
+                entry.amount = part(demand, 0.5).vector()[entry.measure] + self.spent.pop((number, key), 0)
         self.open.clear()
         self.never_counts_too_little()
         assert all(standing.reserved == 0 for _, standing in self.book.usage(now(self.t)))
