@@ -184,14 +184,16 @@ class Fetcher:
             raise ProviderError(f"{url} answered with the status {status}.")
         return Fetched(body, answer.get("ETag"), fresh_for(answer))
 
-    async def post_form(self, url: str, fields: Mapping[str, str], auth: aiohttp.BasicAuth | None) -> tuple[int, bytes]:
-        """Status and body of the answer to a form. Raises ProviderError."""
+    async def post_form(self, url: str, fields: Mapping[str, str], auth: str | None) -> tuple[int, bytes]:
+        """Status and body of the answer to a form. auth: the header Authorization. Raises ProviderError."""
         headers = {
             "Accept": "application/json",
             "Accept-Encoding": "identity",
             "Content-Type": "application/x-www-form-urlencoded",
         }
-        status, _, body = await self._ask("POST", url, headers, data=aiohttp.FormData(fields)(), auth=auth)
+        if auth is not None:
+            headers["Authorization"] = auth
+        status, _, body = await self._ask("POST", url, headers, data=aiohttp.FormData(fields)())
         return status, body
 
     async def _ask(

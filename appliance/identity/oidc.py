@@ -13,7 +13,7 @@ from urllib.parse import quote_plus, urlencode
 
 import aiohttp
 import msgspec
-from aiohttp import BasicAuth
+from aiohttp import encode_basic_auth
 
 from appliance.identity.certificates import Subject
 from appliance.identity.claims import Rules
@@ -203,11 +203,11 @@ class Provider:
             "redirect_uri": self.redirect_uri,
             "code_verifier": verifier,
         }
-        auth: BasicAuth | None = None
+        auth: str | None = None
         if self._secret is None:
             fields["client_id"] = login.client_id
         elif "client_secret_basic" in endpoints.auth_methods or "client_secret_post" not in endpoints.auth_methods:
-            auth = BasicAuth(quote_plus(login.client_id), quote_plus(self._secret))
+            auth = encode_basic_auth(quote_plus(login.client_id), quote_plus(self._secret))
         else:
             fields |= {"client_id": login.client_id, "client_secret": self._secret}
         status, body = await self.source.fetcher.post_form(endpoints.token, fields, auth)

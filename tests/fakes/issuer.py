@@ -14,7 +14,7 @@ from functools import cache
 from typing import Any, cast
 from urllib.parse import parse_qs, urlencode
 
-from aiohttp import BasicAuth, web
+from aiohttp import web
 from joserfc import jwk, jws
 from joserfc.errors import SecurityWarning
 from joserfc.jws import JWSRegistry
@@ -178,7 +178,8 @@ class FakeIssuer:
         if b64(verifier) != asked["code_challenge"]:
             return web.json_response({"error": "invalid_grant"}, status=400)
         header = request.headers.get("Authorization")
-        client = BasicAuth.decode(header).login if header else form.get("client_id")
+        basic = base64.b64decode(header.removeprefix("Basic ")).decode().partition(":")[0] if header else None
+        client = basic or form.get("client_id")
         if client != asked["client_id"]:
             return web.json_response({"error": "invalid_client"}, status=401)
         now = int(time.time())
@@ -201,4 +202,5 @@ async def open_issuer() -> AsyncIterator[FakeIssuer]:
         yield issuer
     finally:
         listening.close()
-        await server.shutdown(1.0)
+        server.pre_shutdown()
+        await server.shutdown(0.1)

@@ -1,0 +1,135 @@
+"""Whatever a request brings, over real sockets: forged tokens, and certificates over TLS."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from appliance.door.door import Door
+from appliance.door.endpoint import Endpoint, Visit
+from appliance.door.listen import Listener
+from appliance.door.render import openai_error, respond
+from appliance.door.terms import Terms
+from appliance.door.who import who_asks
+from appliance.identity.authenticator import Authenticator
+from appliance.identity.certificates import Subject, require
+from appliance.identity.oidc import build_providers
+from appliance.identity.principal import Principal, Restrictions
+from appliance.settings import from_mapping
+from tests.door.test_login import Clock, Keys
+from tests.fakes.issuer import FakePeople, ec, ed, key_set, rsa, sign
+from tests.identity.test_certificates import Authority
+from tests.identity.test_jwt import FORGED, ISSUER, NOW, OTHER, claims
+
+
+@asynccontextmanager
+async def listening(who: Authenticator, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    """A door with one endpoint that says who asks."""
+
+    async def show(visit: Visit) -> web.StreamResponse:
+        principal: Principal = await who_asks(who, None, visit.request)
+        return respond(f"{principal.key_id} {principal.key_name}".encode(), visit.id)
+
+    door = Door(
+        (Endpoint("GET", "/thing", "models.use", show, identifies=True),),
+        keyring=Keys(),
+        render=openai_error,
+        clock=Clock(),
+        new_id=lambda: "id1",
+        terms=Terms(),
+    )
+    listener = Listener(door, Terms())
+    port = await listener.tcp("127.0.0.1", 0, tls=tls)
+    try:
+        yield f"{'https://localhost' if tls else 'http://127.0.0.1'}:{port}/thing"
+    finally:
+        listener.stop_accepting()
+        await listener.close(0.1)
+
+
+async def ask(session: aiohttp.ClientSession, url: str, credential: str | None = None, **how: Any) -> tuple[int, str]:
+    headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
+    async with session.get(url, headers=headers, **how) as answer:
+        return answer.status, await answer.text()
+
+
+async def test_forged_tokens_get_401(tmp_path: Path) -> None:
+    own, other = tmp_path / "own.json", tmp_path / "other.json"
+    own.write_bytes(key_set(rsa(), ec(), ed(), ec("ec-384", "P-384"), rsa("rsa-2")))
+    other.write_bytes(key_set(rsa("other")))
+    corp = {"name": "corp", "issuer": ISSUER, "audience": ["outpost", "api"], "default_role": "member"}
+    identity = from_mapping(
+        {
+            "identity": {
+                "oidc": [
+                    {**corp, "jwks": {"file": str(own)}},
+                    {**corp, "name": "other", "issuer": OTHER, "jwks": {"file": str(other)}, "algorithms": ["RS256"]},
+                ]
+            }
+        }
+    ).identity
+    async with aiohttp.ClientSession() as session:
+        people = FakePeople()
+        providers = build_providers(identity, {}, session, lambda: 0.0)
+        who = Authenticator(Keys(), people, providers, clock=lambda: NOW)
+        async with listening(who) as url:
+            right = sign(claims(), rsa())
+            assert await ask(session, url, right) == (200, "jwt:corp ann")
+            sent = 0
+            for name, forge in FORGED.items():
+                token = forge()
+                if len(token) > 15_000 or not token.isascii() or not token.isprintable() or not token:
+                    continue  # no HTTP client can send it
+                sent += 1
+                status, text = await ask(session, url, token)
+                assert status == 401, name
+                assert token not in text
+                assert '"type":"authentication_error"' in text
+            assert sent >= 80
+            assert len(people.calls) == 1
+            assert await ask(session, url, right) == (200, "jwt:corp ann")
+
+
+async def test_certificates_at_the_door(tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path, "ours"), Authority(tmp_path, "theirs")
+    server_file = ours.issue("server", ExtendedKeyUsageOID.SERVER_AUTH, san=[x509.DNSName("localhost")])
+    agent, unknown = (
+        ours.issue(name, ExtendedKeyUsageOID.CLIENT_AUTH, san=[x509.DNSName(f"{name}.test")])
+        for name in ("agent", "unknown")
+    )
+    stranger = theirs.issue("stranger", ExtendedKeyUsageOID.CLIENT_AUTH, san=[x509.DNSName("agent.test")])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(server_file)
+    require(context, ours.file)
+    here, elsewhere = Restrictions(addresses=("127.0.0.0/8",)), Restrictions(addresses=("10.0.0.0/8",))
+    subject = Subject("agent", "dns", "agent.test", "member", restrictions=here)
+    who = Authenticator(Keys(), FakePeople(), (), (subject,), clock=Clock().wall)
+
+    def client(file: Path | None) -> ssl.SSLContext:
+        made = ssl.create_default_context(cafile=ours.file)
+        if file is not None:
+            made.load_cert_chain(file)
+        return made
+
+    async with listening(who, context) as url, aiohttp.ClientSession() as session:
+        assert await ask(session, url, ssl=client(agent)) == (200, "mtls agent")
+        assert await ask(session, url, "op-key", ssl=client(agent)) == (200, "key_1 one")
+        assert (await ask(session, url, "op-wrong", ssl=client(agent)))[0] == 401
+        assert (await ask(session, url, ssl=client(unknown)))[0] == 403
+        assert (await ask(session, url, ssl=client(None)))[0] == 401
+        assert await ask(session, url, "op-key", ssl=client(None)) == (200, "key_1 one")
+        with pytest.raises(aiohttp.ClientError):
+            await ask(session, url, ssl=client(stranger))
+        who.change((), (Subject("agent", "dns", "agent.test", "member", restrictions=elsewhere),))
+        assert (await ask(session, url, ssl=client(agent)))[0] == 403
+        who.change((), ())
+        assert (await ask(session, url, ssl=client(agent)))[0] == 401, "an entry that is gone counts no longer"
