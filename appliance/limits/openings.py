@@ -17,8 +17,12 @@ with 8 slots and answers of 8 tokens: 85 % of the slots are at work with none, 9
 
 def queue_rules(settings: Settings) -> Rules:
     """How the targets are shared."""
-    admission = settings.admission
-    return Rules(admission.max_waiting, admission.max_wait.model_dump(), admission.weights.model_dump())
+    wait, share = settings.admission.max_wait, settings.admission.weights
+    return Rules(
+        settings.admission.max_waiting,
+        {"interactive": wait.interactive, "normal": wait.normal, "batch": wait.batch},
+        {"interactive": share.interactive, "normal": share.normal, "batch": share.batch},
+    )
 
 
 def openings(settings: Settings, tasks: Mapping[str, str]) -> list[Opening]:
