@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
-from appliance import __version__
 from appliance.dialects.wire import encode
 from appliance.door import admin_keys, admin_people, openapi, operation
 from appliance.door.endpoint import Endpoint, Query, Visit
@@ -66,7 +65,7 @@ def endpoints(operator: Operator, terms: Terms, more: Sequence[Endpoint] = ()) -
         *(operation.endpoint(each, terms) for each in operations(operator.keys)),
         *more,
     )
-    document = openapi.endpoint(own, __version__)
+    document = openapi.endpoint(own)
     return (healthz(), readyz(operator.gateway), *own, document)
 
 

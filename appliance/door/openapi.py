@@ -16,6 +16,8 @@ from appliance.door.render import respond
 
 PATH = "/admin/v1/openapi.json"
 VERSION = "3.1.0"
+API_VERSION = "1.0.0"
+"""Of what is described; rises with the paths' `v1` or with what they take and give."""
 _REF = "#/components/schemas/{name}"
 
 
@@ -40,13 +42,13 @@ _ERRORS = {
 }
 
 
-def endpoint(others: Sequence[Endpoint], version: str) -> Endpoint:
+def endpoint(others: Sequence[Endpoint]) -> Endpoint:
     """The way to the document; it tells of `others` and of itself."""
     body = b""
 
     async def handler(visit: Visit) -> web.StreamResponse:
         nonlocal body
-        body = body or encode(document([*others, own], version))
+        body = body or encode(document([*others, own]))
         return respond(body, visit.id)
 
     # For everybody who may sign in: there is no secret in what can be asked, only in who may.
@@ -54,7 +56,7 @@ def endpoint(others: Sequence[Endpoint], version: str) -> Endpoint:
     return own
 
 
-def document(endpoints: Sequence[Endpoint], version: str) -> dict[str, Any]:
+def document(endpoints: Sequence[Endpoint], version: str = API_VERSION) -> dict[str, Any]:
     """Pure: the document as plain data."""
     types: list[Any] = [Problem]
     for each in endpoints:

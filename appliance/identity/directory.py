@@ -201,6 +201,9 @@ class Directory:
 
         Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody disabled.
         """
+        name = (
+            people_work.presentable(name, USER.longest) or people_work.presentable(subject, USER.longest) or "unnamed"
+        )
         place = self.snapshot.organization(organization or DEFAULT_ORGANIZATION)
         if place is None:
             raise PermissionDenied(f"The organization {organization!a} of this account is not known here.")
@@ -255,7 +258,7 @@ def _make_known(tx: Transaction, fresh: User, group: Team | None) -> Changed[Use
     connection = tx.connection
     # Not somebody's rights but the settings' decision: the issuer is configured by those who run the box.
     provider = Principal(key_id=f"jwt:{fresh.issuer}"[:64], key_name=fresh.name, role="owner")
-    name = people_work.check_name(fresh.name, USER.longest)
+    name = fresh.name
     table = USER.table
     same = USER.select().where(table.c.issuer == fresh.issuer, table.c.subject == fresh.subject)
     row = connection.execute(same).first()

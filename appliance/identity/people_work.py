@@ -116,6 +116,13 @@ def check_name(name: str, longest: int) -> str:
     return name
 
 
+def presentable(name: str, longest: int) -> str:
+    """The nearest name that `check_name` takes, for one that somebody else chose; empty where there is none."""
+    text = "".join(c if c.isprintable() and c != "/" else "_" for c in unicodedata.normalize("NFC", name))
+    text = text[:longest].strip()
+    return f"{text[: longest - 1]}_" if _ID.fullmatch(text) else text
+
+
 def raise_epoch(connection: Connection) -> int:
     """Tell other processes that something changed; the new epoch."""
     found = connection.execute(select(counters.c.value).where(counters.c.name == EPOCH)).scalar()

@@ -24,6 +24,7 @@ from appliance.identity.people_work import (
     Kind,
     check_name,
     ledger_form,
+    presentable,
 )
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
 from appliance.identity.snapshot import Member, Organization, ServiceAccount, Team, User
@@ -306,6 +307,28 @@ async def test_people_with_one_name_are_told_apart(box: Box) -> None:
     assert await box.events() == events
 
 
+ODD = ["Zoe\u0308", "a/b", "x" * 500, " spaces ", "line\nbreak", "\ud800", "", "team_" + "a" * 16, "\u202eevil"]
+
+
+async def test_odd_names_are_made_presentable_and_settle(box: Box) -> None:
+    for number, odd in enumerate(ODD):
+        first = await box.directory.signed_in("https://id.example", f"s{number}", odd, "member")
+        events = await box.events()
+        user = box.directory.snapshot.user_of("https://id.example", f"s{number}")
+        assert user is not None
+        assert check_name(user.name, 128) == user.name
+        assert await box.directory.signed_in("https://id.example", f"s{number}", odd, "member") == first
+        assert await box.events() == events, odd
+
+
+@given(st.text(), st.integers(1, 128))
+def test_a_presentable_name_is_a_name(text: str, longest: int) -> None:
+    found = presentable(text, longest)
+    assert found == presentable(found, longest)
+    if found:
+        assert check_name(found, longest) == found
+
+
 async def test_signing_in_at_once_makes_one_person(box: Box) -> None:
     found = await asyncio.gather(*(box.directory.signed_in("i", "s", "Ada", "member") for _ in range(20)))
     assert len({principal.user for principal in found}) == 1
@@ -315,6 +338,8 @@ async def test_signing_in_at_once_makes_one_person(box: Box) -> None:
 async def test_who_may_not_sign_in(box: Box) -> None:
     acme = await box.directory.create(OWNER, ORGANIZATION, {"name": "acme"})
     sign_in = box.directory.signed_in
+    with pytest.raises(PermissionDenied, match="no record can keep"):
+        await sign_in("i", "\ud800", "Ada", "member")
     with pytest.raises(PermissionDenied, match="team 'nowhere'"):
         await sign_in("i", "s", "Ada", "member", "nowhere")
     with pytest.raises(PermissionDenied, match="organization 'nowhere'"):
