@@ -201,9 +201,10 @@ class Directory:
 
         Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody disabled.
         """
-        name = (
-            people_work.presentable(name, USER.longest) or people_work.presentable(subject, USER.longest) or "unnamed"
-        )
+        if not people_work.storable_text(subject):
+            raise PermissionDenied("The subject of this account has characters that no record can keep.")
+        longest = USER.longest
+        name = people_work.presentable(name, longest) or people_work.presentable(subject, longest) or "unnamed"
         place = self.snapshot.organization(organization or DEFAULT_ORGANIZATION)
         if place is None:
             raise PermissionDenied(f"The organization {organization!a} of this account is not known here.")
