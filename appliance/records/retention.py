@@ -152,8 +152,9 @@ def drop_metadata(before: float, through: int | None, limit: int = 2 * _BATCH) -
             return Dropped(0)
         seq, digest = last
         rows = 0
+        begin = _beginning(connection)
         for table in (exchanges, events):
-            rows += connection.execute(delete(table).where(table.c.seq <= seq)).rowcount
+            rows += connection.execute(delete(table).where(table.c.seq > begin, table.c.seq <= seq)).rowcount
         connection.execute(delete(checkpoints).where(checkpoints.c.seq < seq))
         connection.execute(delete(anchors))
         anchor = {"seq": seq, "hash": digest, "at": transaction.at, "reason": "older records were dropped (retention)"}

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from appliance.records.database import Database
+from appliance.records.export.exporters import Exporters
 from appliance.records.export.forwarder import Forwarder
 from appliance.records.export.source import Source, Window
 from appliance.records.export.syslog import Delivery, Receiver, SyslogError, frame, message, tls_context
@@ -308,6 +309,53 @@ async def test_a_stop_does_not_wait_for_a_receiver_that_hangs(box: Box) -> None:
         with pytest.raises(asyncio.CancelledError):
             await asyncio.wait_for(task, 5)
     assert await box.delivered() == 0
+
+
+async def test_a_reload_replaces_what_changed_and_leaves_the_rest(box: Box) -> None:
+    await box.record(2)
+    with SyslogServer() as one, SyslogServer() as two:
+
+        def exporter(name: str, port: int, **more: Any) -> Exporter:
+            return Exporter.model_validate(
+                {"name": name, "host": "127.0.0.1", "port": port, "transport": "tcp", **more}
+            )
+
+        writes = Counting(box.recorder, 2)
+        exporters = Exporters(box.database, writes)
+        first = [exporter("a", one.port), exporter("b", two.port)]
+        await exporters.change(first)
+        for server in (one, two):
+            await asyncio.to_thread(server.received.get, timeout=10)
+        before = dict(exporters._tasks)
+        await asyncio.wait_for(writes.done.wait(), 10)
+        await exporters.change([first[0], exporter("b", two.port, facility=16), exporter("c", two.port)])
+        assert [each.name for each in exporters.progress()] == ["a", "b", "c"]
+        assert exporters._tasks[first[0]] is before[first[0]]
+        assert before[first[1]][1].cancelled()
+        # The new one begins at the beginning, the changed one has nothing to repeat.
+        await asyncio.to_thread(two.received.get, timeout=10)
+        assert numbers(two.whole) == [1, 2, 1, 2]
+        await exporters.close()
+        assert exporters.progress() == []
+
+
+class Counting:
+    """A recorder that tells when so many works are written."""
+
+    def __init__(self, recorder: Recorder, works: int) -> None:
+        self._recorder = recorder
+        self._left = works
+        self.done = asyncio.Event()
+
+    def write(self, work: Any, *, durable: bool = True) -> asyncio.Future[Any]:
+        future = self._recorder.write(work, durable=durable)
+        future.add_done_callback(self._count)
+        return future
+
+    def _count(self, _: object) -> None:
+        self._left -= 1
+        if not self._left:
+            self.done.set()
 
 
 # --- the source ---

@@ -18,10 +18,13 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
 
 from appliance.errors import RecordsUnavailable
+from appliance.records.checkpoints import Checkpointer
 from appliance.records.content import Keeper
 from appliance.records.database import Database
 from appliance.records.disk import Usage, measure
+from appliance.records.erase import erase
 from appliance.records.export.forwarder import set_delivered
+from appliance.records.ledger_store import verify_database
 from appliance.records.recorder import Recorder
 from appliance.records.retention import (
     HIGH,
@@ -396,3 +399,42 @@ async def test_the_newest_number_is_not_given_twice_after_everything_went(box: B
     assert await again.submit(ExchangeRow(id="req_9", kind="chat", started_at=NOW)) == 4
     await walk(box.database)
     await again.close()
+
+
+async def test_the_ledgers_own_judge_finds_nothing_wrong_after_erasing_and_dropping(tmp_path: Path) -> None:
+    """With real checkpoints, over a restart, and beside their file, which still has those from before."""
+    now = [NOW]
+    database = await Database.open(tmp_path / "outpost.db")
+    keeper = Keeper(database, bytes(32), clock=lambda: now[0])
+    public = None
+    for round_ in range(3):
+        recorder = Recorder(database, wall=lambda: now[0])
+        await recorder.start()
+        checkpointer = await Checkpointer.open(recorder, database, tmp_path)
+        await checkpointer.start()
+        public = checkpointer.public
+        for number in range(20):
+            kept = await keeper.keep(f"user_{number % 3}", f"req_{round_}_{number}", "full", {"request": b"x"})
+            assert kept is not None
+            written = recorder.write(keeper.insert_content(kept), durable=False)
+            await recorder.submit(ExchangeRow(id=f"req_{round_}_{number}", kind="chat", started_at=now[0]))
+            await written
+            if number % 5 == 4:
+                await checkpointer.make()
+        actor = {"key": "key_1", "role": "admin", "organization": "org_default"}
+        await erase(recorder, database, keeper.keys, "user_1", actor)
+        now[0] += 250 * DAY
+        retention = Retention(database, recorder, Records(), clock=lambda: now[0])
+        await retention.sweep()
+        await checkpointer.make()
+        report = await verify_database(database, tmp_path, public)
+        assert (report.problems, report.ok) == ([], True)
+        await checkpointer.close()
+        await recorder.close()
+    # The first round's records are 750 days old, the second's 500.
+    assert report.begins_after > 40
+    assert report.begins_after + report.records == report.last
+    async with database.read() as connection:
+        assert "ledger.altered" not in set(await connection.scalars(select(events.c.kind)))
+        assert "ledger.tail_missing" not in set(await connection.scalars(select(events.c.kind)))
+    await database.close()
