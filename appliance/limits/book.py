@@ -13,7 +13,7 @@ from typing import NamedTuple
 from appliance.limits.clock import Now
 from appliance.limits.counters import Counter, Hold, Places, Reservation, Selection
 from appliance.limits.refusal import IN_FLIGHT, Refusal
-from appliance.limits.rules import MEASURES, REQUESTS, USD, Bound, Context, Demand, Names, Rule, Used, read_key
+from appliance.limits.rules import MEASURES, REQUESTS, USD, Bound, Context, Demand, Names, Rule, Scope, Used, read_key
 from appliance.limits.windows import Usage
 from appliance.records.rows import Charge
 
@@ -64,7 +64,7 @@ class Book:
         self._offset = now.wall - now.monotonic
         self._rules: tuple[Rule, ...] = ()
         self._groups: dict[_Group, dict[str, Counter]] = {}
-        self._places: dict[tuple[str, str], dict[str, Places]] = {}
+        self._places: dict[tuple[str, Scope], dict[str, Places]] = {}
         self._parked: dict[str, Counter] = {}
         """Counters of rules that are not in force."""
         self._selections: dict[Context, Selection] = {}
@@ -343,14 +343,16 @@ class Book:
                     found.append((rule, standing))
         return found
 
-    def under_way(self, now: Now) -> list[tuple[str, str, str, str, int, int]]:
+    def under_way(self, now: Now) -> list[tuple[str, str, Scope, str, int, int]]:
         """(rule, limit, scope, whom, cap, requests under way) wherever there are any."""
-        return [
-            (rule, each.limit, each.scope, self._names(each.scope, each.whom) or each.whom, each.cap, len(each.leases))
-            for (rule, _), group in self._places.items()
-            for each in group.values()
-            if each.leases and each.full(now) is not None
-        ]
+        found = []
+        for (rule, _), group in self._places.items():
+            for each in group.values():
+                each.expire(now)
+                if each.leases:
+                    whom = self._names(each.scope, each.whom) or each.whom
+                    found.append((rule, each.limit, each.scope, whom, each.cap, len(each.leases)))
+        return found
 
     def _standing(self, counter: Counter, now: Now) -> Standing:
         t = now.monotonic + self._offset if counter.rolling else now.wall

@@ -115,11 +115,15 @@ class Places:
     def full(self, now: Now) -> bool:
         if len(self.leases) < self.cap:
             return False
+        self.expire(now)
+        return len(self.leases) >= self.cap
+
+    def expire(self, now: Now) -> None:
+        """Forget the leases that have ended."""
         if self._earliest <= now.monotonic:
             # Touched leases end later than `_earliest` says: it is a bound, and set right here.
             self.leases = {holder: end for holder, end in self.leases.items() if end > now.monotonic}
             self._earliest = min(self.leases.values(), default=float("inf"))
-        return len(self.leases) >= self.cap
 
     def take(self, holder: Reservation, now: Now) -> None:
         """Take or renew a place; also that of a lease that has ended, even where it is one too many then."""
