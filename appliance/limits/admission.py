@@ -87,7 +87,9 @@ class Visit:
 
     def leave(self) -> None:
         """Give back all places; a second time it does nothing."""
-        self.give_back(self._inside)
+        if places := self._inside:
+            self._inside = 0
+            self._gate.free(places)
 
     async def _wait(self, gate: Gate) -> None:
         loop = asyncio.get_running_loop()
@@ -145,6 +147,7 @@ class Gate:
         self._clock = clock or asyncio.get_running_loop().time
         self._queue: FairQueue[Visit] = FairQueue(rules)
         self._meter = Meter(self._clock())
+        self._moved = self._meter.moved
         self._timer: asyncio.TimerHandle | None = None
         self._closed: OutpostError | None = None
 
@@ -183,11 +186,14 @@ class Gate:
 
     def admit(self, visit: Visit) -> bool:
         """Let a request in if there is room and nobody waits."""
-        places = visit._places
-        if len(self._queue) or not self._fits(places) or self._closed is not None:
+        places, inside = visit._places, self.inside
+        if self._queue.count or inside >= self.capacity or self._closed is not None:
+            return False
+        if inside + places > self.most and inside:
             return False
         visit._inside = places
-        self._take(places)
+        self.inside = inside + places
+        self._moved(places, self._clock())
         return True
 
     def line_up(
@@ -216,15 +222,12 @@ class Gate:
 
     def free(self, places: int) -> None:
         """Take places back, and hand them on."""
-        self._take(-places)
-        if len(self._queue):
+        self.inside -= places
+        self._moved(-places, self._clock())
+        if self._queue.count:
             self._pump()
 
     # --- inside ---------------------------------------------------------------------------------
-
-    def _take(self, places: int) -> None:
-        self.inside += places
-        self._meter.moved(places, self._clock())
 
     def _pump(self) -> None:
         """Let in as many as there is room for, in their order."""
@@ -232,7 +235,8 @@ class Gate:
         while (entry := queue.peek()) is not None and self._fits(entry.places):
             if entry.what.admitted(entry.places):
                 queue.pop()
-                self._take(entry.places)
+                self.inside += entry.places
+                self._moved(entry.places, self._clock())
             else:
                 queue.remove(entry)
 

@@ -149,10 +149,11 @@ class FairQueue(Generic[T]):
         """Where the clock of the class stands that was served last."""
         self._tickets = 0
         self._deadlines: list[tuple[float, int, Entry[T]]] = []
-        self._count = 0
+        self.count = 0
+        """Entries of all classes."""
 
     def __len__(self) -> int:
-        return self._count
+        return self.count
 
     def waiting(self, priority: Priority) -> int:
         """Entries of a class."""
@@ -168,7 +169,7 @@ class FairQueue(Generic[T]):
             if loser is None:
                 return entry
             self.remove(loser)
-        if not self._count:
+        if not self.count:
             # Nobody competed, so that nobody owes anybody anything.
             self._now = 0.0
             for each in self._classes.values():
@@ -178,7 +179,7 @@ class FairQueue(Generic[T]):
         self._tickets += 1
         entry.ticket = self._tickets
         entry.waiting = True
-        self._count += 1
+        self.count += 1
         mine.add(entry)
         heapq.heappush(self._deadlines, (entry.until, entry.ticket, entry))
         return loser
@@ -240,13 +241,13 @@ class FairQueue(Generic[T]):
         return own + sum(others)
 
     def _next(self) -> Priority | None:
-        if not self._count:
+        if not self.count:
             return None
         best, behind = None, float("inf")
         for priority, each in self._classes.items():
             if not each.waiting:
                 continue
-            if each.waiting == self._count:
+            if each.waiting == self.count:
                 return priority
             clock = each.clock + each.first().places / self.rules.weights[priority]
             if clock < behind - EPSILON:  # equal clocks: the more urgent
@@ -255,8 +256,8 @@ class FairQueue(Generic[T]):
 
     def _gone(self, entry: Entry[T]) -> None:
         entry.waiting = False
-        self._count -= 1
-        if len(self._deadlines) > 2 * self._count + SLACK:
+        self.count -= 1
+        if len(self._deadlines) > 2 * self.count + SLACK:
             self._deadlines = [each for each in self._deadlines if each[2].waiting]
             heapq.heapify(self._deadlines)
 
