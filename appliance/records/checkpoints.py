@@ -231,7 +231,7 @@ def _holds(tx: Transaction, checkpoint: Checkpoint) -> bool:
     begin = tx.connection.execute(select(anchors.c.seq, anchors.c.hash).order_by(anchors.c.seq.desc()).limit(1)).first()
     if begin is not None and checkpoint.seq <= begin.seq:
         return checkpoint.seq < begin.seq or checkpoint.hash == begin.hash
-    return any(
-        tx.connection.scalar(select(table.c.hash).where(table.c.seq == checkpoint.seq)) == checkpoint.hash
-        for table in (exchanges, events)
+    found = (
+        tx.connection.scalar(select(table.c.hash).where(table.c.seq == checkpoint.seq)) for table in (exchanges, events)
     )
+    return checkpoint.hash in found

@@ -75,7 +75,7 @@ class SqliteDialect:
 
     def newest(self, cursor: DBAPICursor) -> int:
         cursor.execute(_NEWEST)
-        found = cursor.fetchone()
+        found: Any = cursor.fetchone()
         return int(found[0])
 
     def insert_alone(self, cursor: DBAPICursor, rows: Sequence[Values]) -> bool:

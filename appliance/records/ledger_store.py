@@ -27,7 +27,8 @@ from appliance.records.verify import DATABASE, ELSEWHERE, FILE, Anchor, Record, 
 EXCHANGE = "exchange"
 """The kind of a record that is an exchange, here and in exports."""
 
-BATCH = 500
+BATCH = 200
+"""Records that are looked at before others get a turn."""
 _TRIES = 3
 _STREAM = COLUMNS.index("stream")
 
@@ -171,7 +172,7 @@ def _bytes(value: Any) -> bytes | None:
 
 
 def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, (bytes, memoryview)) else value
+    return bytes(value).decode() if isinstance(value, (bytes, memoryview)) else value
 
 
 # --- verifying ---
@@ -233,7 +234,7 @@ class _Peekable:
 
     def take(self, through: int | None) -> list[tuple[int | None, str]]:
         """Those of records up to `through`, None for all that are left."""
-        taken = []
+        taken: list[tuple[int | None, str]] = []
         for seq, note in itertools.chain(self._next, self._notes):
             if through is not None and seq is not None and seq > through:
                 self._next = [(seq, note)]

@@ -69,10 +69,17 @@ class Report(msgspec.Struct, kw_only=True):
 class Verifier:
     """Feed `checkpoint` with all notes up to a number before `record` with that number; then call `end`.
 
-    sources: those that must each have every checkpoint.
+    sources: those that must each have every checkpoint. begins_anywhere: the anchor need not have a checkpoint.
     """
 
-    def __init__(self, anchor: Anchor | None, key: PublicKey, sources: Iterable[str] = (DATABASE, FILE)) -> None:
+    def __init__(
+        self,
+        anchor: Anchor | None,
+        key: PublicKey,
+        sources: Iterable[str] = (DATABASE, FILE),
+        *,
+        begins_anywhere: bool = False,
+    ) -> None:
         self._key = key
         self._sources = frozenset(sources)
         self._anchor = anchor
@@ -80,7 +87,7 @@ class Verifier:
         self._hashes: set[bytes] = {anchor.hash} if anchor else set()
         """What the next record may follow: the last one's hash as it stands there, and as it was worked out."""
         self._stored: bytes | None = anchor.hash if anchor else None
-        self._vouched = anchor is None or anchor.hash == GENESIS
+        self._vouched = begins_anywhere or anchor is None or anchor.hash == GENESIS
         self._pending: dict[int, dict[str, str]] = {}
         self._newest: dict[str, int] = {}
         self._lacking: dict[str, int] = {}
