@@ -59,6 +59,9 @@ _ASSIGNED = re.compile(
     re.I,
 )
 
+_WORDS = ("pass", "pwd", "secret", "key", "token", "authorization", "cookie")
+"""One of these is in everything that the two patterns above find."""
+
 # --- personal data ----------------------------------------------------------------------------------
 
 _HOST = r"@(?:[\w-]{1,63}\.){1,8}[\w-]{2,63}"
@@ -105,8 +108,11 @@ def redact_secrets(text: str) -> str:
     if "://" in text:
         text = _CONNECTION.sub(r"\1[SECRET]@", text)
     text = _VENDOR_KEYS.sub("[SECRET]", text)
-    text = _BEARER.sub(r"\1[SECRET]", text)
-    if "=" in text or ":" in text:
+    # Patterns that begin with a word cost more than looking for the words first.
+    lower = text.lower()
+    if "bearer" in lower or "basic" in lower:
+        text = _BEARER.sub(r"\1[SECRET]", text)
+    if ("=" in text or ":" in text) and any(word in lower for word in _WORDS):
         text = _AUTHORIZATION.sub(r"\1[SECRET]", text)
         text = _ASSIGNED.sub(r"\1[SECRET]", text)
     return text
