@@ -109,7 +109,8 @@ def verify(token: str, issuers: Mapping[str, Trusted], now: float) -> Claims:
     try:
         jws.deserialize_compact(token, key, registry=_Registry(algorithm))
     except (JoseError, ValueError, TypeError) as error:
-        raise BadToken("signature") from error
+        # Without a name for the key it may be one that the issuer has taken since.
+        raise (UnknownKey(policy.issuer) if kid is None else BadToken("signature")) from error
     return _read_claims(policy, claims, now)
 
 

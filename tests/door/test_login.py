@@ -1,125 +1,27 @@
-"""Browser login over real sockets: with a real provider, and with one that misbehaves."""
+"""Browser login over real sockets: with a real provider, its cookies, its sessions, and requests of somebody else's."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import itertools
-import re
-import time
-from collections.abc import AsyncIterator, Iterator, Mapping
-from html import unescape
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-import aiohttp
 import httpx
 import pytest
-from aiohttp import web
 from oidc_provider_mock import User, run_server_in_thread
 
-from appliance.door.door import Door
-from appliance.door.endpoint import Endpoint, Visit
-from appliance.door.listen import Listener
-from appliance.door.login import CSRF_HEADER, Login
-from appliance.door.render import problem, respond
-from appliance.door.terms import Terms
-from appliance.door.who import who_asks
-from appliance.identity.authenticator import Authenticator
-from appliance.identity.oidc import Provider, build_providers
-from appliance.identity.principal import Principal
-from appliance.identity.sessions import ABSOLUTE_S, IDLE_S, Logins, Sessions
-from appliance.settings import from_mapping
-from tests.fakes.issuer import FakeIssuer, FakePeople, open_issuer, rsa, sign
+from appliance.door.login import CSRF_HEADER
+from appliance.identity.sessions import ABSOLUTE_S, IDLE_S
+from tests.door.login_console import Console, change, log_in, open_console, refreshed_to
+from tests.fakes.issuer import FakeIssuer, open_issuer
 
 pytestmark = pytest.mark.filterwarnings("ignore:get_jwt_config:DeprecationWarning")
-
-KEY = Principal("key_1", "one", "admin")
-LIFE = {"name": "corp", "audience": "outpost", "claims": {"role": "groups"}, "roles": {"admins": "admin"}}
-
-
-class Keys:
-    def identify(self, presented: str, address: str | None = None) -> Principal | None:
-        return KEY if presented == "op-key" else None
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.ahead = 0.0
-
-    def wall(self) -> float:
-        return time.time() + self.ahead
-
-    def monotonic(self) -> float:
-        return time.monotonic() + self.ahead
-
-
-class Console:
-    """An operator's listener with logins, and two endpoints of its own to try them on."""
-
-    def __init__(self, session: aiohttp.ClientSession) -> None:
-        self.session = session
-        self.clock = Clock()
-        self.people = FakePeople()
-        numbers = itertools.count(1)
-        random = lambda size: next(numbers).to_bytes(size, "big")  # noqa: E731
-        self.sessions = Sessions(self.clock.monotonic, random)
-        self.login = Login(self.people, self.sessions, Logins(self.clock.monotonic, random), clock=self.clock.wall)
-        self.who = Authenticator(Keys(), self.people, clock=self.clock.wall)
-        self.terms = Terms()
-        self.port = 0
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def use(self, *entries: Mapping[str, Any], before: tuple[Provider, ...] = ()) -> tuple[Provider, ...]:
-        """Go by these issuers from now on."""
-        env = {"SECRET": "a+b c/%"}
-        identity = from_mapping({"identity": {"oidc": list(entries)}}).identity
-        providers = build_providers(identity, env, self.session, self.clock.monotonic, before=before)
-        self.who.change(providers, ())
-        self.login.change(providers)
-        return providers
-
-    def entry(self, issuer: str, **changes: Any) -> dict[str, Any]:
-        login = {"client_id": "console", "redirect_base": self.url, **changes.pop("login", {})}
-        return {**LIFE, "issuer": issuer, "login": login, **changes}
-
-    def endpoints(self) -> tuple[Endpoint, ...]:
-        async def show(visit: Visit) -> web.StreamResponse:
-            principal = await who_asks(self.who, self.login, visit.request)
-            return respond(principal.key_name.encode(), visit.id)
-
-        return (
-            *self.login.endpoints(),
-            Endpoint("GET", "/thing", "status.read", show, identifies=True),
-            Endpoint("POST", "/thing", "status.read", show, identifies=True),
-        )
 
 
 @pytest.fixture
 async def console() -> AsyncIterator[Console]:
-    async with aiohttp.ClientSession() as session:
-        made = Console(session)
-        door = Door(
-            made.endpoints(),
-            keyring=Keys(),
-            render=problem,
-            clock=made.clock,
-            new_id=lambda: "id1",
-            terms=made.terms,
-        )
-        listener = Listener(door, made.terms)
-        made.port = await listener.tcp("127.0.0.1", 0)
-        try:
-            yield made
-        finally:
-            listener.stop_accepting()
-            for server in listener.servers:
-                server.close()
-            await listener.close(0.1)
+    async with open_console() as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -134,32 +36,18 @@ async def browser() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-def refreshed_to(page: httpx.Response) -> str:
-    found = re.search(r'<meta http-equiv="refresh" content="0;url=([^"]*)">', page.text)
-    assert found is not None, page.text
-    return unescape(found[1])
-
-
-async def log_in(console: Console, browser: httpx.AsyncClient, path: str = "/login") -> httpx.Response:
-    """The page that a login with the fake issuer ends on."""
-    return await browser.get(console.url + path, follow_redirects=True)
-
-
-async def change(console: Console, browser: httpx.AsyncClient, **headers: str | None) -> httpx.Response:
-    csrf = (await browser.get(console.url + "/admin/v1/session")).json()["data"]["csrf"]
-    sent = {CSRF_HEADER: csrf, "Origin": console.url, **{k.replace("_", "-"): v for k, v in headers.items()}}
-    return await browser.post(
-        console.url + "/thing", headers={name: value for name, value in sent.items() if value is not None}
-    )
-
-
 # --- a real provider ---
+
+
+USERS = [
+    User(sub="ann", claims={"preferred_username": "Ann", "groups": ["admins"]}),
+    User(sub="bob"),
+]
 
 
 @pytest.fixture(scope="module")
 def provider() -> Iterator[str]:
-    users = [User(sub="ann", claims={"preferred_username": "Ann", "groups": ["admins"]}), User(sub="bob")]
-    with run_server_in_thread(user_claims=users) as server:
+    with run_server_in_thread(user_claims=USERS) as server:
         yield f"http://localhost:{server.server_port}"
 
 
@@ -187,24 +75,53 @@ async def test_a_login_with_a_real_provider(console: Console, provider: str, bro
     assert leaving.url.path == "/oauth2/end_session"
 
 
-async def test_bearer_tokens_of_a_real_provider(console: Console, provider: str, browser: httpx.AsyncClient) -> None:
-    console.use(console.entry(provider, audience=["my-client"]))
+async def token_of(provider: str, browser: httpx.AsyncClient) -> tuple[str, str]:
+    """An ID token and an access token for ann, made for my-client."""
     query = {"client_id": "my-client", "redirect_uri": "http://localhost/x", "response_type": "code", "scope": "openid"}
     url = httpx.URL(f"{provider}/oauth2/authorize", params={**query, "nonce": "n", "state": "s"})
     given = await browser.post(url, data={"sub": "ann"})
     code = parse_qs(urlsplit(given.headers["Location"]).query)["code"][0]
     form = {"grant_type": "authorization_code", "code": code, "redirect_uri": query["redirect_uri"]}
-    answer = await browser.post(f"{provider}/oauth2/token", data=form, auth=("my-client", "x"))
-    token = answer.json()["id_token"]
+    answer = (await browser.post(f"{provider}/oauth2/token", data=form, auth=("my-client", "x"))).json()
+    return answer["id_token"], answer["access_token"]
+
+
+async def shown(console: Console, browser: httpx.AsyncClient, token: str) -> httpx.Response:
+    return await browser.get(console.url + "/thing", headers={"Authorization": f"Bearer {token}"})
+
+
+async def test_bearer_tokens_of_a_real_provider(console: Console, provider: str, browser: httpx.AsyncClient) -> None:
+    console.use(console.entry(provider, audience=["my-client"]))
+    token, opaque = await token_of(provider, browser)
     for _ in range(2):
-        shown = await browser.get(console.url + "/thing", headers={"Authorization": f"Bearer {token}"})
-        assert (shown.status_code, shown.text) == (200, "ann")
-    opaque = answer.json()["access_token"]
+        assert (await shown(console, browser, token)).text == "ann", "without the scope profile there is no name"
     for wrong in (token[:-6] + "AAAAAA", opaque, token.rpartition(".")[0] + "."):
-        refused = await browser.get(console.url + "/thing", headers={"Authorization": f"Bearer {wrong}"})
+        refused = await shown(console, browser, wrong)
         assert refused.status_code == 401
         assert refused.headers["WWW-Authenticate"] == "Bearer"
         assert wrong not in refused.text
+
+
+async def test_a_real_provider_takes_new_keys(console: Console, browser: httpx.AsyncClient, tmp_path: Path) -> None:
+    """It is started again at the same address, with another key; its tokens name none. Then with its keys pinned."""
+    with run_server_in_thread(user_claims=USERS) as server:
+        port = server.server_port
+        url = f"http://localhost:{port}"
+        pinned = tmp_path / "keys.json"
+        pinned.write_bytes((await browser.get(f"{url}/jwks")).content)
+        providers = console.use(console.entry(url, audience=["my-client"]))
+        old, _ = await token_of(url, browser)
+        assert (await shown(console, browser, old)).status_code == 200
+    assert (await shown(console, browser, old)).status_code == 200, "no provider is needed for what is known"
+    with run_server_in_thread(port, user_claims=USERS):
+        new, _ = await token_of(url, browser)
+        assert (await shown(console, browser, new)).status_code == 401, "keys are asked for once a minute at most"
+        console.clock.ahead += 61
+        assert (await shown(console, browser, new)).status_code == 200
+        assert (await shown(console, browser, old)).status_code == 401
+    console.use(console.entry(url, audience=["my-client"], jwks={"file": str(pinned)}), before=providers)
+    assert (await shown(console, browser, old)).status_code == 200
+    assert (await shown(console, browser, new)).status_code == 401
 
 
 async def test_whoever_has_no_role_is_told(console: Console, provider: str, browser: httpx.AsyncClient) -> None:
@@ -416,202 +333,3 @@ async def test_a_session_ends_with_its_issuer(console: Console, issuer: FakeIssu
     assert (await browser.get(console.url + "/thing")).status_code == 401
     assert (await browser.get(console.url + "/login")).status_code == 404
     assert len(console.sessions) == 0
-
-
-# --- answers that are not what they should be ---
-
-
-async def begin(console: Console, browser: httpx.AsyncClient) -> str:
-    """The address that the provider sends the browser back to."""
-    begun = await browser.get(console.url + "/login")
-    return str((await browser.get(begun.headers["Location"])).headers["Location"])
-
-
-async def test_an_answer_counts_once_and_in_its_own_browser(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
-) -> None:
-    console.use(console.entry(issuer.url))
-    back = await begin(console, browser)
-    async with httpx.AsyncClient() as other:
-        assert (await other.get(back)).status_code == 401, "no cookie"
-        await other.get(console.url + "/login")
-        assert (await other.get(back)).status_code == 401, "another login's cookie"
-    assert (await browser.get(back)).status_code == 200
-    assert (await browser.get(back)).status_code == 401
-    assert len(console.sessions) == 1
-
-
-@pytest.mark.parametrize(
-    ("query", "status"),
-    [
-        ({"error": "access_denied"}, 401),
-        ({"state": "wrong"}, 401),
-        ({"state": ""}, 401),
-        ({"code": ""}, 401),
-        ({"code": "x" * 2049}, 401),
-        ({"code": "unknown"}, 401),
-        ({"error": "server_error"}, 401),
-        ({"error": "<script>alert(1)</script>"}, 401),
-        ({"iss": "https://evil.example.com"}, 401),
-    ],
-    ids=str,
-)
-async def test_answers_that_are_refused(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient, query: dict[str, str], status: int
-) -> None:
-    console.use(console.entry(issuer.url))
-    back = await begin(console, browser)
-    page = await browser.get(httpx.URL(back).copy_merge_params(query))
-    assert page.status_code == status
-    assert "<script" not in page.text
-    assert "outpost_session" not in page.headers.get("Set-Cookie", "")
-    assert len(console.sessions) == 0
-
-
-async def test_an_issuer_that_promises_to_name_itself_must(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
-) -> None:
-    issuer.metadata["authorization_response_iss_parameter_supported"] = True
-    console.use(console.entry(issuer.url))
-    assert (await log_in(console, browser)).status_code == 401
-    issuer.iss_parameter = issuer.url
-    assert (await log_in(console, browser)).status_code == 200
-
-
-@pytest.mark.parametrize(
-    ("claims", "says"),
-    [
-        ({"nonce": "another"}, "does not belong to this browser"),
-        ({"nonce": None}, "does not belong to this browser"),
-        ({"aud": "another"}, "meant for somebody else"),
-        ({"aud": ["console", "another"]}, "another client"),
-        ({"aud": ["console", "another"], "azp": "another"}, "another client"),
-        ({"azp": "another"}, "another client"),
-        ({"iss": "https://evil.example.com"}, "not accepted here"),
-        ({"exp": 1}, "expired"),
-        ({"sub": ""}, "does not say whose"),
-    ],
-    ids=str,
-)
-async def test_id_tokens_that_are_refused(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient, claims: dict[str, Any], says: str
-) -> None:
-    console.use(console.entry(issuer.url))
-    issuer.id_claims = claims
-    page = await log_in(console, browser)
-    assert (page.status_code, len(console.sessions)) == (401, 0)
-    assert says in unescape(page.text)
-
-
-async def test_an_id_token_by_a_strangers_key(console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient) -> None:
-    console.use(console.entry(issuer.url))
-    issuer.sign_with = rsa("evil")
-    assert (await log_in(console, browser)).status_code == 401
-
-
-@pytest.mark.parametrize(
-    ("answer", "status"),
-    [
-        ((200, b"{}"), 503),
-        ((200, b"[]"), 503),
-        ((200, b"no json"), 503),
-        ((200, b'{"id_token": 7}'), 503),
-        ((200, b'{"id_token": "x"}'), 401),
-        ((400, b'{"error": "invalid_grant"}'), 401),
-        ((500, b""), 503),
-        ((302, b""), 503),
-    ],
-    ids=str,
-)
-async def test_answers_to_the_code(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient, answer: tuple[int, bytes], status: int
-) -> None:
-    console.use(console.entry(issuer.url))
-    issuer.token_answer = answer
-    page = await log_in(console, browser)
-    assert (page.status_code, len(console.sessions)) == (status, 0)
-
-
-async def test_a_provider_that_is_down(console: Console, browser: httpx.AsyncClient) -> None:
-    console.use(console.entry("http://127.0.0.1:1"))
-    page = await browser.get(console.url + "/login")
-    assert page.status_code == 503
-    assert "cannot be reached" in page.text
-
-
-async def test_the_settings_change_while_somebody_logs_in(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
-) -> None:
-    console.use(console.entry(issuer.url))
-    back = await begin(console, browser)
-    issuer.gate = asyncio.Event()
-    issuer.entered.clear()
-    finishing = asyncio.create_task(browser.get(back))
-    await issuer.entered.wait()
-    console.use(console.entry(issuer.url, roles={}))
-    issuer.gate.set()
-    assert (await finishing).status_code == 401
-    assert len(console.sessions) == 0
-
-
-# --- clients and providers ---
-
-
-@pytest.mark.parametrize(
-    ("methods", "header"), [(None, True), (["client_secret_basic"], True), (["client_secret_post"], False)]
-)
-async def test_how_the_secret_is_sent(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient, methods: list[str] | None, header: bool
-) -> None:
-    if methods is not None:
-        issuer.metadata["token_endpoint_auth_methods_supported"] = methods
-    console.use(console.entry(issuer.url, login={"client_secret": {"env": "SECRET"}}))
-    assert (await log_in(console, browser)).status_code == 200
-    assert (issuer.auth[0] is not None) is header
-    if header:
-        assert base64.b64decode((issuer.auth[0] or "").removeprefix("Basic ")) == b"console:a%2Bb+c%2F%25"
-
-
-async def test_pinned_endpoints_need_no_discovery(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient, tmp_path: Path
-) -> None:
-    pins = {"authorization_endpoint": f"{issuer.url}/authorize", "token_endpoint": f"{issuer.url}/token"}
-    console.use(console.entry(issuer.url, jwks={"url": f"{issuer.url}/jwks"}, login=pins))
-    assert (await log_in(console, browser)).status_code == 200
-    assert "/.well-known/openid-configuration" not in issuer.hits
-
-
-async def test_endpoints_elsewhere_are_not_followed(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
-) -> None:
-    issuer.metadata["token_endpoint"] = "http://127.0.0.1:1/token"
-    console.use(console.entry(issuer.url))
-    page = await browser.get(console.url + "/login")
-    assert page.status_code == 503
-    assert "login.token_endpoint" in page.text
-
-
-async def test_of_several_providers_one_is_chosen(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
-) -> None:
-    other = console.entry("http://127.0.0.1:1", name="other")
-    console.use(console.entry(issuer.url), other)
-    page = await browser.get(console.url + "/login?next=/x")
-    links = [unescape(link) for link in re.findall(r'href="([^"]+)"', page.text)]
-    assert links == ["/login?provider=corp&next=%2Fx", "/login?provider=other&next=%2Fx"]
-    assert refreshed_to(await log_in(console, browser, links[0])) == "/x"
-    assert (await browser.get(console.url + "/login?provider=none")).status_code == 404
-
-
-async def test_without_a_login_in_the_settings(
-    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
-) -> None:
-    for path in ("/login", "/login/callback"):
-        assert (await browser.get(console.url + path)).status_code == 404
-    assert (await browser.get(console.url + "/admin/v1/session")).status_code == 401
-    console.use({**LIFE, "issuer": issuer.url})
-    assert (await browser.get(console.url + "/login")).status_code == 404
-    now = time.time()
-    body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "exp": now + 99, "groups": ["admins"]}
-    headers = {"Authorization": f"Bearer {sign(body, rsa())}"}
-    assert (await browser.get(console.url + "/thing", headers=headers)).text == "ann"

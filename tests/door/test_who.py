@@ -25,7 +25,7 @@ from appliance.identity.certificates import Subject, require
 from appliance.identity.oidc import build_providers
 from appliance.identity.principal import Principal, Restrictions
 from appliance.settings import from_mapping
-from tests.door.test_login import Clock, Keys
+from tests.door.login_console import Clock, Keys
 from tests.fakes.issuer import FakePeople, ec, ed, key_set, rsa, sign
 from tests.identity.test_certificates import Authority
 from tests.identity.test_jwt import FORGED, ISSUER, NOW, OTHER, claims
