@@ -23,9 +23,10 @@ from appliance.limits.clock import Now
 from appliance.limits.rules import Bound, Context, Demand, Rule, Used
 from appliance.limits.store import GRAIN, LimitStore
 from appliance.limits.windows import Window
-from appliance.records.database import Database
+from appliance.records.database import Database, Where
 from appliance.records.recorder import Recorder
 from appliance.records.rows import ExchangeRow, read_charges
+from tests.postgres import Cluster
 
 T0 = 1_700_000_000.0
 DAY, MINUTE = Window(86_400, "day", "UTC"), Window(60)
@@ -73,9 +74,9 @@ def row(charges: list[Any]) -> ExchangeRow:
 
 
 @asynccontextmanager
-async def house(path: Path, made: list[Rule], at: Now, *, clean: bool = False) -> AsyncIterator[House]:
+async def house(where: Where, made: list[Rule], at: Now, *, clean: bool = False) -> AsyncIterator[House]:
     """A life that ends without a word, or, `clean`, with a last checkpoint."""
-    database = await Database.open(path)
+    database = await Database.open(where)
     recorder = Recorder(database)
     await recorder.start()
     store = LimitStore(recorder, database)
@@ -392,3 +393,22 @@ def on_record(path: Path) -> tuple[int, int]:
         texts = connection.execute("SELECT charges FROM exchanges WHERE seq > ?", (as_of,)).fetchall()
     connection.close()
     return settled + sum(each.amount for (text,) in texts for each in read_charges(text)), held
+
+
+# --- the second kind of database ------------------------------------------------------------------
+
+
+async def test_postgresql_keeps_it_too(postgres: Cluster, tmp_path: Path) -> None:
+    name = postgres.new_database(postgres.template)
+    where = postgres.server(name, backups=tmp_path / "backups")
+    try:
+        for life, left in enumerate((1000, 870, 740)):
+            at = now(life * 10, life * 10)
+            async with house(where, rules(), at) as one:
+                assert one.left(at) == left
+                await one.end(await one.begin(at), at)
+                if life != 1:
+                    await one.store.checkpoint(at)
+                await one.begin(at)
+    finally:
+        postgres.drop(name)
