@@ -11,21 +11,30 @@ import sys
 import time
 from pathlib import Path
 
-ROUNDS = 30
+ROUNDS = int(os.environ.get("OUTPOST_TEST_KILLS", "30"))
 
 # One process loads the code and forks a writer a round: loading it each time would take longer than the test.
 WRITE_UNTIL_KILLED = """
 import asyncio, os, sys
 from pathlib import Path
+from sqlalchemy import insert
+from appliance.records.checkpoints import Checkpointer
 from appliance.records.database import Database
+from appliance.records.ledger_store import verify_database
 from appliance.records.recorder import Recorder
 from appliance.records.rows import ExchangeRow
+from appliance.records.tables import counters
 
 async def write(path, tag):
+    began = asyncio.get_running_loop().time()
     database = await Database.open(Path(path))
     recorder = Recorder(database)
     await recorder.start()
-    print("ready", os.getpid(), flush=True)
+    checkpointer = await Checkpointer.open(recorder, database, Path(path).parent, every=7)
+    await checkpointer.start()
+    took = asyncio.get_running_loop().time() - began
+    report = await verify_database(database, Path(path).parent, checkpointer.public)
+    print("ready", os.getpid(), report.ok, f"{took:.3f}", report.problems, flush=True)
     async def client(number):
         count = 0
         while True:
@@ -33,7 +42,26 @@ async def write(path, tag):
             seq = await recorder.submit(ExchangeRow(id=name, kind="chat.completions", started_at=0.0))
             print("ack", seq, name, "end", flush=True)
             count += 1
-    await asyncio.gather(*[client(n) for n in range(12)])
+    async def admin(number):
+        count = 0
+        while True:
+            name = f"{tag}.{number}.{count}"
+            def work(tx):
+                tx.connection.execute(insert(counters), {"name": f"test.{name}", "value": 1})
+                return tx.append("test", {"object": name})
+            seq = await recorder.write(work)
+            print("ack", seq, name, "end", flush=True)
+            count += 1
+    async def meter(number):
+        count = 0
+        while True:
+            name = f"test.{tag}.{number}.{count}"
+            await recorder.write(
+                lambda tx: tx.connection.execute(insert(counters), {"name": name, "value": 2}), durable=False
+            )
+            print("ack", name, "end", flush=True)
+            count += 1
+    await asyncio.gather(*[client(n) for n in range(9)], *[admin(n) for n in (9, 10)], meter(11))
 
 for line in sys.stdin:
     child = os.fork()
@@ -92,10 +120,31 @@ def stored(path: Path) -> dict[int, str]:
     return found
 
 
-def test_every_acknowledged_row_survives_kill(tmp_path: Path) -> None:
+def ledger(path: Path) -> dict[int, str]:
+    """Who wrote each record, exchanges and events alike."""
+    connection = sqlite3.connect(path)
+    found = connection.execute("SELECT seq, json_extract(body, '$.object') FROM events WHERE kind = 'test'").fetchall()
+    names = {name for (name,) in connection.execute("SELECT name FROM counters WHERE value = 1").fetchall()}
+    others = connection.execute("SELECT kind FROM events WHERE kind NOT IN ('test', 'ledger.repaired')").fetchall()
+    connection.close()
+    # A work is kept whole or not at all.
+    assert {f"test.{name}" for _, name in found} == {name for name in names if name.startswith("test.")}
+    assert others == []
+    return stored(path) | dict(found)
+
+
+def meters(path: Path) -> set[str]:
+    connection = sqlite3.connect(path)
+    found = {name for (name,) in connection.execute("SELECT name FROM counters WHERE value = 2").fetchall()}
+    connection.close()
+    return found
+
+
+def test_everything_acknowledged_survives_kill_and_the_chain_holds(tmp_path: Path) -> None:
     path = tmp_path / "outpost.db"
     dice = random.Random(7)
     acknowledged: dict[int, str] = {}
+    metered: set[str] = set()
     with subprocess.Popen(
         [sys.executable, "-c", WRITE_UNTIL_KILLED, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -104,8 +153,10 @@ def test_every_acknowledged_row_survives_kill(tmp_path: Path) -> None:
         for number in range(ROUNDS):
             process.stdin.write(f"{number}\n")
             process.stdin.flush()
-            word, pid = process.stdout.readline().split()
+            word, pid, sound, took, *problems = process.stdout.readline().split()
             assert word == "ready"
+            assert sound == "True", problems
+            assert float(took) < 5
             time.sleep(dice.uniform(0.0, 0.1))
             os.kill(int(pid), signal.SIGKILL)
             for line in iter(process.stdout.readline, "killed\n"):
@@ -113,10 +164,17 @@ def test_every_acknowledged_row_survives_kill(tmp_path: Path) -> None:
                     case ["ack", seq, name, "end"]:
                         assert int(seq) not in acknowledged, "a sequence number was given twice"
                         acknowledged[int(seq)] = name
-            found = stored(path)
+                    case ["ack", name, "end"]:
+                        metered.add(name)
+            found = ledger(path)
             assert {seq: name for seq, name in acknowledged.items() if found.get(seq) != name} == {}
+            assert metered - meters(path) == set()
     assert len(acknowledged) > ROUNDS
-    assert sorted(stored(path)) == list(range(1, len(stored(path)) + 1))
+    assert len(metered) > ROUNDS
+    connection = sqlite3.connect(path)
+    numbers = [seq for (seq,) in connection.execute("SELECT seq FROM exchanges UNION ALL SELECT seq FROM events")]
+    connection.close()
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
 
 
 def test_a_disk_without_room_is_reported_and_outlived(tmp_path: Path) -> None:
