@@ -25,6 +25,7 @@ from appliance.identity.authenticator import Authenticator
 from appliance.identity.oidc import Provider, build_providers
 from appliance.identity.principal import Principal
 from appliance.identity.sessions import Logins, Sessions
+from appliance.providers.openai import make_session
 from appliance.settings import from_mapping
 from tests.fakes.issuer import FakePeople
 
@@ -94,7 +95,7 @@ class Console:
 
 @asynccontextmanager
 async def open_console() -> AsyncIterator[Console]:
-    async with aiohttp.ClientSession() as session:
+    async with make_session() as session:
         made = Console(session)
         door = Door(
             made.endpoints(),
