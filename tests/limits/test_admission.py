@@ -9,8 +9,7 @@ import asyncio
 import gc
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from dataclasses import dataclass
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 import pytest
@@ -19,19 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from appliance.errors import BadRequest, OutpostError, Overloaded, Unavailable
+from appliance.errors import BadRequest, Overloaded
 from appliance.identity.principal import Priority
 from appliance.limits.admission import (
     UNLIMITED,
     Gate,
-    Gates,
-    Opening,
-    Visit,
     choose_priority,
-    follow,
     least_urgent,
 )
 from appliance.limits.fair_queue import PRIORITIES, Rules
+from tests.limits.waiting_room import Guest, StepLoop, gate_on
 
 CLASSES = st.sampled_from(PRIORITIES)
 LARGEST = 5
@@ -39,77 +35,11 @@ CROWDS = int(os.environ.get("OUTPOST_TEST_CROWDS", "25"))
 """Random interleavings; 1,000 take some minutes."""
 
 
-class StepLoop(asyncio.SelectorEventLoop):
-    """A loop with a clock of its own, that runs turn by turn."""
-
-    now = 1000.0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.guests: list[Guest] = []
-        """Held here, since nobody else holds a task that waits for a test's own event."""
-
-    def time(self) -> float:
-        return self.now
-
-    def turn(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.call_soon(self.stop)
-            self.run_forever()
-
-    def settle(self) -> None:
-        """Until nothing more happens by itself at this time."""
-        self.turn(8)
-
-    def pass_time(self, seconds: float) -> None:
-        self.now += seconds
-        self.settle()
-
-    def end(self) -> None:
-        """Nothing of a test outlives its loop."""
-        while tasks := asyncio.all_tasks(self):
-            for task in tasks:
-                task.cancel()
-            self.turn()
-        self.close()
-
-
 @pytest.fixture
 def loop() -> Iterator[StepLoop]:
     loop = StepLoop()
     yield loop
     loop.end()
-
-
-class Guest:
-    """Somebody who enters a gate, stays until told to go, and notes what happened."""
-
-    def __init__(self, loop: StepLoop, visit: Visit) -> None:
-        loop.guests.append(self)
-        self.visit = visit
-        self.inside = False
-        self.go = asyncio.Event()
-        self.error: OutpostError | None = None
-        self.task: asyncio.Task[None] = loop.create_task(self._stay())
-
-    async def _stay(self) -> None:
-        try:
-            async with self.visit:
-                self.inside = True
-                try:
-                    await self.go.wait()
-                finally:
-                    self.inside = False
-        except OutpostError as error:
-            self.error = error
-
-    @property
-    def over(self) -> bool:
-        return self.task.done()
-
-
-def gate_on(loop: StepLoop, capacity: int, **rules: Any) -> Gate:
-    return Gate("small", Rules(**rules), capacity, clock=loop.time)
 
 
 # --- random interleavings -------------------------------------------------------------------------
@@ -381,7 +311,7 @@ def test_retry_after_is_when_one_would_have_had_its_turn(
         loop.end()
 
 
-# --- replicas, reloads ----------------------------------------------------------------------------
+# --- room and size ----------------------------------------------------------------------------------
 
 
 def test_more_room_lets_the_waiting_in_at_once(loop: StepLoop) -> None:
@@ -438,148 +368,6 @@ def test_no_more_goes_in_together_with_a_large_one_than_the_target_takes(loop: S
     alone = Guest(loop, for_all.enter("normal", "a", places=9))
     loop.settle()
     assert alone.inside  # and may be told by the target itself that it is too large
-
-
-class House:
-    """Gates with one deployment and one provider."""
-
-    SMALL = Opening("small", ("small",), 2, replicated=True)
-    LAB = Opening("lab/*", ("lab/x", "lab/y"), 1)
-
-    def __init__(self, loop: StepLoop) -> None:
-        self.loop = loop
-        self.gates: Gates
-        loop.run_until_complete(self._make())
-
-    async def _make(self) -> None:
-        self.gates = Gates()
-        self.gates.apply(Rules(), [self.SMALL, self.LAB])
-
-    def apply(self, *openings: Opening, rules: Rules | None = None) -> None:
-        async def apply() -> None:
-            self.gates.apply(rules or Rules(), openings)
-
-        self.loop.run_until_complete(apply())
-        self.loop.settle()
-
-    def guest(self, target: str, choices: int = 1) -> Guest:
-        guest = Guest(self.loop, self.gates.enter(target, "normal", "a", choices=choices))
-        self.loop.settle()
-        return guest
-
-
-@pytest.fixture
-def house(loop: StepLoop) -> House:
-    return House(loop)
-
-
-def test_a_deployment_has_places_for_each_ready_replica_and_a_place_a_choice(house: House) -> None:
-    first, second = house.guest("small", choices=3), house.guest("small")
-    assert (first.inside, second.inside) == (False, False)
-    house.gates.ready("small", 1)
-    house.loop.settle()
-    assert (first.inside, second.inside) == (True, False)
-    house.gates.ready("small", 2)
-    house.loop.settle()
-    assert second.inside
-    assert [(view.name, view.capacity, view.inside) for view in house.gates.views()] == [
-        ("lab/*", 1, 0),
-        ("small", 4, 4),
-    ]
-
-
-def test_a_provider_s_models_share_its_places_and_choices_do_not_count(house: House) -> None:
-    first, second = house.guest("lab/x", choices=8), house.guest("lab/y")
-    assert (first.inside, second.inside) == (True, False)
-    assert house.gates.views()[0].waiting == {"interactive": 0, "normal": 1, "batch": 0}
-    first.go.set()
-    house.loop.settle()
-    assert second.inside
-
-
-def test_a_target_without_a_gate_always_has_room(house: House) -> None:
-    assert all(house.guest("elsewhere/x").inside for _ in range(50))
-
-
-def test_a_reload_strands_nobody(house: House) -> None:
-    house.gates.ready("small", 1)
-    inside = [house.guest("small") for _ in range(2)]
-    waiting = [house.guest("small") for _ in range(3)]
-    held, queued = house.guest("lab/x"), house.guest("lab/x")
-    house.apply(Opening("small", ("small",), 3, replicated=True), house.LAB, rules=Rules(max_waiting=2))
-    assert [guest.inside for guest in waiting] == [True, False, False]
-    refused = house.guest("small")
-    assert refused.error is not None
-    inside[0].go.set()
-    house.loop.settle()
-    assert [guest.inside for guest in waiting] == [True, True, False]
-    # The deployment goes, and the provider is not limited any more.
-    house.apply()
-    assert isinstance(waiting[2].error, Unavailable)
-    assert waiting[2].error.retryable
-    assert (held.inside, queued.inside) == (True, True)
-    assert house.guest("lab/x").inside
-    for guest in (*inside, *waiting, held, queued):
-        guest.go.set()
-    house.loop.settle()
-    # Back again: the replicas that are ready are known still.
-    house.apply(house.SMALL, house.LAB)
-    assert [house.guest("small").inside for _ in range(3)] == [True, True, False]
-
-
-def test_a_closed_gate_refuses_who_comes_too(loop: StepLoop) -> None:
-    gate = gate_on(loop, 1)
-    gate.close(Unavailable("gone"))
-    guest = Guest(loop, gate.enter("normal", "a"))
-    loop.settle()
-    assert isinstance(guest.error, Unavailable)
-
-
-@dataclass
-class FakeReplica:
-    deployment: str
-    state: str
-
-
-class FakeSupervisor:
-    def __init__(self) -> None:
-        self.now: list[FakeReplica] = []
-        self.news: asyncio.Queue[FakeReplica | None] = asyncio.Queue()
-
-    def replicas(self) -> list[FakeReplica]:
-        return self.now
-
-    async def subscribe(self) -> AsyncIterator[FakeReplica]:
-        while (view := await self.news.get()) is not None:
-            yield view
-
-    def become(self, *replicas: FakeReplica) -> None:
-        self.now = [*replicas]
-        self.news.put_nowait(FakeReplica("any", "any"))
-
-
-def test_capacities_follow_the_replicas(house: House) -> None:
-    supervisor = FakeSupervisor()
-    supervisor.now = [FakeReplica("small", "ready"), FakeReplica("small", "warming"), FakeReplica("other", "ready")]
-    following = house.loop.create_task(follow(house.gates, supervisor))
-
-    def capacity() -> int:
-        house.loop.settle()
-        return house.gates.views()[1].capacity
-
-    assert capacity() == 2
-    supervisor.become(FakeReplica("small", "ready"), FakeReplica("small", "ready"))
-    assert capacity() == 4
-    supervisor.become(FakeReplica("small", "draining"), FakeReplica("small", "failed"))
-    assert capacity() == 0
-    supervisor.become(FakeReplica("small", "ready"))
-    assert capacity() == 2
-    supervisor.become()  # out of the configuration altogether
-    assert capacity() == 0
-    supervisor.news.put_nowait(None)
-    house.loop.settle()
-    assert following.done()
-    assert following.exception() is None
 
 
 # --- on a loop with a real clock ------------------------------------------------------------------
