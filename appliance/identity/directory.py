@@ -22,7 +22,7 @@ from appliance.identity import key_store, people_work
 from appliance.identity.people_work import KINDS, TEAM, USER, Changed, Kind
 from appliance.identity.permissions import Role
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
-from appliance.identity.snapshot import KeyRecord, Member, Snapshot, Standing, Team, User
+from appliance.identity.snapshot import KeyRecord, Member, Organization, Snapshot, Standing, Team, User
 from appliance.records.database import Database
 from appliance.records.tables import counters, exchanges, team_members
 from appliance.records.transaction import Transaction
@@ -211,7 +211,18 @@ class Directory:
         group = None if team is None else self.snapshot.team(place.id, team)
         if team is not None and group is None:
             raise PermissionDenied(f"The team {team!a} of this account is not known here.")
+        whoever = Principal(
+            key_id=f"jwt:{issuer}"[:64],
+            key_name=name[:64],
+            role=role,
+            organization=place.id,
+            team=None if group is None else group.id,
+        )
+        self.standing(whoever)  # nothing is written about somebody who is not let in anyway
         user = self.snapshot.user_of(issuer, subject)
+        if user is not None:
+            _check_place(user, place)
+            self.standing(msgspec.structs.replace(whoever, team=None, role=user.role, user=user.id))
         if (
             user is None
             or (user.name != name and user.name != _apart(name, issuer, subject))
@@ -221,18 +232,8 @@ class Directory:
             id, now = people_work.new_id("user", self.random(10)), self.clock()
             fresh = User(id, place.id, name, role, now, None, issuer, subject)
             user = await self.change(lambda tx: _make_known(tx, fresh, group))
-        if user.organization != place.id:
-            raise PermissionDenied(f"This account belongs to another organization than {place.name}.")
-        return self.standing(
-            Principal(
-                key_id=f"jwt:{issuer}"[:64],
-                key_name=user.name[:64],
-                role=role,
-                organization=user.organization,
-                team=None if group is None else group.id,
-                user=user.id,
-            )
-        )
+        _check_place(user, place)
+        return self.standing(msgspec.structs.replace(whoever, key_name=user.name[:64], user=user.id))
 
 
 def admitted(standing: Standing, what: str, clock: Callable[[], float]) -> Principal:
@@ -244,6 +245,11 @@ def admitted(standing: Standing, what: str, clock: Callable[[], float]) -> Princ
         when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(standing.expires_at))
         raise Unauthenticated(f"{what} expired at {when}; get a new one.")
     return standing.principal
+
+
+def _check_place(user: User, place: Organization) -> None:
+    if user.organization != place.id:
+        raise PermissionDenied(f"This account belongs to another organization than {place.name}.")
 
 
 def _apart(name: str, issuer: str, subject: str) -> str:
@@ -264,6 +270,8 @@ def _make_known(tx: Transaction, fresh: User, group: Team | None) -> Changed[Use
     same = USER.select().where(table.c.issuer == fresh.issuer, table.c.subject == fresh.subject)
     row = connection.execute(same).first()
     known: User | None = None if row is None else USER.made(row)
+    if known is not None and known.organization != fresh.organization:
+        return Changed(known)  # what is said of them elsewhere says nothing of them here; the caller refuses
     user = known or fresh
     taken = connection.execute(
         select(table.c.id).where(

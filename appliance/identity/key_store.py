@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Select, and_, insert, or_, select, update
 
 from appliance.errors import BadRequest, NotFound
-from appliance.identity.grants import check_grant, check_owner, inherit
+from appliance.identity.grants import check_grant, check_owner, check_role, inherit
 from appliance.identity.people_work import (
     SERVICE_ACCOUNT,
     TEAM,
@@ -198,6 +198,7 @@ def _settled(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> K
     holder = user or account
     if holder is not None:
         scope = holder.organization
+        _check_holder(actor, holder)
     team: Team | None = None
     if wish.team is not None:
         team = find(connection, TEAM, wish.team, scope, "team")
@@ -237,6 +238,12 @@ def _settled(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> K
     )
     _check(actor, info)
     return info
+
+
+def _check_holder(actor: Principal, holder: User | ServiceAccount) -> None:
+    """Whoever has the text of a person's token sees that person's other tokens, so an owner's are the owners' matter."""
+    if holder.role == "owner" and holder.id not in (actor.user, actor.service_account):
+        check_owner(actor)
 
 
 def _check(actor: Principal, info: KeyInfo) -> None:
@@ -307,6 +314,9 @@ def rotate(
     follower = tx.connection.execute(select(api_keys.c.name).where(api_keys.c.replaces == old.id)).scalar()
     if follower is not None:
         raise BadRequest(f"{old.name} has been replaced by {follower} already; rotate that one")
+    for kind, holder in ((USER, old.user), (SERVICE_ACCOUNT, old.service_account)):
+        if holder is not None:
+            _check_holder(actor, find(tx.connection, kind, holder, old.organization))
     explicit = expires_at is not None
     if expires_at is None and old.expires_at is not None:
         expires_at = now + (old.expires_at - (old.created_at or now))
@@ -344,7 +354,9 @@ def rotate(
 def revoke(tx: Transaction, actor: Principal, id_or_name: str, *, now: float, own: bool = False) -> Changed[KeyInfo]:
     """End a key for good; one that was ended before stays as it was. Raises NotFound, PermissionDenied."""
     info, record = _find(tx, id_or_name, reach(actor, own=own))
-    if info.role == "owner" and not own:
+    if own:
+        check_role(actor, info.role)
+    elif info.role == "owner":
         check_owner(actor)
     if info.revoked_at is not None:
         return Changed(info)

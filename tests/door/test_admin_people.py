@@ -198,6 +198,19 @@ async def makes_and_ends_tokens(desk: Desk, role: Role) -> None:
         assert (await desk.ask(method, f"/me/keys/box-member{path}", body, key=key))[0] == 404
 
 
+async def test_a_lesser_token_does_not_end_a_greater_one(desk: Desk) -> None:
+    user, key = await own(desk, "operator")
+    weak = await desk.made("/me/keys", {"name": "weak", "role": "member"}, key=key)
+    for method, path, body in (
+        ("DELETE", "/me/keys/token-operator", None),
+        ("POST", "/me/keys/token-operator/rotate", {}),
+    ):
+        status, found = await desk.ask(method, path, body, key=weak["key"])
+        assert (status, found["param"]) == (403, "role")
+    assert (await desk.ask("GET", "/me", key=key))[1]["data"]["user"] == user
+    assert (await desk.ask("DELETE", "/me/keys/weak", key=weak["key"]))[0] == 200
+
+
 async def test_only_people_have_tokens(desk: Desk) -> None:
     status, found = await desk.ask("POST", "/me/keys", {"name": "x"}, key=desk.keys["member"])
     assert (status, "only people" in found["detail"]) == (400, True)

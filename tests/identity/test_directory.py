@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from appliance.errors import BadRequest, InternalError, NotFound, OutpostError, PermissionDenied, Unauthenticated
 from appliance.identity.directory import Directory
 from appliance.identity.key_ring import KeyRing
+from appliance.identity.key_store import NewKey
 from appliance.identity.people_work import (
     KINDS,
     ORGANIZATION,
@@ -205,7 +206,9 @@ async def test_owners_are_made_and_changed_by_owners_only(box: Box) -> None:
     boss = await directory.create(OWNER, USER, {"name": "Boss", "role": "owner"})
     team = await directory.create(OWNER, TEAM, {"name": "lab"})
     info, key = await box.key("boss", "owner", user=boss.id)
+    await box.key("boss-laptop", "member", user=boss.id)
     for attempt in (
+        box.ring.rotate(ADMIN, "boss-laptop"),
         directory.create(ADMIN, USER, {"name": "Me", "role": "owner"}),
         directory.alter(ADMIN, USER, boss.id, {"role": "member"}),
         directory.alter(ADMIN, USER, boss.id, {"name": "Fool"}),
@@ -213,6 +216,7 @@ async def test_owners_are_made_and_changed_by_owners_only(box: Box) -> None:
         directory.set_member(ADMIN, team.id, boss.id, inside=True),
         box.ring.revoke(ADMIN, info.id),
         box.ring.rotate(ADMIN, info.id),
+        box.ring.create(ADMIN, NewKey("lesser", "member", user=boss.id)),
     ):
         with pytest.raises(PermissionDenied, match="owner"):
             await attempt
@@ -345,13 +349,24 @@ async def test_who_may_not_sign_in(box: Box) -> None:
     with pytest.raises(PermissionDenied, match="organization 'nowhere'"):
         await sign_in("i", "s", "Ada", "member", None, "nowhere")
     assert (await sign_in("i", "s", "Ada", "member", None, "acme")).organization == acme.id
+    events = await box.events()
     with pytest.raises(PermissionDenied, match="another organization"):
-        await sign_in("i", "s", "Ada", "member")
+        await sign_in("i", "s", "Ada", "owner")
+    known = box.directory.snapshot.user_of("i", "s")
+    assert known is not None
+    assert known.role == "member", "what is said of somebody elsewhere gives them nothing here"
+    assert await box.events() == events
     principal = await sign_in("i", "s", "Ada", "member", None, "acme")
     assert principal.user is not None
     await box.directory.alter(OWNER, USER, principal.user, {"disabled": True})
+    events = await box.events()
     with pytest.raises(Unauthenticated, match="disabled"):
-        await sign_in("i", "s", "Ada", "member", None, "acme")
+        await sign_in("i", "s", "Ada", "owner", None, "acme")
+    await box.directory.alter(OWNER, ORGANIZATION, "acme", {"disabled": True})
+    with pytest.raises(Unauthenticated, match="organization that is disabled"):
+        await sign_in("i", "new", "Bea", "member", None, "acme")
+    assert box.directory.snapshot.user_of("i", "new") is None
+    assert len(await box.events()) == len(events) + 1
     with pytest.raises(Unauthenticated, match="disabled"):
         box.directory.standing(principal)
 
