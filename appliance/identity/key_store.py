@@ -241,7 +241,7 @@ def _settled(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> K
 
 
 def _check_holder(actor: Principal, holder: User | ServiceAccount) -> None:
-    """Whoever has the text of a person's token sees that person's other tokens, so an owner's are the owners' matter."""
+    """Whoever has a person's token sees that person's other tokens, so an owner's are the owners' matter."""
     if holder.role == "owner" and holder.id not in (actor.user, actor.service_account):
         check_owner(actor)
 
