@@ -11,11 +11,13 @@ from typing import Protocol
 
 from appliance.dialects.kinds import Request
 from appliance.dialects.tally import Tally
+from appliance.dialects.texts import reading
 from appliance.errors import OutpostError
 from appliance.identity.principal import Principal
 from appliance.limits.book import Book
 from appliance.limits.clock import Now
 from appliance.limits.counters import Reservation
+from appliance.limits.estimate import likely_most_tokens
 from appliance.limits.headers import headers
 from appliance.limits.refusal import Refusal
 from appliance.limits.rules import Context, Demand, Used
@@ -26,6 +28,12 @@ from appliance.routing.plan import Candidate
 UNKNOWN_OUTPUT = 16_384
 """Tokens of an answer of which nobody says how long it may be: neither the request nor the target."""
 LEASE_MARGIN_S = 60.0
+A_FILE = 4096
+"""Tokens that an image or another file may come to."""
+A_SYSTEM_MESSAGE = 128
+"""Tokens of what a deployment's manifest may put before a chat that has no system message."""
+COUNTABLE = frozenset({"tokens", "input_tokens", "output_tokens", "usd"})
+"""Measures under which the exact number of a prompt's tokens may make a difference."""
 
 
 class Store(Protocol):
@@ -89,7 +97,7 @@ class Account:
         told: Refusal | None = None
         for place, candidate in enumerate(candidates):
             outcome = self._try(candidate)
-            if isinstance(outcome, Refusal) and outcome.needed and await self._count(candidate):
+            if isinstance(outcome, Refusal) and outcome.measure in COUNTABLE and await self._count(candidate):
                 outcome = self._try(candidate)
             if isinstance(outcome, Refusal):
                 told = told or outcome
@@ -145,7 +153,8 @@ class Account:
         return self._prompt_bound()
 
     def used(self, tally: Tally, cost_nanousd: int) -> Used:
-        """An attempt's consumption as limits count it; one that used nothing is no request."""
+        """An attempt's consumption as limits count it; one that used nothing is no request, and costs nobody
+        anything."""
         if tally.source == "none":
             return Used(requests=0)
         return Used(
@@ -228,6 +237,13 @@ class Account:
             return False
         self._prompt, self._exact = exact, True
         return True
+
+
+def prompt_bound(request: Request) -> int:
+    """More tokens than the prompt of a request has, for all that is not made to defeat the estimate."""
+    read = reading(request)
+    texts = likely_most_tokens(read.texts, messages=read.messages)
+    return texts + read.tokens + A_FILE * read.files + (A_SYSTEM_MESSAGE if read.messages else 0)
 
 
 def _most_output(candidate: Candidate, prompt: int) -> int:

@@ -51,9 +51,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "pricing": frozenset({"settings"}),
     "limits": frozenset({"identity", "records", "settings", "pricing"}),
     "telemetry": frozenset({"records", "settings"}),
-    "relay": frozenset({"identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}),
+    "account": frozenset({"identity", "limits", "routing", "records", "dialects", "pricing"}),
+    "relay": frozenset(
+        {"account", "identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}
+    ),
     "exchange": frozenset(
-        {"relay", "identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}
+        {"account", "relay", "identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}
     ),
     "door": frozenset(
         {
