@@ -14,11 +14,12 @@ from typing import Annotated
 
 import typer
 
+from appliance import __version__
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import visible
 from appliance.errors import NotFound, OutpostError
 from appliance.records.database import Database
-from appliance.records.export.forms import FORMS, Form
+from appliance.records.export.forms import Form, forms
 from appliance.records.export.moments import parse_moment
 from appliance.records.export.source import Source, Window
 
@@ -54,7 +55,7 @@ def export(
             None if since is None else parse_moment(since, now, "--since"),
             None if until is None else parse_moment(until, now, "--until"),
         )
-        chosen = FORMS[form.value]
+        chosen = forms(__version__)[form.value]
         if to is None:
             try:
                 last = asyncio.run(_export(place, chosen, window, sys.stdout.buffer.write))

@@ -21,7 +21,7 @@ from appliance.identity.principal import Principal
 from appliance.records.content import Keeper, OpenedContent
 from appliance.records.database import Database
 from appliance.records.erase import Erased, Writes, erase
-from appliance.records.export.forms import FORMS, Form
+from appliance.records.export.forms import FORMATS, Form, Format, forms
 from appliance.records.export.moments import parse_moment
 from appliance.records.export.source import Record, Source, Window
 from appliance.records.rows import RecordedExchange
@@ -32,11 +32,12 @@ logger = logging.getLogger("outpost.door")
 
 @dataclass
 class ContentDesk:
-    """The collaborators of these endpoints. wall: unix seconds."""
+    """The collaborators of these endpoints. version: the gateway's own. wall: unix seconds."""
 
     database: Database
     recorder: Writes
     keeper: Keeper
+    version: str
     wall: Callable[[], float]
 
 
@@ -59,7 +60,7 @@ _ERASE = Wire(EraseSubject, refused={}, hints={"subject": "Give the id of a user
 
 
 def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
-    store, source = ExchangeStore(desk.database), Source(desk.database)
+    store, source, known = ExchangeStore(desk.database), Source(desk.database), forms(desk.version)
 
     async def content(visit: Visit) -> web.StreamResponse:
         principal = _principal(visit)
@@ -86,10 +87,10 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
 
     async def export(visit: Visit) -> web.StreamResponse:
         principal = _principal(visit)
-        name, form, window = _wanted(visit, desk.wall(), principal.oversees)
+        name, window = _wanted(visit, desk.wall(), principal.oversees)
         body = {"actor": actor_of(principal), "object": name, "after": _said(window)}
         await desk.recorder.write(lambda transaction: transaction.append("admin.ledger.export", body))
-        return await _stream(visit, source, form, window, terms.limits.write_timeout)
+        return await _stream(visit, source, known[name], window, terms.limits.write_timeout)
 
     return (
         Endpoint(
@@ -116,7 +117,7 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
             export,
             summary="The ledger as a stream of records, one a line.",
             query=(
-                Query("format", f"{', '.join(FORMS)}. Default: jsonl."),
+                Query("format", f"{', '.join(FORMATS)}. Default: jsonl."),
                 Query("after", "Begin after this number.", "integer"),
                 Query("since", "Only records from this moment on: a date, a time, unix seconds, or a time ago (7d)."),
                 Query("until", "Only records from before this moment."),
@@ -143,17 +144,16 @@ async def _exchange(store: ExchangeStore, exchange_id: str, principal: Principal
     return row
 
 
-def _wanted(visit: Visit, now: float, organization: str | None) -> tuple[str, Form, Window]:
+def _wanted(visit: Visit, now: float, organization: str | None) -> tuple[Format, Window]:
     query = visit.request.query
-    name = query.get("format", "jsonl")
-    form = next((form for known, form in FORMS.items() if known == name), None)
-    if form is None:
-        raise BadRequest(f"format: choose from {', '.join(FORMS)}", param="format")
+    name = next((known for known in FORMATS if known == query.get("format", "jsonl")), None)
+    if name is None:
+        raise BadRequest(f"format: choose from {', '.join(FORMATS)}", param="format")
     after = query.get("after", "0")
     if not (after.isascii() and after.isdigit() and len(after) <= 18):
         raise BadRequest("after: must be the number of a record, 0 or more", param="after")
     since, until = (parse_moment(query[each], now, each) if each in query else None for each in ("since", "until"))
-    return name, form, Window(int(after), since, until, organization)
+    return name, Window(int(after), since, until, organization)
 
 
 def _said(window: Window) -> dict[str, Any]:

@@ -135,11 +135,13 @@ async def test_nothing_of_the_key_or_the_texts_is_left_in_the_files(tmp_path: Pa
         assert (done.subject, done.contents, done.key, done.remarks) == (person, 1, True, ())
     for person in gone:
         wrapped = keys[person]
-        # The ciphertext of the key and any half of it, the derived keys, what was sealed, what was said.
-        for needle in (wrapped[1:], wrapped[13:29], wrapped[29:45], plain[person], *stored[person], texts[person][:30]):
+        # The ciphertext of the key and any half of it, the derived keys, what was said.
+        needles = [wrapped[1:], wrapped[13:29], wrapped[29:45], plain[person], texts[person][:30]]
+        if kind is Database:
+            # And what was sealed, which without its key is noise: a careless build leaves some of that.
+            needles += [piece for sealed in stored[person] for piece in (sealed, sealed[20:36])]
+        for needle in needles:
             assert files_with(tmp_path, needle) == []
-        for piece in stored[person]:
-            assert files_with(tmp_path, piece[20:36]) == []
     for number, person in enumerate(people):
         expected = [] if person in gone else [texts[person].decode()]
         assert await box.read(f"req_{number}") == expected

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from appliance.errors import BadRequest
 from appliance.records.export.cef import head_text, value_text
-from appliance.records.export.forms import CSV_COLUMNS, FORMS, jsonl
+from appliance.records.export.forms import CSV_COLUMNS, FORMATS, forms, jsonl
 from appliance.records.export.moments import parse_moment
 from appliance.records.export.ocsf import ocsf
 from appliance.records.export.source import Record, RecordedEvent, Window, event_of, organization_of, within
@@ -81,10 +81,11 @@ EVENTS = st.builds(
     ),
 )
 RECORDS = EXCHANGES | EVENTS
+FORMS = forms("1.2|=3")
 ROW = RecordedExchange(seq=7, id="req_7", kind="chat.completions", started_at=1_700_000_000.123, client="10.0.0.1")
 
 
-@pytest.mark.parametrize("form", list(FORMS))
+@pytest.mark.parametrize("form", FORMATS)
 @bounds(deadline=None, max_examples=80)
 @given(record=RECORDS)
 def test_a_record_is_one_line_without_controls(form: str, record: Record) -> None:
@@ -168,7 +169,7 @@ def test_ocsf_is_an_api_activity(record: Record) -> None:
     ],
 )
 def test_the_schema_refuses_what_the_standard_does(harm: Any) -> None:
-    event = json.loads(json.dumps(ocsf(ROW)))
+    event = json.loads(json.dumps(ocsf(ROW, "1")))
     assert VALIDATOR.is_valid(event)
     harm(event)
     assert not VALIDATOR.is_valid(event)
@@ -181,7 +182,7 @@ def test_the_schema_refuses_what_the_standard_does(harm: Any) -> None:
 )  # fmt: skip
 def test_a_change_says_what_it_did_to_what(kind: str, activity: int) -> None:
     actor = {"key": "key_1", "role": "admin", "organization": "org_default"}
-    event = ocsf(RecordedEvent(3, kind, 5.0, {"actor": actor, "object": "team_1"}))
+    event = ocsf(RecordedEvent(3, kind, 5.0, {"actor": actor, "object": "team_1"}), "1")
     assert event["activity_id"] == activity
     assert event["resources"] == [{"uid": "team_1", "type": kind.split(".")[-2]}]
     assert event["actor"]["user"]["uid"] == "key_1"
@@ -229,7 +230,7 @@ def test_cef_texts_come_back(text: str) -> None:
 @given(RECORDS)
 def test_cef_has_its_head_and_only_keys_of_its_own(record: Record) -> None:
     fields, pairs = read_cef(FORMS["cef"].line(record).decode()[:-1])
-    assert fields[:3] == ["CEF:0", "Outpost", "Outpost"]
+    assert fields[:4] == ["CEF:0", "Outpost", "Outpost", "1.2|=3"]
     assert 0 <= int(fields[6]) <= 10
     assert pairs["externalId"] == str(record.seq)
     known = {

@@ -169,7 +169,7 @@ class Box:
     def forwarder(self, port: int, **options: Any) -> Forwarder:
         exporter = Exporter.model_validate({"name": "siem", "host": "127.0.0.1", "port": port, "transport": "tcp"})
         exporter = exporter.model_copy(update=options.pop("update", {}))
-        return Forwarder(exporter, self.database, self.recorder, hostname="box", **options)
+        return Forwarder(exporter, self.database, self.recorder, hostname="box", version="1", **options)
 
     async def delivered(self) -> int:
         async with self.database.read() as connection:
@@ -321,7 +321,7 @@ async def test_a_reload_replaces_what_changed_and_leaves_the_rest(box: Box) -> N
             )
 
         writes = Counting(box.recorder, 2)
-        exporters = Exporters(box.database, writes)
+        exporters = Exporters(box.database, writes, "1")
         first = [exporter("a", one.port), exporter("b", two.port)]
         await exporters.change(first)
         for server in (one, two):

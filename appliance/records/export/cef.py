@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from appliance import __version__
 from appliance.records.export.source import Record, RecordedEvent
 from appliance.records.rows import RecordedExchange
 
@@ -18,16 +17,21 @@ _MOST = 1023
 """Characters of a text value; the standard's limit for most keys."""
 
 
-def cef(record: Record) -> str:
-    """One line, without its end."""
-    return _event(record) if isinstance(record, RecordedEvent) else _exchange(record)
+Parts = tuple[str, str, int, dict[str, Any]]
+"""Signature id, name, severity (0 to 10) and the extension's pairs."""
 
 
-def _exchange(row: RecordedExchange) -> str:
+def cef(record: Record, version: str) -> str:
+    """One line, without its end. version: the gateway's own."""
+    signature, name, severity, values = _event(record) if isinstance(record, RecordedEvent) else _exchange(record)
+    return _line(version, signature, name, severity, values)
+
+
+def _exchange(row: RecordedExchange) -> Parts:
     severity = 1 if row.outcome == "completed" else 4 if row.outcome == "refused" else 5
     name = f"{row.kind} {row.outcome}"
     six = ":" in row.client
-    return _line(
+    return (
         f"exchange.{row.outcome}",
         name,
         severity,
@@ -67,10 +71,10 @@ def _exchange(row: RecordedExchange) -> str:
     )
 
 
-def _event(event: RecordedEvent) -> str:
+def _event(event: RecordedEvent) -> Parts:
     actor = event.body.get("actor")
     who: dict[str, Any] = actor if isinstance(actor, dict) else {}
-    return _line(
+    return (
         event.kind,
         event.kind.replace(".", " "),
         6 if event.kind.startswith("admin.") else 3,
@@ -88,9 +92,9 @@ def _event(event: RecordedEvent) -> str:
     )
 
 
-def _line(signature: str, name: str, severity: int, values: dict[str, Any]) -> str:
+def _line(version: str, signature: str, name: str, severity: int, values: dict[str, Any]) -> str:
     head = "|".join(
-        ("CEF:0", "Outpost", "Outpost", head_text(__version__), head_text(signature), head_text(name), str(severity))
+        ("CEF:0", "Outpost", "Outpost", head_text(version), head_text(signature), head_text(name), str(severity))
     )
     given = {key: value for key, value in values.items() if value is not None}
     pairs = [

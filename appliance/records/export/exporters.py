@@ -11,9 +11,10 @@ from appliance.settings.recording import Exporter
 
 
 class Exporters:
-    """One task an exporter. For one event loop; `close` before the recorder is closed."""
+    """One task an exporter. version: the gateway's own. For one event loop; `close` before the recorder is closed."""
 
-    def __init__(self, database: Database, recorder: Writes) -> None:
+    def __init__(self, database: Database, recorder: Writes, version: str) -> None:
+        self._version = version
         self._database = database
         self._recorder = recorder
         self._tasks: dict[Exporter, tuple[Forwarder, asyncio.Task[None]]] = {}
@@ -25,7 +26,7 @@ class Exporters:
         await self._stop(gone)
         for exporter in exporters:
             if exporter not in self._tasks:
-                forwarder = Forwarder(exporter, self._database, self._recorder)
+                forwarder = Forwarder(exporter, self._database, self._recorder, version=self._version)
                 task = asyncio.create_task(forwarder.run(), name=f"export-{exporter.name}")
                 self._tasks[exporter] = (forwarder, task)
 

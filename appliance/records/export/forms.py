@@ -1,6 +1,6 @@
 """How a record is written for others: one line each, whatever a caller has put into it. Pure.
 
-A form is one entry of `FORMS`; JSONL and CSV are here, OCSF and CEF in files of their own.
+A form is one entry of `forms`; JSONL and CSV are here, OCSF and CEF in files of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
@@ -89,9 +89,19 @@ def utc(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-FORMS: dict[Format, Form] = {
-    "jsonl": Form("application/x-ndjson", "jsonl", b"", jsonl),
-    "csv": Form("text/csv; charset=utf-8; header=present", "csv", _csv(CSV_COLUMNS), csv_line),
-    "ocsf": Form("application/x-ndjson", "ocsf.jsonl", b"", lambda record: json_line(ocsf(record))),
-    "cef": Form("text/plain; charset=utf-8", "cef", b"", lambda record: cef(record).encode("utf-8", "replace") + b"\n"),
-}
+FORMATS: tuple[Format, ...] = get_args(Format)
+
+
+def forms(version: str) -> dict[Format, Form]:
+    """Every form. version: the gateway's own, which OCSF and CEF name."""
+    return {
+        "jsonl": Form("application/x-ndjson", "jsonl", b"", jsonl),
+        "csv": Form("text/csv; charset=utf-8; header=present", "csv", _csv(CSV_COLUMNS), csv_line),
+        "ocsf": Form("application/x-ndjson", "ocsf.jsonl", b"", lambda record: json_line(ocsf(record, version))),
+        "cef": Form("text/plain; charset=utf-8", "cef", b"", lambda record: cef_line(record, version)),
+    }
+
+
+def cef_line(record: Record, version: str) -> bytes:
+    """CEF in UTF-8, with its line end."""
+    return cef(record, version).encode("utf-8", "replace") + b"\n"

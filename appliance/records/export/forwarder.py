@@ -16,9 +16,7 @@ from sqlalchemy import insert, select, update
 
 from appliance.errors import OutpostError
 from appliance.records.database import Database
-from appliance.records.export.cef import cef
-from appliance.records.export.forms import json_line
-from appliance.records.export.ocsf import ocsf
+from appliance.records.export.forms import forms
 from appliance.records.export.source import Record, RecordedEvent, Source, time_of
 from appliance.records.export.syslog import Delivery, Proof, Receiver, SyslogError, frame, message, tls_context
 from appliance.records.retention import EXPORT
@@ -62,7 +60,8 @@ def set_delivered(name: str, seq: int) -> Callable[[Transaction], None]:
 class Forwarder:
     """One exporter's task. `run` goes on until cancelled.
 
-    sleep: waits so many seconds. most: records of a batch. poll_s: how often new records are looked for.
+    version: the gateway's own, which messages name. sleep: waits so many seconds. most: records of a batch.
+    poll_s: how often new records are looked for.
     """
 
     def __init__(
@@ -71,6 +70,7 @@ class Forwarder:
         database: Database,
         recorder: Writes,
         *,
+        version: str,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         most: int = 1000,
         poll_s: float = 1.0,
@@ -78,6 +78,7 @@ class Forwarder:
         hostname: str | None = None,
     ) -> None:
         self._exporter = exporter
+        self._form = forms(version)[exporter.format]
         self._database = database
         self._recorder = recorder
         self._sleep = sleep
@@ -141,7 +142,7 @@ class Forwarder:
 
     def _frame(self, record: Record) -> bytes:
         exporter = self._exporter
-        line = json_line(ocsf(record))[:-1] if exporter.format == "ocsf" else cef(record).encode("utf-8", "replace")
+        line = self._form.line(record).rstrip(b"\n")
         kind = record.kind if isinstance(record, RecordedEvent) else "exchange"
         head: dict[str, Any] = {"host": self._hostname, "process": os.getpid(), "facility": exporter.facility}
         return frame(message(line, moment=time_of(record), kind=kind, **head))

@@ -10,7 +10,6 @@ from typing import Any
 
 import msgspec
 
-from appliance import __version__
 from appliance.records.export.source import Record, RecordedEvent
 from appliance.records.rows import RecordedExchange
 
@@ -25,9 +24,11 @@ _INFORMATIONAL, _LOW, _MEDIUM = 1, 2, 3
 _SEVERITY_NAMES = {_INFORMATIONAL: "Informational", _LOW: "Low", _MEDIUM: "Medium"}
 
 
-def ocsf(record: Record) -> dict[str, Any]:
-    """The event as plain data."""
-    return _event(record) if isinstance(record, RecordedEvent) else _exchange(record)
+def ocsf(record: Record, version: str) -> dict[str, Any]:
+    """The event as plain data. version: the gateway's own."""
+    event = _event(record) if isinstance(record, RecordedEvent) else _exchange(record)
+    event["metadata"]["product"]["version"] = version
+    return event
 
 
 def _exchange(row: RecordedExchange) -> dict[str, Any]:
@@ -97,7 +98,7 @@ def _head(activity: int, severity: int, seq: int, moment: float, uid: str) -> di
         "time": int(moment * 1000),
         "metadata": {
             "version": OCSF_VERSION,
-            "product": {"name": "Outpost", "vendor_name": "Outpost", "version": __version__},
+            "product": {"name": "Outpost", "vendor_name": "Outpost"},
             "uid": uid,
             "sequence": seq,
         },
