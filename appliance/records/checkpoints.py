@@ -19,7 +19,7 @@ from appliance.errors import RecordsUnavailable
 from appliance.records.checkpoint_file import CheckpointFile
 from appliance.records.database import Database
 from appliance.records.ledger_key import LedgerError, load_signer
-from appliance.records.notes import Checkpoint, NoteError, PublicKey, Signer
+from appliance.records.notes import Checkpoint, NoteError, PublicKey, Signer, claimed_seq
 from appliance.records.recorder import Recorder
 from appliance.records.tables import anchors, checkpoints, events, exchanges
 from appliance.records.transaction import Transaction
@@ -61,7 +61,9 @@ class Checkpointer:
         self._interval_s = interval_s
         self._every = every
         self._last = 0
-        self._uncopied: list[str] = []
+        self._copied = 0
+        self._behind = False
+        """Whether the file may lack something that the database has."""
         self._one_at_a_time = asyncio.Lock()
         self._due = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -91,26 +93,25 @@ class Checkpointer:
         for kind, body in found.events:
             level = logging.WARNING if kind == "ledger.repaired" else logging.CRITICAL
             logger.log(level, kind.replace(".", "_"), extra=body)
-        self._last = found.signed
-        await self._copy_from(found.copied)
+        self._last, self._copied = found.signed, found.copied
+        await self._copy()
         self._task = asyncio.create_task(self._run())
 
     async def make(self) -> Made:
         """A checkpoint of the newest record: a new one, or the one that is there. Raises RecordsUnavailable, and
         LedgerError where there is nothing to sign or the file cannot be written."""
+        # Whoever asked may leave; half a copy in the file would be worse than one that nobody waits for.
+        return await asyncio.shield(asyncio.ensure_future(self._make()))
+
+    async def _make(self) -> Made:
         async with self._one_at_a_time:
+            self._behind = True
             made = await self._recorder.write(lambda tx: sign_tail(tx, self._signer))
             if made is None:
+                self._behind = False
                 raise LedgerError("There are no records yet, so there is nothing that a checkpoint could say.")
             self._last = made.checkpoint.seq
-            if made.new:
-                self._uncopied.append(made.note)
-            if self._uncopied:
-                try:
-                    await asyncio.to_thread(self._file.append, list(self._uncopied))
-                except OSError as error:
-                    raise self._unusable(error) from error
-                self._uncopied.clear()
+            await self._copy()
             return made
 
     async def close(self) -> None:
@@ -119,6 +120,8 @@ class Checkpointer:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        async with self._one_at_a_time:
+            pass
         await self._make_if_new()
 
     async def _run(self) -> None:
@@ -135,28 +138,32 @@ class Checkpointer:
 
     async def _make_if_new(self) -> bool:
         """False if it was tried and failed; the log says why."""
-        if self._recorder.newest <= self._last and not self._uncopied:
+        if self._recorder.newest <= self._last and not self._behind:
             return True
         try:
             await self.make()
         except (RecordsUnavailable, LedgerError) as error:
             logger.error("ledger_checkpoint_failed", extra={"cause": error.message})
             return False
+        except Exception:
+            logger.exception("ledger_checkpoint_failed")
+            return False
         return True
 
-    async def _copy_from(self, seq: int) -> None:
-        """Add the database's checkpoints after `seq` to the file."""
+    async def _copy(self) -> None:
+        """Add to the file what the database has beyond it: also a checkpoint whose commit nobody waited for."""
         query = select(checkpoints.c.seq, checkpoints.c.note).order_by(checkpoints.c.seq).limit(_COPIED_AT_ONCE)
         while True:
             async with self._database.read() as connection:
-                rows = (await connection.execute(query.where(checkpoints.c.seq > seq))).all()
+                rows = (await connection.execute(query.where(checkpoints.c.seq > self._copied))).all()
             if not rows:
+                self._behind = False
                 return
             try:
                 await asyncio.to_thread(self._file.append, [str(row.note) for row in rows])
             except OSError as error:
                 raise self._unusable(error) from error
-            seq = int(rows[-1].seq)
+            self._copied = int(rows[-1].seq)
 
     def _unusable(self, error: OSError) -> LedgerError:
         return LedgerError(f"{self._file.path} cannot be read or written: {error.strerror or error}; see `data_dir`")
@@ -222,7 +229,9 @@ def inspect(tx: Transaction, key: PublicKey, in_file: str | None, dropped: int) 
     tx.skip_to(given)
     for kind, body in found:
         tx.append(kind, body)
-    copied = named["checkpoints.txt"].seq if "checkpoints.txt" in named else 0
+    copied = named["checkpoints.txt"].seq if "checkpoints.txt" in named else claimed_seq(in_file or "") or 0
+    # A file of somebody else's may claim anything; what the database has by now is not written behind that once more.
+    copied = min(copied, int(row.seq) if row is not None else copied)
     return Findings(found, max((each.seq for each in named.values() if each.seq <= last), default=0), copied)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import random
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.errors import RecordsUnavailable
 from appliance.records.checkpoint_file import CheckpointFile
 from appliance.records.checkpoints import Checkpointer
 from appliance.records.database import Database
 from appliance.records.ledger_key import LedgerError, key_path, load_signer
+from appliance.records.ledger_store import verify_database
 from appliance.records.notes import Checkpoint, NoteError, PublicKey, Signer, claimed_seq, split
 from appliance.records.recorder import Recorder
 from tests.records.test_recorder import row
@@ -282,6 +285,44 @@ async def test_a_file_of_another_key_is_said(database: Database, tmp_path: Path)
         assert await box.recorder.submit(row(1)) == 5
     [(kind, body)] = events_of(tmp_path)
     assert (kind, body["where"]) == ("ledger.altered", "checkpoints.txt")
+
+
+async def test_whoever_asks_and_leaves_does_no_harm(database: Database, tmp_path: Path) -> None:
+    async with Box(database, tmp_path) as box:
+        for _ in range(20):
+            await box.rows(1)
+            asking = asyncio.ensure_future(box.checkpointer.make())
+            for _ in range(random.randrange(6)):
+                await asyncio.sleep(0)
+            asking.cancel()
+        signer = load_signer(tmp_path)
+        assert signer is not None
+        await box.checkpointer.make()
+        assert (await verify_database(database, tmp_path, signer.public)).problems == []
+    assert in_file(tmp_path) == [seq for (seq,) in query(tmp_path, "SELECT seq FROM checkpoints ORDER BY seq")]
+
+
+async def test_a_checkpoint_whose_commit_was_not_waited_for_gets_into_the_file(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Box(database, tmp_path) as box:
+        await box.rows(1)
+        written = box.recorder.write
+
+        def impatient(work: Any, **options: Any) -> Any:
+            future = written(work, **options)
+            late: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            future.add_done_callback(lambda _: late.set_exception(RecordsUnavailable("too late")))
+            return late
+
+        monkeypatch.setattr(box.recorder, "write", impatient)
+        with pytest.raises(RecordsUnavailable):
+            await box.checkpointer.make()
+        monkeypatch.undo()
+        assert in_file(tmp_path) == []
+        await box.rows(1)
+        await box.checkpointer.make()
+    assert in_file(tmp_path) == [1, 2]
 
 
 async def test_a_file_that_cannot_be_written_is_caught_up_later(database: Database, tmp_path: Path) -> None:

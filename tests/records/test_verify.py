@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import shutil
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import delete, update
 
 from appliance.records.chain import GENESIS, event_body, link
 from appliance.records.checkpoint_file import CheckpointFile
@@ -24,6 +26,7 @@ from appliance.records.ledger_store import LedgerStore, event_record, verify_dat
 from appliance.records.notes import Checkpoint, PublicKey, Signer
 from appliance.records.recorder import Recorder
 from appliance.records.rows import COLUMNS, Attempt, Charge, ExchangeRow
+from appliance.records.tables import events, exchanges
 from appliance.records.verify import DATABASE, ELSEWHERE, FILE, Anchor, Record, Report, verify
 
 SIGNER = Signer(bytes(range(32)))
@@ -200,20 +203,26 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 async def write(folder: Path) -> None:
     database = await Database.open(folder / "outpost.db")
+    async with running(database, folder) as (recorder, checkpointer):
+        for number in range(1, RECORDS + 1):
+            if number % 4 == 0:
+                await recorder.write(lambda tx: tx.append("admin.key.create", {"object": f"key_{tx.tail.seq}"}))
+            else:
+                await recorder.submit(full(number))
+            if number % 10 == 0:
+                await checkpointer.make()
+    await database.close()
+
+
+@contextlib.asynccontextmanager
+async def running(database: Database, folder: Path) -> AsyncIterator[tuple[Recorder, Checkpointer]]:
     recorder = Recorder(database)
     await recorder.start()
     checkpointer = await Checkpointer.open(recorder, database, folder)
     await checkpointer.start()
-    for number in range(1, RECORDS + 1):
-        if number % 4 == 0:
-            await recorder.write(lambda tx: tx.append("admin.key.create", {"object": f"key_{tx.tail.seq}"}))
-        else:
-            await recorder.submit(full(number))
-        if number % 10 == 0:
-            await checkpointer.make()
+    yield recorder, checkpointer
     await checkpointer.close()
     await recorder.close()
-    await database.close()
 
 
 @pytest.fixture
@@ -280,6 +289,25 @@ async def test_an_untouched_database_is_sound(box: Path) -> None:
     assert report.problems == []
     assert report.ok
     assert (report.records, report.last, report.signed_through, report.checkpoints) == (RECORDS, RECORDS, RECORDS, 3)
+
+
+async def test_both_kinds_of_database_give_back_what_was_hashed(database: Database, tmp_path: Path) -> None:
+    bare = ExchangeRow(id="req_bare", kind="embeddings", started_at=1.0)
+    async with running(database, tmp_path) as (recorder, checkpointer):
+        for number in range(1, 8):
+            await recorder.submit(full(number))
+            await recorder.submit(bare)
+            await recorder.write(lambda tx: tx.append("test", {"text": "“…” 😀\x01", "n": 2**60}))
+        await checkpointer.make()
+        report = await verify_database(database, tmp_path, checkpointer.public)
+        assert report.problems == []
+        assert (report.records, report.signed_through) == (21, 21)
+        await recorder.write(
+            lambda tx: tx.connection.execute(update(exchanges).where(exchanges.c.seq == 4).values(ttft_s=0.0))
+        )
+        await recorder.write(lambda tx: tx.connection.execute(delete(events).where(events.c.seq == 9)))
+        report = await verify_database(database, tmp_path, checkpointer.public)
+        assert [problem.seq for problem in report.problems] == [4, 9]
 
 
 @pytest.mark.parametrize("column", [name for name in (*COLUMNS, "hash") if name != "seq"])
