@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import aiohttp
 import pytest
@@ -19,33 +21,47 @@ from appliance.door.listen import Listener
 from appliance.door.render import problem
 from appliance.door.terms import Terms
 from appliance.errors import RecordsUnavailable
+from appliance.identity.authenticator import Authenticator
+from appliance.identity.people_work import ORGANIZATION
+from appliance.identity.permissions import Role
+from appliance.ids import new_id
 from appliance.records.content import Keeper
 from appliance.records.export.source import Source
 from appliance.records.rows import ExchangeRow
 from appliance.records.tables import events
-from tests.door.desk import ROLES, Desk
+from tests.identity.conftest import OWNER, Box, open_box
 
 NOW = 2_000_000_000.0
+ROLES: tuple[Role, ...] = get_args(Role)
+
+
+class Clock:
+    wall = staticmethod(time.time)
+    monotonic = staticmethod(time.monotonic)
 
 
 @dataclass
 class Contents:
-    desk: Desk
+    """keys: role → a key of the organisation that runs the box; theirs: of another one, `acme`."""
+
+    box: Box
     keeper: Keeper
+    session: aiohttp.ClientSession
     url: str
+    keys: dict[str, str]
+    theirs: dict[str, str]
+    acme: str
 
     async def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None) -> tuple[int, str]:
-        headers = {"Authorization": f"Bearer {key or self.desk.keys['owner']}"}
-        async with self.desk.house.session.request(
-            method, self.url + "/admin/v1" + path, headers=headers, json=body
-        ) as response:
+        headers = {"Authorization": f"Bearer {key or self.keys['owner']}"}
+        async with self.session.request(method, self.url + "/admin/v1" + path, headers=headers, json=body) as response:
             return response.status, await response.text()
 
     async def keep(self, exchange: str, subject: str, text: bytes, organization: str = "org_default") -> None:
         kept = await self.keeper.keep(subject, exchange, "full", {"request": text})
         assert kept is not None
-        written = self.desk.box.recorder.write(self.keeper.insert_content(kept))
-        await self.desk.box.recorder.submit(
+        written = self.box.recorder.write(self.keeper.insert_content(kept))
+        await self.box.recorder.submit(
             ExchangeRow(
                 id=exchange,
                 kind="chat",
@@ -58,31 +74,34 @@ class Contents:
         await written
 
     async def events(self, kind: str) -> list[dict[str, Any]]:
-        return [body for found, body in await self.desk.box.events(kind)]
+        return [body for found, body in await self.box.events(kind)]
 
 
 @pytest.fixture
-async def contents(desk: Desk) -> AsyncIterator[Contents]:
-    box, gateway, terms = desk.box, desk.house.gateway, Terms()
-    keeper = Keeper(box.database, bytes(32))
-    door = Door(
-        endpoints(ContentDesk(box.database, box.recorder, keeper, lambda: NOW), terms),
-        keyring=box.ring,
-        render=problem,
-        clock=gateway.clock,
-        new_id=gateway.new_id,
-        terms=terms,
-    )
-    listener = Listener(door, terms)
-    port = await listener.tcp("127.0.0.1", 0)
-    yield Contents(desk, keeper, f"http://127.0.0.1:{port}")
-    await listener.close(0.2)
+async def contents(tmp_path: Path) -> AsyncIterator[Contents]:
+    async with open_box(tmp_path) as box, aiohttp.ClientSession() as session:
+        acme = (await box.directory.create(OWNER, ORGANIZATION, {"name": "acme"})).id
+        keys = {role: (await box.key(f"box-{role}", role))[1] for role in ROLES}
+        theirs = {role: (await box.key(f"acme-{role}", role, organization=acme))[1] for role in ("admin", "auditor")}
+        keeper, terms = Keeper(box.database, bytes(32)), Terms()
+        door = Door(
+            endpoints(ContentDesk(box.database, box.recorder, keeper, "0.0", lambda: NOW), terms),
+            authenticator=Authenticator(box.ring, box.directory, clock=time.time),
+            render=problem,
+            clock=Clock(),
+            new_id=new_id,
+            terms=terms,
+        )
+        listener = Listener(door, terms)
+        port = await listener.tcp("127.0.0.1", 0)
+        yield Contents(box, keeper, session, f"http://127.0.0.1:{port}", keys, theirs, acme)
+        await listener.close(0.2)
 
 
 async def test_reading_is_for_few_and_is_on_the_ledger(contents: Contents) -> None:
     await contents.keep("req_1", "user_a", "what was ‘asked’".encode())
     for role in ROLES:
-        status, text = await contents.ask("GET", "/requests/req_1/content", key=contents.desk.keys[role])
+        status, text = await contents.ask("GET", "/requests/req_1/content", key=contents.keys[role])
         assert status == (200 if role in ("owner", "auditor") else 403)
         assert ("asked" in text) == (status == 200)
     found = json.loads((await contents.ask("GET", "/requests/req_1/content"))[1])["data"]
@@ -100,8 +119,8 @@ async def test_reading_is_for_few_and_is_on_the_ledger(contents: Contents) -> No
 
 async def test_what_does_not_exist_and_what_is_another_organisations_look_the_same(contents: Contents) -> None:
     await contents.keep("req_1", "user_a", b"secret")
-    await contents.keep("req_2", "user_b", b"theirs", contents.desk.acme)
-    theirs = contents.desk.theirs["auditor"]
+    await contents.keep("req_2", "user_b", b"theirs", contents.acme)
+    theirs = contents.theirs["auditor"]
     missing = await contents.ask("GET", "/requests/req_9/content", key=theirs)
     hidden = await contents.ask("GET", "/requests/req_1/content", key=theirs)
     assert missing[0] == hidden[0] == 404
@@ -113,9 +132,9 @@ async def test_what_does_not_exist_and_what_is_another_organisations_look_the_sa
 async def test_erasing_over_the_api(contents: Contents) -> None:
     await contents.keep("req_1", "user_a", b"secret")
     for role in ("auditor", "operator", "member"):
-        assert (await contents.ask("POST", "/erase", {"subject": "user_a"}, key=contents.desk.keys[role]))[0] == 403
-    assert (await contents.ask("POST", "/erase", {"subject": "user_a"}, key=contents.desk.theirs["admin"]))[0] == 404
-    status, text = await contents.ask("POST", "/erase", {"subject": "user_a"}, key=contents.desk.keys["admin"])
+        assert (await contents.ask("POST", "/erase", {"subject": "user_a"}, key=contents.keys[role]))[0] == 403
+    assert (await contents.ask("POST", "/erase", {"subject": "user_a"}, key=contents.theirs["admin"]))[0] == 404
+    status, text = await contents.ask("POST", "/erase", {"subject": "user_a"}, key=contents.keys["admin"])
     assert status == 200
     assert json.loads(text)["data"]["contents"] == 1
     found = json.loads((await contents.ask("GET", "/requests/req_1/content"))[1])["data"]
@@ -135,11 +154,11 @@ async def test_a_wrong_body_is_refused_by_name(contents: Contents, body: Any, pa
 
 async def test_an_export_is_streamed_whole_and_on_the_ledger(contents: Contents) -> None:
     rows = [ExchangeRow(id=f"req_{n}", kind="chat", started_at=NOW - 100 + n, key_name="=x") for n in range(600)]
-    first = await contents.desk.box.recorder.submit(rows[0])
+    first = await contents.box.recorder.submit(rows[0])
     for row in rows[1:]:
-        future = contents.desk.box.recorder.submit(row)
+        future = contents.box.recorder.submit(row)
     await future
-    status, text = await contents.ask("GET", f"/export?after={first - 1}", key=contents.desk.keys["auditor"])
+    status, text = await contents.ask("GET", f"/export?after={first - 1}", key=contents.keys["auditor"])
     lines = [json.loads(line) for line in text.splitlines()]
     assert status == 200
     assert [line["id"] for line in lines if line["type"] == "exchange"] == [row.id for row in rows]
@@ -157,13 +176,13 @@ async def test_an_export_is_streamed_whole_and_on_the_ledger(contents: Contents)
 
 async def test_an_organisation_exports_its_own(contents: Contents) -> None:
     await contents.keep("req_1", "user_a", b"x")
-    await contents.keep("req_2", "user_b", b"x", contents.desk.acme)
-    _, text = await contents.ask("GET", "/export", key=contents.desk.theirs["auditor"])
+    await contents.keep("req_2", "user_b", b"x", contents.acme)
+    _, text = await contents.ask("GET", "/export", key=contents.theirs["auditor"])
     assert [line.get("id") for line in map(json.loads, text.splitlines()) if line["type"] == "exchange"] == ["req_2"]
     assert {line["body"]["actor"]["organization"] for line in map(json.loads, text.splitlines()) if "body" in line} == {
-        contents.desk.acme
+        contents.acme
     }
-    assert (await contents.ask("GET", "/export", key=contents.desk.keys["operator"]))[0] == 403
+    assert (await contents.ask("GET", "/export", key=contents.keys["operator"]))[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -181,7 +200,7 @@ async def test_an_export_that_breaks_does_not_end_as_a_whole_one_does(
 ) -> None:
     rows = [ExchangeRow(id=f"req_{n}", kind="chat", started_at=NOW) for n in range(300)]
     for row in rows:
-        future = contents.desk.box.recorder.submit(row)
+        future = contents.box.recorder.submit(row)
     await future
     batch = Source.batch
 
@@ -197,7 +216,7 @@ async def test_an_export_that_breaks_does_not_end_as_a_whole_one_does(
 
 async def test_a_damaged_record_does_not_end_an_export(contents: Contents) -> None:
     broken = {"seq": 1000, "kind": "x", "at_us": 1, "body": "[\n", "hash": bytes(32)}
-    await contents.desk.box.recorder.write(lambda tx: tx.connection.execute(insert(events), broken))
+    await contents.box.recorder.write(lambda tx: tx.connection.execute(insert(events), broken))
     status, text = await contents.ask("GET", "/export?after=999")
     assert status == 200
     assert json.loads(text.splitlines()[0])["body"] == {"unreadable": "[\n"}
