@@ -238,8 +238,8 @@ def inspect(tx: Transaction, key: PublicKey, in_file: str | None, dropped: int) 
 def _holds(tx: Transaction, checkpoint: Checkpoint) -> bool:
     """Whether the record of a checkpoint has its hash – or is older than what retention has left."""
     begin = tx.connection.execute(select(anchors.c.seq, anchors.c.hash).order_by(anchors.c.seq.desc()).limit(1)).first()
-    if begin is not None and checkpoint.seq <= begin.seq:
-        return checkpoint.seq < begin.seq or checkpoint.hash == begin.hash
+    if begin is not None and checkpoint.seq <= int(begin.seq):
+        return checkpoint.seq < int(begin.seq) or checkpoint.hash == bytes(begin.hash)
     found = (
         tx.connection.scalar(select(table.c.hash).where(table.c.seq == checkpoint.seq)) for table in (exchanges, events)
     )
