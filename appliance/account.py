@@ -72,7 +72,19 @@ class Limits:
 class Account:
     """One exchange's reservation, and the cost of its attempts."""
 
-    __slots__ = ("_context", "_exact", "_lease_s", "_limits", "_prompt", "_request", "_reservation", "_seen", "charges")
+    __slots__ = (
+        "_context",
+        "_exact",
+        "_lease_s",
+        "_limits",
+        "_prompt",
+        "_request",
+        "_reservation",
+        "_seen",
+        "charges",
+        "refusal",
+        "target",
+    )
 
     def __init__(self, limits: Limits, principal: Principal, route: str, tags: tuple[str, ...], lease_s: float) -> None:
         self._limits = limits
@@ -85,6 +97,10 @@ class Account:
         self._prompt: int | None = None
         """The prompt's tokens, exact or an upper bound, once somebody had to know."""
         self._exact = False
+        self.refusal: Refusal | None = None
+        """Why nothing could be reserved."""
+        self.target = ""
+        """What is reserved for."""
         self.charges: list[Charge] = []
 
     # --- before the work ------------------------------------------------------------------------------
@@ -104,10 +120,11 @@ class Account:
                 if not outcome.by_target:
                     break
                 continue
-            self._reservation = outcome
+            self._reservation, self.target = outcome, candidate.target.name
             await self._limits.store.ensure(outcome, self._limits.clock())
             return tuple(candidates[place:])
         assert told is not None  # a plan is never empty
+        self.refusal = told
         raise told.error()
 
     async def move(self, candidate: Candidate, used: Used | None) -> None:
@@ -120,7 +137,7 @@ class Account:
         )
         if refusal is not None:
             raise refusal.error()
-        self._seen = reservation.context
+        self._seen, self.target = reservation.context, candidate.target.name
         await limits.store.ensure(reservation, limits.clock())
 
     def touch(self) -> None:
@@ -202,7 +219,7 @@ class Account:
             team=principal.team,
             user=principal.user,
             service_account=principal.service_account,
-            key=principal.key_id,
+            key=principal.credential,
             route=route,
             model=name,
             provider=candidate.target.provider,

@@ -9,8 +9,8 @@ import os
 import ssl
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,22 +23,26 @@ from appliance.door.line_writer import LineWriter
 from appliance.door.serve import Doors
 from appliance.errors import BadRequest
 from appliance.exchange import Gateway
-from appliance.identity.key_ring import KeyRing, ensure_first_admin
+from appliance.identity.certificates import require
+from appliance.identity.jwks import ProviderError
+from appliance.identity.key_ring import ensure_first_admin
 from appliance.identity.keys import FixedKey
+from appliance.identity.oidc import build_providers, build_subjects, restrictions_of
 from appliance.ids import new_id
+from appliance.limits.admission import Gates, Opening, follow
+from appliance.limits.openings import openings, queue_rules
+from appliance.office import Office, People
 from appliance.providers.kinds import PROVIDER_KINDS
 from appliance.providers.openai import make_session
 from appliance.providers.upstream import Upstream
-from appliance.records.database import Database, database_path
-from appliance.records.recorder import Recorder
-from appliance.records.store import ExchangeStore
 from appliance.routing.build import build_router
-from appliance.routing.routes import Router
+from appliance.routing.routes import Router, Zone
 from appliance.routing.watch import Running
 from appliance.settings import (
     DeploymentTarget,
     Finding,
     Loaded,
+    SecretMissing,
     Settings,
     SettingsError,
     diff,
@@ -46,6 +50,9 @@ from appliance.settings import (
     load,
     resolve,
 )
+from appliance.telemetry.known import learn
+from appliance.telemetry.metrics import Ledger, Sources
+from appliance.telemetry.redact import Secrets
 from runtimes.catalogue import ModelFiles
 from runtimes.supervisor import ReplicaSpec, Supervisor, run_directory
 
@@ -66,19 +73,22 @@ class Prepared:
     settings: Settings
     specs: list[ReplicaSpec]
     router: Router
-    fixed: list[FixedKey] = field(default_factory=list)
+    openings: list[Opening]
+    people: People
 
 
 class App:
     """One running appliance. `start` it once and `stop` it once; `reload` any number of times between."""
 
-    def __init__(self, loaded: Loaded, env: Mapping[str, str]) -> None:
+    def __init__(self, loaded: Loaded, env: Mapping[str, str], secrets: Secrets | None = None) -> None:
+        """secrets: what must appear in no log."""
         settings = self.settings = loaded.settings
         self._loaded = loaded
         self._path = loaded.path
         self._env = env
         self._data_dir = settings.data_dir.absolute()
         self._clock = SystemClock()
+        self._secrets = secrets or Secrets()
         self._stack = contextlib.AsyncExitStack()
         self._supervisor = Supervisor()
         self._log: AccessLog | None = None
@@ -105,30 +115,41 @@ class App:
         _make_room(settings)
         self._session = await stack.enter_async_context(make_session())
         prepared = self._prepare(self._loaded, settings)
-        database = await Database.open(database_path(settings.database_url, self._data_dir))
-        stack.push_async_callback(database.close)
-        ring = await KeyRing.open(database, self._data_dir, prepared.fixed)
-        watching = asyncio.create_task(ring.watch())
-        stack.push_async_callback(_ended, watching)
-        recorder = Recorder(database)
-        await recorder.start()
-        stack.push_async_callback(recorder.close)
-        self._ring = ring
+        office = self._office = Office(self._data_dir, self._env, self._session)
+        stack.push_async_callback(office.close)
+        gates = self._gates = Gates()
+        await office.open(settings, prepared.people, self._sources)
+        gates.apply(queue_rules(settings), prepared.openings)
         self.gateway = Gateway(
-            keyring=ring,
-            recorder=recorder,
+            authenticator=office.authenticator,
+            recorder=office.recorder,
             router=prepared.router,
             running=Running(),
             clock=self._clock,
+            gates=gates,
+            limits=office.limits,
+            observer=office.observer,
+            contents=office.contents,
             new_id=new_id,
+            max_priority=settings.admission.max_priority,
+            default_priority=settings.admission.default_priority,
             max_json_depth=settings.server.max_json_depth,
             write_timeout_s=settings.server.write_timeout,
         )
         # Before the doors open, so that nobody finds a gateway without its engines on their way.
         stack.push_async_callback(self._supervisor.stop, drain=False)
         await self._supervisor.start(prepared.specs)
-        operator = Operator(self.gateway, ring, ExchangeStore(database), self.status, self.reload)
-        self._doors = Doors(operator, _limits(settings), self._access_log(settings, stack))
+        following = asyncio.create_task(follow(gates, self._supervisor))
+        stack.push_async_callback(_ended, following)
+        operator = Operator(self.gateway, office.ring, office.exchanges(), self.status, self.reload)
+        self._doors = Doors(
+            operator,
+            _limits(settings),
+            self._access_log(settings, stack),
+            login=office.login,
+            refused=office.refusals.note,
+            more=lambda terms: office.endpoints(terms, settings),
+        )
         public, console = settings.server.listen, settings.console.listen
         await self._doors.open(
             (public.host, public.port),
@@ -137,11 +158,12 @@ class App:
             tls=_tls(settings),
         )
         self.public_port, self.operator_port = self._doors.public_port, self._doors.operator_port
-        self.first_key = await ensure_first_admin(ring)
+        self.first_key = await ensure_first_admin(office.ring)
 
     async def stop(self) -> None:
         """Take nothing new, let what runs finish within server.drain_timeout, then close everything."""
         await self._doors.close()
+        await asyncio.gather(*self.gateway.background, return_exceptions=True)
         for task in self._changing:
             task.cancel()
         await asyncio.gather(*self._changing, return_exceptions=True)
@@ -165,6 +187,8 @@ class App:
             "config": str(self._path) if self._path else None,
             "offline": self.settings.offline,
             "replicas": [msgspec.to_builtins(view) for view in self._supervisor.replicas()],
+            "queues": [msgspec.to_builtins(view) for view in self._gates.views()],
+            **self._office.status(),
         }
 
     def listening(self) -> dict[str, str] | None:
@@ -191,8 +215,12 @@ class App:
                 prepared = await asyncio.to_thread(self._prepare, loaded, wanted)
             except SettingsError as error:
                 raise BadRequest("; ".join(str(problem) for problem in error.problems)) from error
-            await self._ring.reload(prepared.fixed)
+            await self._office.change(wanted, prepared.people, list(changes.sections))
+            learn(self._secrets, wanted, self._env)
             self.settings = wanted
+            self._gates.apply(queue_rules(wanted), prepared.openings)
+            self.gateway.max_priority = wanted.admission.max_priority
+            self.gateway.default_priority = wanted.admission.default_priority
             self.gateway.router = prepared.router
             self.gateway.max_json_depth = wanted.server.max_json_depth
             self.gateway.write_timeout_s = wanted.server.write_timeout
@@ -233,8 +261,51 @@ class App:
         return Prepared(
             settings,
             engines.specs(settings.deployments, files, self._run_dir, self._data_dir / "logs"),
-            build_router(settings.routes, lambda target: self._upstream(settings, target, upstreams)),
-            [FixedKey(key.name, resolve(key.key, self._env), key.role) for key in settings.identity.keys],
+            build_router(
+                settings.routes,
+                lambda target: self._upstream(settings, target, upstreams),
+                lambda target: _zone(settings, target),
+            ),
+            openings(settings, {name: each.manifest.task for name, each in files.items()}),
+            self._people(settings),
+        )
+
+    def _people(self, settings: Settings) -> People:
+        """Raises BadRequest for what cannot be used of identity providers, such as a file with their keys."""
+        identity = settings.identity
+        before = self._office.authenticator.providers if hasattr(self, "_office") else ()
+        try:
+            providers = build_providers(identity, self._env, self._session, time.monotonic, before=before)
+        except (ProviderError, SecretMissing) as error:
+            raise BadRequest(f"identity.oidc: {error.message}") from error
+        fixed = [
+            FixedKey(
+                key.name,
+                resolve(key.key, self._env),
+                key.role,
+                organization=key.organization,
+                team=key.team,
+                restrictions=restrictions_of(key),
+            )
+            for key in identity.keys
+        ]
+        return People(fixed, tuple(providers), build_subjects(identity))
+
+    def _sources(self, ledger: Callable[[], Ledger]) -> Sources:
+        """What metrics read at each scrape."""
+
+        def queues() -> dict[tuple[str, str], int]:
+            return {
+                (view.name, priority): waiting
+                for view in self._gates.views()
+                for priority, waiting in view.waiting.items()
+            }
+
+        return Sources(
+            in_flight=lambda: len(self.gateway.running),
+            ledger=ledger,
+            queues=queues,
+            replicas=lambda: [(view.deployment, view.state) for view in self._supervisor.replicas()],
         )
 
     def _model_files(self, settings: Settings) -> tuple[dict[str, ModelFiles], list[Finding]]:
@@ -262,7 +333,7 @@ class App:
         if settings.log.access and self._log is None:
             writer = LineWriter(sys.stdout.buffer)
             stack.callback(writer.close)
-            self._log = AccessLog(writer, time.time)
+            self._log = AccessLog(writer, time.time, self._secrets.redact_again)
         return self._log if settings.log.access else None
 
 
@@ -300,7 +371,16 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.load_cert_chain(tls.cert, tls.key)
+    if settings.identity.client_ca is not None:
+        require(context, settings.identity.client_ca)
     return context
+
+
+def _zone(settings: Settings, target: Any) -> Zone:
+    """Where a target of the settings is."""
+    if isinstance(target, DeploymentTarget):
+        return "on_box"
+    return next(each.zone for each in settings.providers if each.name == target.provider)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import msgspec
 
 from appliance.account import Account, Limits
 from appliance.dialects import errors as openai_errors
+from appliance.dialects.assemble import assemble
 from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.sse import DONE_EVENT
 from appliance.errors import (
@@ -24,29 +25,61 @@ from appliance.errors import (
     InternalError,
     OutpostError,
     RecordsUnavailable,
-    Unauthenticated,
     UpstreamError,
 )
-from appliance.identity.principal import Principal
-from appliance.limits.admission import Gates, choose_priority
+from appliance.identity.principal import Principal, Priority
+from appliance.limits.admission import Gates, choose_priority, least_urgent
+from appliance.limits.rules import Used
 from appliance.records.rows import ExchangeRow, Outcome
 from appliance.relay import Outgoing, Relay
 from appliance.routing.plan import Plan, make_plan
 from appliance.routing.routes import Router
 from appliance.routing.watch import Running, Watch
+from appliance.settings.recording import Content
 from appliance.wishes import PRIORITY_HEADER, TAGS_HEADER, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
 
+STREAM_OVERHEAD = 64
+"""Bytes of a stream for each byte of text, about: what frames and fields of short deltas come to."""
 
-class KeyRing(Protocol):
-    def identify(self, presented: str) -> Principal | None: ...
+
+class Authenticator(Protocol):
+    """See appliance.identity.authenticator.Authenticator."""
+
+    def identify_now(self, credential: str | None, address: str | None = None) -> Principal | None: ...
+    async def identify(self, credential: str | None, peer: Any = None, address: str | None = None) -> Principal: ...
+
+
+class Observer(Protocol):
+    """See appliance.telemetry.observer.Observer."""
+
+    def begin(self, traceparent: str | None) -> Any: ...
+    def outgoing(self, trace: Any) -> str | None: ...
+    def observe(self, row: ExchangeRow, trace: Any = None) -> None: ...
+    def refused(self, limit: str, scope: str) -> None: ...
 
 
 class Recorder(Protocol):
     @property
     def available(self) -> bool: ...
     def submit(self, row: ExchangeRow) -> asyncio.Future[int]: ...
+
+
+class Contents(Protocol):
+    """What is kept of texts, and where: see appliance.contents."""
+
+    def policy(self, principal: Principal, route: str) -> Content: ...
+    @property
+    def most(self) -> int:
+        """Bytes of one part."""
+        ...
+
+    async def keep(
+        self, principal: Principal, row: ExchangeRow, policy: Content, request: bytes, answer: bytes
+    ) -> asyncio.Future[int] | None:
+        """Seal both for the row, which gets their digest; gives when they are durable, None if nothing is kept."""
+        ...
 
 
 class Clock(Protocol):
@@ -60,20 +93,32 @@ class Clock(Protocol):
 class Gateway:
     """The collaborators of every exchange. `router` is replaced whole by a reload."""
 
-    keyring: KeyRing
+    authenticator: Authenticator
     recorder: Recorder
     router: Router
     running: Running
     clock: Clock
     gates: Gates
     limits: Limits
+    observer: Observer
+    contents: Contents
     new_id: Callable[[], str]
     """A fresh unguessable id: letters and digits."""
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
     draining: bool = False
     """A shutdown has begun: nothing new is taken."""
+    max_priority: Priority = "interactive"
+    """The most urgent class that anybody may ask for."""
+    default_priority: Priority = "normal"
     max_json_depth: int = 64
     write_timeout_s: float = 30.0
+    background: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something done that nobody waits for, but a shutdown."""
+        task = asyncio.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
 
 
 class Incoming(Protocol):
@@ -85,6 +130,8 @@ class Incoming(Protocol):
     def credential(self) -> str | None: ...
     @property
     def client(self) -> str: ...
+    @property
+    def peer_certificate(self) -> Any: ...
     def header(self, name: str) -> str | None:
         """What the caller asks for beside the body; `name` in lower case."""
         ...
@@ -112,7 +159,7 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
     Raises Unauthenticated and RecordsUnavailable (nothing is recorded then), and CancelledError when the client
     has gone.
     """
-    principal = identify(gateway.keyring, incoming.credential)
+    principal = await identify(gateway.authenticator, incoming)
     check_recording(gateway.recorder)
     with gateway.running.watch() as watch:
         exchange = Exchange(gateway, kind, incoming, outgoing, principal, watch)
@@ -136,14 +183,14 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
         return await exchange.record(answer)
 
 
-def identify(keyring: KeyRing, credential: str | None) -> Principal:
-    """Who is asking. Raises Unauthenticated."""
-    if credential is None:
-        raise Unauthenticated("No API key was sent; send the header Authorization: Bearer YOUR_KEY.")
-    principal = keyring.identify(credential)
-    if principal is None:
-        raise Unauthenticated("The API key is not known here; it may be mistyped or revoked.")
-    return principal
+async def identify(authenticator: Authenticator, incoming: Incoming) -> Principal:
+    """Who is asking. Raises Unauthenticated, PermissionDenied, ProviderError, RecordsUnavailable."""
+    presented, address = incoming.credential, incoming.client
+    # Keys, and tokens that were seen before, need no waiting.
+    found = authenticator.identify_now(presented, address)
+    if found is not None:
+        return found
+    return await authenticator.identify(presented, incoming.peer_certificate, address)
 
 
 def check_recording(recorder: Recorder) -> None:
@@ -169,6 +216,8 @@ class Exchange:
         self._incoming = incoming
         self._principal = principal
         self._account: Account | None = None
+        self._body = b""
+        self._policy: Content = "none"
         self._began = gateway.clock.monotonic()
         self.row = ExchangeRow(
             id=incoming.id,
@@ -182,10 +231,12 @@ class Exchange:
             user_id=principal.user,
             service_account_id=principal.service_account,
         )
+        self._trace = gateway.observer.begin(incoming.header("traceparent"))
         self._relay = Relay(
             kind=kind,
-            partition=principal.key_id,
+            partition=principal.credential,
             gates=gateway.gates,
+            traceparent=lambda: gateway.observer.outgoing(self._trace),
             outgoing=outgoing,
             watch=watch,
             row=self.row,
@@ -197,17 +248,24 @@ class Exchange:
 
     async def parse(self) -> Request:
         """The body as a typed request. Raises 4xx errors that name the field."""
-        header, limited = self._incoming.header, self._principal.restrictions
+        header, limited, gateway = self._incoming.header, self._principal.restrictions, self._gateway
         self.row.tags = parse_tags(header(TAGS_HEADER))
-        self.row.priority = self._relay.priority = choose_priority(header(PRIORITY_HEADER), limited.priority, "normal")
-        body = await self._incoming.body()
-        return self._kind.parse(body, self._gateway.max_json_depth)
+        self.row.priority = self._relay.priority = choose_priority(
+            header(PRIORITY_HEADER), least_urgent(gateway.max_priority, limited.priority), gateway.default_priority
+        )
+        body = self._body = await self._incoming.body()
+        return self._kind.parse(body, gateway.max_json_depth)
 
     def plan(self, request: Request) -> Plan:
         """The targets to try. Raises ModelNotFound, UnsupportedParameter, Unavailable."""
-        limited = self._principal.restrictions
-        route = self._gateway.router.find(request.model, limited.routes)
+        gateway, limited = self._gateway, self._principal.restrictions
+        route = gateway.router.find(request.model, limited.routes)
         self.row.route = route.model
+        self._policy = gateway.contents.policy(self._principal, route.model)
+        if self._policy == "none":
+            self._body = b""
+        elif request.stream:
+            self._relay.kept, self._relay.keep_most = [], STREAM_OVERHEAD * gateway.contents.most
         self.row.stream = bool(request.stream)
         return make_plan(route, self._kind, request, limited)
 
@@ -236,7 +294,7 @@ class Exchange:
         row.prompt_tokens = tally.prompt_tokens
         if account is not None:
             row.prompt_tokens = account.prompt_tokens(tally)
-            row.charges = account.settle(account.used(tally, self._relay.cost_nanousd))
+            row.charges = account.settle(self._relay.spent or Used(requests=0))
             row.cost_nanousd = sum(attempt.cost_nanousd for attempt in row.attempts)
         row.reasoning_tokens = tally.reasoning_tokens
         row.cached_tokens = tally.cached_tokens
@@ -251,6 +309,9 @@ class Exchange:
         row = self.row
         self.settle()
         row.error_code = error.code
+        refusal = self._account.refusal if self._account is not None else None
+        if refusal is not None:
+            self._gateway.observer.refused(refusal.limit, refusal.scope)
         row.status = 200 if self._relay.streaming else error.status
         row.outcome = _outcome(error, any(attempt.error_code == error.code for attempt in row.attempts))
         if self._relay.streaming:
@@ -265,21 +326,49 @@ class Exchange:
         self.row.outcome = "client_closed"
         self.row.error_code = "client_closed"
         self.row.duration_s = self._now()
-        self._gateway.recorder.submit(self.row).add_done_callback(self._recorded)
+        if self._policy == "none":
+            self._submit()
+        else:
+            self._gateway.spawn(self._keep_abandoned())
 
     async def record(self, answer: Answer) -> Answer:
         """Make the row durable; without that the answer is withheld."""
         self.row.duration_s = self._now()
-        written = self._gateway.recorder.submit(self.row)
-        # First in line, so that limits know before anybody is answered; and a client that leaves now changes nothing.
-        written.add_done_callback(self._recorded)
         try:
+            content = await self._keep(answer.body)
+            written = self._submit()
             await asyncio.shield(written)
-        except RecordsUnavailable as error:
+            if content is not None:
+                await asyncio.shield(content)
+        except OutpostError as error:
             return self.fail(error)
         return answer
 
+    async def _keep(self, answer: bytes) -> asyncio.Future[int] | None:
+        """What the content policy wants of the texts, on its way to the disk; its digest is in the row."""
+        if self._policy == "none":
+            return None
+        pieces = self._relay.kept
+        said = answer if pieces is None else assemble(pieces)
+        contents, policy, self._policy = self._gateway.contents, self._policy, "none"
+        return await contents.keep(self._principal, self.row, policy, self._body, said)
+
+    def _submit(self) -> asyncio.Future[int]:
+        written = self._gateway.recorder.submit(self.row)
+        # First in line, so that limits know before anybody is answered; and a client that leaves now changes nothing.
+        written.add_done_callback(self._recorded)
+        return written
+
+    async def _keep_abandoned(self) -> None:
+        try:
+            await self._keep(b"")
+        except OutpostError as error:
+            logger.warning("content_not_kept", extra={"request_id": self.row.id, "cause": error.message})
+        finally:
+            self._submit()
+
     def _recorded(self, written: asyncio.Future[int]) -> None:
+        self._gateway.observer.observe(self.row, self._trace)
         account, self._account = self._account, None
         recorded = not written.cancelled() and written.exception() is None
         if not recorded:

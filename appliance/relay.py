@@ -16,6 +16,7 @@ from appliance.dialects.tally import Tally
 from appliance.errors import ClientStalled, DeadlineExceeded, InternalError, OutpostError, UpstreamTimeout
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
+from appliance.limits.rules import Used
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.routing.attempts import first_answer
@@ -52,6 +53,7 @@ class Relay:
         kind: Kind,
         partition: str,
         gates: Gates,
+        traceparent: Callable[[], str | None],
         outgoing: Outgoing,
         watch: Watch,
         row: ExchangeRow,
@@ -63,6 +65,7 @@ class Relay:
         self._kind = kind
         self._partition = partition
         self._gates = gates
+        self._traceparent = traceparent
         self._outgoing = outgoing
         self._watch = watch
         self._headers = headers
@@ -72,14 +75,16 @@ class Relay:
         self.row = row
         self.tally = Tally()
         """What the present attempt has used."""
+        self.kept: list[bytes] | None = None
+        """The pieces of a stream as they pass, if they are to be kept."""
+        self.keep_most = 0
+        """Bytes of them, about."""
         self.streaming = False
         """The client has seen the beginning of a stream."""
         self.account: Account | None = None
-        self.cost_nanousd = 0
-        """Of the last attempt."""
+        self.spent: Used | None = None
+        """What the attempt that ended last has used; None where none has ended since it was counted."""
         self.priority: Priority = "normal"
-        self._entered = 0.0
-        """When the present attempt began to work, seconds since the exchange began."""
         self.queue_s: float | None = None
         """How long the attempts waited for their targets at the gate; None: no target was busy."""
 
@@ -108,46 +113,44 @@ class Relay:
             raise
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
-        await self._allow(candidate)
-        call = self._call(route, candidate)
-        with self._attempt(candidate):
-            visit = await self._enter(candidate)
-            try:
+        visit = await self._enter(candidate)
+        try:
+            call = self._call(route, candidate, visit)
+            with self._attempt(candidate):
                 body = await candidate.target.upstream.whole(call)
-            finally:
-                visit.leave()
-            _count_unreported(call.tally, call.kind, body)
-            return body
+                _count_unreported(call.tally, call.kind, body)
+                return body
+        finally:
+            visit.leave()
 
     async def _open(self, route: Route, candidate: Candidate) -> _Opened:
         """A stream with its first token: until then another target may take over."""
-        await self._allow(candidate)
-        call = self._call(route, candidate)
         name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
 
         def started() -> None:
             watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
 
-        call.started, call.queued, call.alive = started, watch.disarm, watch.touch
-        attempt = self._attempt(candidate)
-        with attempt:
-            visit = await self._enter(candidate)
-            try:
+        visit = await self._enter(candidate)
+        try:
+            call = self._call(route, candidate, visit)
+            call.started, call.queued, call.alive = started, watch.disarm, watch.touch
+            attempt = self._attempt(candidate)
+            with attempt:
                 started()
                 stream = await candidate.target.upstream.stream(call)
-            except BaseException:
-                visit.leave()
-                raise
+        except BaseException:
+            visit.leave()
+            raise
         watch.disarm()
         return _Opened(stream, attempt, visit, name, deadlines.idle)
 
-    async def _allow(self, candidate: Candidate) -> None:
-        """What was reserved goes over to this attempt; for the first one it was reserved before."""
-        if self.account is not None and self.row.attempts:
-            await self.account.move(candidate, self.account.used(self.tally, self.cost_nanousd))
-
     async def _enter(self, candidate: Candidate) -> Visit:
-        """Wait for a place at the target. The wait has bounds of its own; the request's deadlines stand still."""
+        """Have the limits of a target cover the request, and wait for a place there. The wait has bounds of its own;
+        the request's deadlines stand still."""
+        account = self.account
+        if account is not None and (self.spent is not None or candidate.target.name != account.target):
+            spent, self.spent = self.spent, None
+            await account.move(candidate, spent)
         visit = self._gates.enter(
             candidate.target.name, self.priority, self._partition, choices=candidate.request.choices
         )
@@ -158,9 +161,8 @@ class Relay:
             self._watch.resume(left)
             if visit.queue_s:
                 self.queue_s = (self.queue_s or 0.0) + visit.queue_s
-                self._entered = self._now()
-                if self.account is not None:
-                    self.account.touch()
+                if account is not None:
+                    account.touch()
         return visit
 
     async def _pump(self, opened: _Opened) -> None:
@@ -171,9 +173,12 @@ class Relay:
                 self.streaming = True
                 self.row.ttft_s = self._now()
                 watch.arm(self._write_timeout_s, _stalled)
-                await self._outgoing.begin(self._headers(), stream.first)
+                outgoing = self._outgoing
+                if self.kept is not None:
+                    outgoing = _Keeping(outgoing, self.kept, self.keep_most)
+                await outgoing.begin(self._headers(), stream.first)
                 watch.arm(opened.idle_s, opened.silent)
-                await stream.pump(_Way(self._outgoing, watch, self._write_timeout_s, opened))
+                await stream.pump(_Way(outgoing, watch, self._write_timeout_s, opened))
         finally:
             watch.disarm()
             try:
@@ -181,7 +186,7 @@ class Relay:
             finally:
                 opened.visit.leave()
 
-    def _call(self, route: Route, candidate: Candidate) -> Call:
+    def _call(self, route: Route, candidate: Candidate, visit: Visit) -> Call:
         self.tally = Tally()
         return Call(
             id=self.row.id,
@@ -192,20 +197,22 @@ class Relay:
             partition=self._partition,
             connect_s=route.deadlines.connect,
             tally=self.tally,
+            ended=visit.give_back,
+            traceparent=self._traceparent(),
         )
 
     def _attempt(self, candidate: Candidate) -> _Attempt:
         self.row.target = candidate.target.name
-        self._entered = self._now()
         return _Attempt(candidate.target.name, self)
 
     def ended(self, target: str, at: int, started_s: float, outcome: str, code: str | None) -> None:
         """Put an attempt and what it used on record."""
-        tally, account, now = self.tally, self.account, self._now()
+        tally, account, now, cost = self.tally, self.account, self._now(), 0
         prompt_tokens = tally.prompt_tokens
         if account is not None:
             prompt_tokens = account.prompt_tokens(tally)
-            self.cost_nanousd = account.cost(target, tally, now - self._entered)
+            cost = account.cost(target, tally, now - started_s)
+            self.spent = account.used(tally, cost)
         self.row.attempts[at] = Attempt(
             target,
             started_s,
@@ -214,7 +221,7 @@ class Relay:
             code,
             prompt_tokens,
             tally.completion_tokens,
-            self.cost_nanousd,
+            cost,
         )
 
 
@@ -260,6 +267,31 @@ class _Opened:
 
     def silent(self) -> OutpostError:
         return _silent(self.target, "another token", self.idle_s)
+
+
+class _Keeping:
+    """The way to the client of a stream that is kept: remembers what passes, up to a size."""
+
+    __slots__ = ("_kept", "_left", "_outgoing", "drained")
+
+    def __init__(self, outgoing: Outgoing, kept: list[bytes], most: int) -> None:
+        self._outgoing = outgoing
+        self._kept = kept
+        self._left = most
+        self.drained = outgoing.drained
+
+    async def begin(self, headers: dict[str, str], data: bytes) -> None:
+        self._keep(data)
+        await self._outgoing.begin(headers, data)
+
+    def send(self, data: bytes) -> bool:
+        self._keep(data)
+        return self._outgoing.send(data)
+
+    def _keep(self, data: bytes) -> None:
+        if self._left > 0:
+            self._left -= len(data)
+            self._kept.append(bytes(data))
 
 
 class _Way:

@@ -53,13 +53,13 @@ def serve(config: ConfigOption = None) -> None:
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        raise typer.Exit(runner.run(_serve(loaded)))
+        raise typer.Exit(runner.run(_serve(loaded, secrets)))
 
 
-async def _serve(loaded: Loaded) -> int:
+async def _serve(loaded: Loaded, secrets: Secrets) -> int:
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
-    app = App(loaded, os.environ)
+    app = App(loaded, os.environ, secrets)
     # Until there is something to reload, the signal must not end the process, as it does by default.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -85,9 +85,11 @@ def _add_call(calls: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
 
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
-    made = {name: "".join(value) if name == "text" else value for name, value in choice.items()}
+    made: dict[str, Any] = {name: "".join(value) if name == "text" else value for name, value in choice.items()}
     if "message" in made:
-        message = {name: "".join(value) if name in _GLUED else value for name, value in made["message"].items()}
+        message: dict[str, Any] = {
+            name: "".join(value) if name in _GLUED else value for name, value in made["message"].items()
+        }
         if "tool_calls" in message:
             calls = message["tool_calls"]
             message["tool_calls"] = [

@@ -9,50 +9,52 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 from aiohttp import web
 
 from appliance.door.endpoint import Endpoint, Pattern, Visit
-from appliance.door.http import address, credential
+from appliance.door.http import address
+from appliance.door.login import Login
 from appliance.door.render import ErrorRenderer, not_allowed
 from appliance.door.terms import Terms
+from appliance.door.who import who_asks
 from appliance.errors import InternalError, NotFound, OutpostError, PermissionDenied, Unauthenticated
-from appliance.exchange import Clock
+from appliance.exchange import Authenticator, Clock
 from appliance.identity.permissions import BOX_WIDE, ROLES
 from appliance.identity.principal import Principal
 
 logger = logging.getLogger("outpost.door")
 
 
-class Identifier(Protocol):
-    """Who is asking. `address`: the client's, for credentials that are not good from everywhere. Raises
-    Unauthenticated, PermissionDenied."""
-
-    def identify(self, presented: str, address: str | None = None) -> Principal | None: ...
+Refused = Callable[[str, str, str], None]
+"""Told of every refusal that belongs to no exchange: its code, the client's address, the endpoint's path."""
 
 
 class Door:
     """Finds the endpoint of a request and answers with it.
 
-    `trusted` is the principal of everyone who can connect at all (the control socket, whose file permission
-    is the credential); elsewhere it is None and a key is asked for.
+    `login`: where browsers may come with a session. `trusted` is the principal of everyone who can connect at all
+    (the control socket, whose file permission is the credential); elsewhere it is None and a key is asked for.
     """
 
     def __init__(
         self,
         endpoints: Sequence[Endpoint],
         *,
-        keyring: Identifier,
+        authenticator: Authenticator,
         render: ErrorRenderer,
         clock: Clock,
         new_id: Callable[[], str],
         terms: Terms,
         trusted: Principal | None = None,
+        login: Login | None = None,
+        refused: Refused | None = None,
     ) -> None:
         self.endpoints = tuple(endpoints)
         self.render = render
-        self._keyring = keyring
+        self._authenticator = authenticator
+        self._login = login
+        self._refused = refused
         self._clock = clock
         self._new_id = new_id
         self._terms = terms
@@ -69,6 +71,8 @@ class Door:
             response = await self._answer(visit)
             status = response.status
         except OutpostError as error:
+            if self._refused is not None and isinstance(error, (Unauthenticated, PermissionDenied)):
+                self._refused(error.code, address(request), visit.path)
             response = self.render(error, visit.id)
             status = error.status
         except (asyncio.CancelledError, ConnectionError):
@@ -93,8 +97,9 @@ class Door:
             endpoint = self._find(request.method, path, visit)
             if endpoint is None:
                 return self._unknown(request.method, path, visit)
+        visit.path = endpoint.path
         if endpoint.permission != "anyone" and not endpoint.identifies:
-            visit.principal = self._permit(endpoint, request)
+            visit.principal = await self._permit(endpoint, request)
         return await endpoint.handler(visit)
 
     def _find(self, method: str, path: str, visit: Visit) -> Endpoint | None:
@@ -130,20 +135,11 @@ class Door:
         known = ", ".join(sorted({e.path for e in self.endpoints}))
         raise NotFound(f"There is nothing at {ascii(path[:200])[1:-1]}. Paths are: {known}.")
 
-    def _permit(self, endpoint: Endpoint, request: web.BaseRequest) -> Principal:
-        """Raises Unauthenticated or PermissionDenied."""
-        principal = self._trusted or self._identify(request)
+    async def _permit(self, endpoint: Endpoint, request: web.BaseRequest) -> Principal:
+        """Raises Unauthenticated, PermissionDenied, and what `who_asks` raises else."""
+        principal = self._trusted or await who_asks(self._authenticator, self._login, request)
         if endpoint.permission == "anyone" or principal.may(endpoint.permission):
             return principal
         if endpoint.permission in BOX_WIDE and endpoint.permission in ROLES[principal.role]:
             raise PermissionDenied("This concerns the whole box; it is for the organization that runs it.")
         raise PermissionDenied(f"This needs the permission {endpoint.permission}; the role {principal.role} lacks it.")
-
-    def _identify(self, request: web.BaseRequest) -> Principal:
-        presented = credential(request)
-        if presented is None:
-            raise Unauthenticated("No API key was sent; send the header Authorization: Bearer YOUR_KEY.")
-        principal = self._keyring.identify(presented, address(request))
-        if principal is None:
-            raise Unauthenticated("The API key is not known here; it may be mistyped or revoked.")
-        return principal

@@ -33,13 +33,15 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 class Visit:
     """One request at the door."""
 
-    __slots__ = ("began", "id", "parameters", "principal", "request", "row")
+    __slots__ = ("began", "id", "parameters", "path", "principal", "request", "row")
 
     def __init__(self, request: web.BaseRequest, id: str, began: float) -> None:
         self.request = request
         self.id = id
         self.began = began
         """Monotonic seconds."""
+        self.path = ""
+        """The endpoint's, with its `{name}`s."""
         self.parameters: Mapping[str, str] = _NONE
         """What stood in the place of each `{name}` of the endpoint's path, decoded."""
         self.principal: Principal | None = None

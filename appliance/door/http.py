@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from aiohttp import web
@@ -96,6 +96,11 @@ class HttpIncoming:
         self.id = id
         self.credential = credential(request)
         self.client = address(request)
+
+    @property
+    def peer_certificate(self) -> Any:
+        """The certificate that the client of this connection has shown and that TLS has verified, if there is one."""
+        return self._request.get_extra_info("peercert") or None
 
     def header(self, name: str) -> str | None:
         return self._request.headers.get(name)

@@ -16,10 +16,12 @@ from pathlib import Path
 from appliance.door import admin, inference, models
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
-from appliance.door.door import Door
+from appliance.door.door import Door, Refused
+from appliance.door.endpoint import Endpoint
 from appliance.door.health import healthz, readyz
 from appliance.door.http import Limits
 from appliance.door.listen import Listener, check_http_stack
+from appliance.door.login import Login
 from appliance.door.render import openai_error, problem
 from appliance.door.terms import Terms
 from appliance.exchange import Gateway
@@ -31,7 +33,7 @@ CONTROL = Principal(key_id="control-socket", key_name="control-socket", role="ow
 _LAST_WORDS_S = 2.0
 
 
-def build_public(gateway: Gateway, terms: Terms) -> Door:
+def build_public(gateway: Gateway, terms: Terms, refused: Refused | None = None) -> Door:
     """The door for clients."""
     return Door(
         (
@@ -40,39 +42,63 @@ def build_public(gateway: Gateway, terms: Terms) -> Door:
             *models.endpoints(gateway, int(gateway.clock.wall())),
             *inference.endpoints(gateway, terms),
         ),
-        keyring=gateway.keyring,
+        authenticator=gateway.authenticator,
         render=openai_error,
         clock=gateway.clock,
         new_id=gateway.new_id,
         terms=terms,
+        refused=refused,
     )
 
 
-def build_operator(operator: Operator, terms: Terms, *, trusted: Principal | None = None) -> Door:
-    """The door for operators; with `trusted`, everyone who can connect is that principal."""
+def build_operator(
+    operator: Operator,
+    terms: Terms,
+    more: tuple[Endpoint, ...] = (),
+    *,
+    trusted: Principal | None = None,
+    login: Login | None = None,
+    refused: Refused | None = None,
+) -> Door:
+    """The door for operators. `more`: the endpoints of other parts. `login`: where browsers get a session. With
+    `trusted`, everyone who can connect is that principal."""
     gateway = operator.gateway
+    sessions = login.endpoints() if login is not None else ()
     return Door(
-        admin.endpoints(operator, terms),
-        keyring=gateway.keyring,
+        admin.endpoints(operator, terms, (*more, *sessions)),
+        authenticator=gateway.authenticator,
         render=problem,
         clock=gateway.clock,
         new_id=gateway.new_id,
         terms=terms,
         trusted=trusted,
+        login=login,
+        refused=refused,
     )
 
 
 class Doors:
     """All doors of one process. `open` them, and `close` them once; nothing is lost in between."""
 
-    def __init__(self, operator: Operator, limits: Limits, log: AccessLog | None = None) -> None:
+    def __init__(
+        self,
+        operator: Operator,
+        limits: Limits,
+        log: AccessLog | None = None,
+        *,
+        login: Login | None = None,
+        refused: Refused | None = None,
+        more: Callable[[Terms], tuple[Endpoint, ...]] = lambda terms: (),
+    ) -> None:
+        """`more`: the operator's endpoints of other parts."""
         check_http_stack()
         self.operator = operator
         self._gateway = operator.gateway
         self._terms = terms = Terms(limits, log)
-        self._public = Listener(build_public(operator.gateway, terms), terms)
-        self._console = Listener(build_operator(operator, terms), terms)
-        self._control = Listener(build_operator(operator, terms, trusted=CONTROL), terms)
+        others = more(terms)
+        self._public = Listener(build_public(operator.gateway, terms, refused), terms)
+        self._console = Listener(build_operator(operator, terms, others, login=login, refused=refused), terms)
+        self._control = Listener(build_operator(operator, terms, others, trusted=CONTROL), terms)
         self.public_port = 0
         self.operator_port = 0
 

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from appliance.door.http import address, credential
 from appliance.door.login import Login
-from appliance.identity.authenticator import Authenticator
+from appliance.exchange import Authenticator
 from appliance.identity.certificates import PeerCertificate
 from appliance.identity.principal import Principal
 

@@ -58,6 +58,11 @@ class Principal(msgspec.Struct, frozen=True):
         """Whose data the exchange is about: the person, else the service account, else the credential."""
         return self.user or self.service_account or self.key_id
 
+    @property
+    def credential(self) -> str:
+        """The credential itself: people with tokens of one issuer have the same `key_id`."""
+        return self.key_id if self.user is None else f"{self.key_id}/{self.user}"
+
     def may(self, permission: Permission) -> bool:
         """Whether the role has it; what concerns the whole box is for those who oversee all of it."""
         return permission in ROLES[self.role] and (self.oversees is None or permission not in BOX_WIDE)

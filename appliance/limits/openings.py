@@ -52,7 +52,7 @@ def _providers(settings: Settings) -> Iterator[Opening]:
         if isinstance(target, ProviderTarget)
     }
     for provider in settings.providers:
-        most: int | None = getattr(provider, "max_in_flight", None)
+        most: int | None = provider.max_in_flight
         if most is not None:
             # No deployment can have this name.
             yield Opening(

@@ -166,7 +166,7 @@ class OpenAIUpstream:
             response = await self._session.post(
                 self._urls[call.kind.name],
                 data=encode(outgoing(call.request, self._model)),
-                headers=self._headers,
+                headers={**self._headers, "traceparent": call.traceparent} if call.traceparent else self._headers,
                 allow_redirects=False,
                 timeout=timeout,
             )

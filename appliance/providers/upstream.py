@@ -62,6 +62,9 @@ class Call(msgspec.Struct):
     ended: Callable[[], None] = _nothing
     """To be called for each choice that is complete: the target has room for another one."""
 
+    traceparent: str | None = None
+    """What a provider is to be told of the trace that the call belongs to."""
+
     @property
     def answer_id(self) -> str:
         return self.kind.id_prefix + self.id

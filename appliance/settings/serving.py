@@ -75,7 +75,7 @@ class LlamaCppArgs(Section):
         default=256,
         ge=0,
         le=100_000,
-        description="Most requests that may wait for a slot; more are refused at once.",
+        description="Most requests that may wait inside the engine; the gateway's own queue is before it (admission).",
         json_schema_extra={"unit": "requests"},
     )
     gpu_layers: Integer = Field(
@@ -131,6 +131,13 @@ class Provider(Section):
     )
     api_key: SecretRef | None = Field(
         default=None, description="Where the key for the provider is found.", examples=[{"env": "OPENAI_API_KEY"}]
+    )
+    max_in_flight: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=100_000,
+        description="Most requests that the provider works on at a time; more wait. Left out, no bound.",
+        json_schema_extra={"unit": "requests"},
     )
 
 

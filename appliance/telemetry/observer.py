@@ -69,6 +69,10 @@ class Observer:
         header = trace.attempt()
         return header if self.tracing.propagate else None
 
+    def refused(self, limit: str, scope: str) -> None:
+        """A limit did not allow an exchange."""
+        self.metrics.refused(limit, scope)
+
     def observe(self, row: ExchangeRow, trace: Trace | None = None) -> None:
         """One exchange has ended, and its row is what will be kept of it."""
         try:

@@ -25,7 +25,7 @@ HI = {"role": "user", "content": "Hi"}
         {"messages": [{"role": "user", "content": [{"type": "text", "text": CANARY}, IMAGE]}]},
         {"messages": [{"role": "user", "content": "x", "name": CANARY}]},
         {"messages": [HI, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
-        {"messages": [HI, {"role": "assistant", "refusal": CANARY}]},
+        {"messages": [HI, {"role": "assistant", "content": "x", "refusal": CANARY}]},
         {"messages": [HI, {"role": "tool", "tool_call_id": "c", "content": CANARY}]},
         {"messages": [HI], "tools": [TOOL]},
         {"messages": [HI], "response_format": SCHEMA},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from appliance.door.door import Door
 from appliance.door.listen import Listener
 from appliance.door.serve import build_operator
 from appliance.door.terms import Terms
+from appliance.identity.authenticator import Authenticator
 from appliance.identity.key_ring import KeyRing
 from appliance.identity.key_store import NewKey
 from appliance.identity.people_work import ORGANIZATION
@@ -76,7 +78,7 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
         for role in ROLES:
             keys[role] = (await box.key(f"box-{role}", role))[1]
             theirs[role] = (await box.key(f"acme-{role}", role, organization=acme.id))[1]
-        house.gateway.keyring = box.ring
+        house.gateway.authenticator = Authenticator(box.ring, box.directory, clock=time.time)
         operator = Operator(house.gateway, box.ring, house.recorder, lambda: {"replicas": []}, _reload)
         terms = Terms()
         door = build_operator(operator, terms)

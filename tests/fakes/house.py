@@ -20,6 +20,7 @@ from appliance.door.http import Limits
 from appliance.door.serve import Doors
 from appliance.errors import OutpostError, RecordsUnavailable
 from appliance.exchange import Gateway
+from appliance.identity.authenticator import Authenticator
 from appliance.identity.principal import Principal
 from appliance.limits.admission import Gates
 from appliance.limits.book import Book
@@ -32,6 +33,9 @@ from appliance.providers.upstream import READY, Capabilities, Readiness, Upstrea
 from appliance.records.rows import ExchangeRow
 from appliance.routing.routes import Deadlines, Route, Router, Target
 from appliance.routing.watch import Running
+from appliance.settings.recording import Content
+from appliance.telemetry.metrics import Ledger, Metrics, Sources
+from appliance.telemetry.observer import Observer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.upstream import FakeUpstream
 
@@ -87,6 +91,20 @@ class NoStore:
 
     def lost(self, reservation: Reservation) -> None:
         self.unrecorded += 1
+
+
+class NoContents:
+    """Keeps no texts."""
+
+    most = 0
+
+    def policy(self, principal: Principal, route: str) -> Content:
+        return "none"
+
+    async def keep(
+        self, principal: Principal, row: ExchangeRow, policy: Content, request: bytes, answer: bytes
+    ) -> asyncio.Future[int] | None:
+        return None
 
 
 class FakeKeys:
@@ -221,7 +239,9 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
     engine, keys, recorder = FakeEngine(), FakeKeys(), FakeRecorder()
     ids = itertools.count(1)
     gateway = Gateway(
-        keyring=keys,
+        authenticator=Authenticator(keys, None, clock=time.time),  # type: ignore[arg-type]  # nobody signs in
+        observer=Observer(Metrics(Sources(lambda: 0, lambda: Ledger(0, 0.0, True)), "test")),
+        contents=NoContents(),
         recorder=recorder,
         router=Router([]),
         running=Running(),
