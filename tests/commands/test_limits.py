@@ -23,6 +23,7 @@ from appliance.door.operation import endpoint
 from appliance.door.render import problem
 from appliance.door.serve import CONTROL
 from appliance.door.terms import Terms
+from appliance.identity.authenticator import Authenticator
 from appliance.ids import new_id
 from appliance.limits.book import Book, Reservation
 from appliance.limits.clock import Now
@@ -144,7 +145,7 @@ def served(folder: Path) -> Iterator[LimitKeeper]:
         terms = Terms()
         door = Door(
             [endpoint(each, terms) for each in operations(keeper)],
-            keyring=Nobody(),
+            authenticator=Authenticator(Nobody(), None, clock=time.time),  # type: ignore[arg-type]  # the socket is trusted
             render=problem,
             clock=Clock(),
             new_id=new_id,

@@ -67,7 +67,7 @@ async def scraped(tmp_path: Path) -> AsyncIterator[Scraped]:
             terms = Terms()
             made = Door(
                 endpoints(metrics, open=open),
-                keyring=house.keys,
+                authenticator=house.gateway.authenticator,
                 render=problem,
                 clock=gateway.clock,
                 new_id=gateway.new_id,

@@ -69,7 +69,14 @@ async def test_paths_with_parameters(house: House) -> None:
         endpoint("PUT", "/t/{id}/members/{user}"),
         endpoint("GET", "/t/fixed"),
     ]
-    door = Door(table, keyring=house.keys, render=problem, clock=Clock(), new_id=lambda: "x", terms=Terms())
+    door = Door(
+        table,
+        authenticator=house.gateway.authenticator,
+        render=problem,
+        clock=Clock(),
+        new_id=lambda: "x",
+        terms=Terms(),
+    )
     listening = Listener(door, Terms())
     port = await listening.tcp("127.0.0.1", 0)
     cases: list[tuple[str, str, Any]] = [

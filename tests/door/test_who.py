@@ -41,7 +41,7 @@ async def listening(who: Authenticator, tls: ssl.SSLContext | None = None) -> As
 
     door = Door(
         (Endpoint("GET", "/thing", "models.use", show, identifies=True),),
-        keyring=Keys(),
+        authenticator=who,
         render=openai_error,
         clock=Clock(),
         new_id=lambda: "id1",

@@ -194,7 +194,7 @@ class Box:
             "access": terms.log is not None,
             "level": logging.getLogger().level,
             "offline": app.status()["offline"],
-            "keys": [gateway.keyring.identify(key) for key in KEYS],
+            "keys": [gateway.authenticator.identify_now(key) for key in KEYS],
             "replicas": list(self.replicas.specs),
             "routes": [
                 (
