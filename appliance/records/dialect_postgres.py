@@ -57,7 +57,7 @@ class PostgresDialect:
 
     def newest(self, cursor: DBAPICursor) -> int:
         cursor.execute(_NEWEST)
-        found = cursor.fetchone()
+        (found,) = cursor.fetchall()
         return int(found[0])
 
     def insert_alone(self, cursor: DBAPICursor, rows: Sequence[Values]) -> bool:
