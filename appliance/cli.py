@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
-from appliance.commands import config, keys, models, people, requests
+from appliance.commands import config, content, export, keys, ledger, limits, models, people, requests, usage
 from appliance.commands.chat import chat
 from appliance.commands.serve import serve
 
@@ -43,7 +43,13 @@ app.add_typer(people.organizations, name="organizations")
 app.add_typer(people.teams, name="teams")
 app.add_typer(people.users, name="users")
 app.add_typer(people.service_accounts, name="service-accounts")
+app.add_typer(limits.app, name="limits")
+app.add_typer(usage.app, name="usage")
 app.add_typer(requests.app, name="requests")
+app.add_typer(content.app, name="content")
+app.command("erase")(content.erase_subject)
+app.add_typer(ledger.app, name="ledger")
+app.command("export")(export.export)
 app.add_typer(config.app, name="config")
 
 

@@ -24,7 +24,7 @@ from appliance.door.operation import MAX_ROWS, perform
 from appliance.errors import NotFound
 from appliance.identity.key_ring import KeyRing
 from appliance.identity.principal import Principal
-from appliance.records.database import Database, Where
+from appliance.records.database import Database
 from appliance.records.recorder import Recorder
 
 PATIENCE_S = 5.0
@@ -55,7 +55,7 @@ class Desk:
             answer = Control(self.place.control_socket).call(method, whole, query=query, body=body)
         except NotRunning:
             self._must_exist(reading=method == "GET")
-            if not is_there(self.place.database) and not self._new:
+            if not self.place.has_database and not self._new:
                 return []
             return asyncio.run(_here(self.place, method, whole, query or {}, body))
         self.running = True
@@ -73,7 +73,7 @@ class Desk:
 
     def _must_exist(self, *, reading: bool) -> None:
         """What is made in a folder that no gateway has used is known to no gateway. Raises NotFound."""
-        if self._new or reading or is_there(self.place.database):
+        if self._new or reading or self.place.has_database:
             return
         raise NotFound(
             f"there is no gateway's data in {visible(self.place.data_dir.absolute())}: go to the folder in which the "
@@ -85,11 +85,6 @@ class Desk:
         """The data folder, and whether a change reaches anybody before the next start."""
         running = "a" if self.running else "no"
         return f"{visible(self.place.data_dir.absolute())}, where {running} gateway is running"
-
-
-def is_there(database: Where) -> bool:
-    """Whether a box has its database already; one on a server has to be."""
-    return not isinstance(database, Path) or database.exists()
 
 
 def escaped(id_or_name: str) -> str:

@@ -92,7 +92,7 @@ def _erase(place: Place, subject: str) -> dict[str, Any]:
 
 
 async def _erase_in_database(place: Place, subject: str) -> Erased:
-    if not place.database.exists():
+    if not place.has_database:
         raise NotFound(f"there is no gateway's data in {visible(place.data_dir.absolute())}")
     # No gateway may start meanwhile: it would go on with the key in its memory.
     with folder.hold(place.data_dir):

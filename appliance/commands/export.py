@@ -89,7 +89,7 @@ def _to_file(place: Place, form: Form, window: Window, path: Path) -> int:
 
 async def _export(place: Place, form: Form, window: Window, write: Callable[[bytes], object]) -> int:
     """Write the window; answer the number of the last record written (or that to begin after)."""
-    if not place.database.exists():
+    if not place.has_database:
         raise NotFound(f"there is no gateway's data in {visible(place.data_dir.absolute())}")
     database = await Database.open(place.database)
     try:

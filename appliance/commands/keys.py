@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 import typer
 
-from appliance.commands.asking import Desk, escaped, is_there
+from appliance.commands.asking import Desk, escaped
 from appliance.commands.place import ConfigOption, DataDirOption, find_place, told
 from appliance.commands.terminal import command, moment, table, visible
 from appliance.errors import NotFound
@@ -80,7 +80,7 @@ def create(
         try:
             (made,) = desk.ask("POST", "/keys", body=body)
         except NotFound as error:
-            if is_there(desk.place.database):
+            if desk.place.has_database:
                 raise
             raise NotFound(f"{error.message}, or make it with --new before the first start") from error
     _show_made(made, desk, as_json, "was made")

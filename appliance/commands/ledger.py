@@ -15,7 +15,6 @@ import msgspec
 import typer
 
 from appliance import data_dir as folder
-from appliance.commands.asking import is_there
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import command, visible
@@ -206,7 +205,7 @@ async def _make(place: Place) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _database(place: Place) -> AsyncIterator[Database]:
-    if not is_there(place.database):
+    if not place.has_database:
         raise NotFound(
             f"there is no gateway's data in {visible(place.data_dir.absolute())}: go to the folder in which the "
             "gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE"

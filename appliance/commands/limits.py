@@ -218,7 +218,7 @@ class _Desk:
         try:
             answer = Control(self.place.control_socket).call(method, path, query=query, body=body)
         except NotRunning:
-            if method != "GET" and not self.place.database.exists():
+            if method != "GET" and not self.place.has_database:
                 raise NotFound(
                     f"there is no gateway's data in {visible(self.place.data_dir.absolute())}: go to the folder in "
                     "which the gateway is started, or name its data with --data-dir FOLDER or its settings with "
@@ -235,7 +235,7 @@ class _Desk:
             writing = method != "GET"
             if writing:
                 stack.enter_context(folder.hold(self.place.data_dir))
-            elif not self.place.database.exists():
+            elif not self.place.has_database:
                 keeper = LimitKeeper(_NO_DATABASE, _NO_RECORDER, Book([], now), lambda: now)
                 keeper.apply(self._settings)
                 return _data(await perform(operations(keeper), ACTOR, method, path, {}, payload))

@@ -13,7 +13,7 @@ import typer
 
 from appliance.errors import OutpostError
 from appliance.identity.key_store import KeyInfo
-from appliance.records.database import database_path
+from appliance.records.database import Where, database_path, locate
 from appliance.settings import choose_file, load
 
 ConfigOption = Annotated[
@@ -27,12 +27,17 @@ DataDirOption = Annotated[
 
 
 class Place:
-    """data_dir: the folder; database: the file; declared: the fixed keys of the settings, for showing."""
+    """data_dir: the folder; database: the file or the server; declared: the fixed keys of the settings, for showing."""
 
-    def __init__(self, data_dir: Path, database: Path, declared: tuple[KeyInfo, ...] = ()) -> None:
+    def __init__(self, data_dir: Path, database: Where, declared: tuple[KeyInfo, ...] = ()) -> None:
         self.data_dir = data_dir
         self.database = database
         self.declared = declared
+
+    @property
+    def has_database(self) -> bool:
+        """A server's may be empty, but it is there; a file has to be made first."""
+        return not isinstance(self.database, Path) or self.database.exists()
 
     @property
     def control_socket(self) -> Path:
@@ -54,8 +59,8 @@ def find_place(config: Path | None, data_dir: Path | None, env: Mapping[str, str
         for key in settings.identity.keys
     )
     folder = data_dir or settings.data_dir
-    url = "sqlite" if data_dir is not None else settings.database.url
-    return Place(folder, database_path(url, folder), declared)
+    where = database_path("sqlite", folder) if data_dir is not None else locate(settings.database, folder, env)
+    return Place(folder, where, declared)
 
 
 @contextmanager

@@ -56,7 +56,7 @@ def fetch(place: Place, after_seq: int | None, limit: int) -> list[dict[str, Any
 
 
 async def _fetch_from_database(place: Place, after_seq: int | None, limit: int) -> list[dict[str, Any]]:
-    if not place.database.exists():
+    if not place.has_database:
         return []
     database = await Database.open(place.database)
     try:

@@ -49,7 +49,7 @@ def serve(config: ConfigOption = None) -> None:
             typer.echo(str(problem), err=True)
         raise typer.Exit(1) from None
     learn(secrets, loaded.settings, os.environ)
-    install(loaded.settings.log.level, "json", secrets, sys.stderr)
+    install(loaded.settings.log.level, loaded.settings.log.format, secrets, sys.stderr)
     for warning in loaded.warnings:
         logger.warning("%s", warning)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

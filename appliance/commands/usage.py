@@ -92,7 +92,7 @@ def fetch(place: Place, by: tuple[Dimension, ...], since: str | None, until: str
 
 
 async def _from_database(place: Place, by: tuple[Dimension, ...], since: float, until: float) -> Any:
-    if not place.database.exists():
+    if not place.has_database:
         return []
     database = await Database.open(place.database)
     try:

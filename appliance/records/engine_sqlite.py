@@ -7,6 +7,7 @@ Durability is set per connection, so every connection is asked what it really do
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ class SqliteEngines:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # SQLite gives its WAL and shared-memory files the mode of the main one, so this covers all three.
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            if not self.path.stat().st_size:
+                _begin(self.path)
         except OSError as error:
             raise self.refused(error) from error
         engine = self.writing()
@@ -62,6 +65,16 @@ class SqliteEngines:
         return (await connection.exec_driver_sql("PRAGMA data_version")).scalar_one()
 
 
+def _begin(path: Path) -> None:
+    """What can be said of a file only before its first table: room that has become free can be given back."""
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
+        connection.execute("VACUUM")
+    finally:
+        connection.close()
+
+
 def _configure(engine: Engine, timeout_s: float) -> None:
     wanted: tuple[tuple[str, str | int, Any], ...] = (
         ("busy_timeout", int(timeout_s * 1000), int(timeout_s * 1000)),
@@ -69,6 +82,8 @@ def _configure(engine: Engine, timeout_s: float) -> None:
         ("synchronous", "FULL", 2),
         ("foreign_keys", "ON", 1),
         ("trusted_schema", "OFF", 0),
+        # What is erased must not stay in free pages.
+        ("secure_delete", "ON", 1),
     )
 
     def on_connect(connection: Any, _: Any) -> None:

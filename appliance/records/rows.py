@@ -244,7 +244,7 @@ def storable(row: ExchangeRow) -> ExchangeRow:
 
 def _storable(value: Any) -> Any:
     if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
+        return value.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     if isinstance(value, int) and not isinstance(value, bool):
         return min(max(value, 0), MAX_EXACT)
     if isinstance(value, list):

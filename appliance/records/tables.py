@@ -43,7 +43,7 @@ counters = Table(
     "counters",
     metadata,
     Column("name", String(64), primary_key=True),
-    Column("value", Integer, nullable=False),
+    Column("value", SERIAL, nullable=False),
 )
 """Small numbers: `identity_epoch` rises with every change of a key, `probe` shows that writing works."""
 

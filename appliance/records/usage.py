@@ -10,7 +10,18 @@ from decimal import Decimal
 from typing import Any, Literal, get_args
 
 import msgspec
-from sqlalchemy import ColumnElement, Integer, Select, String, TableValuedAlias, cast, func, select, true
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Select,
+    String,
+    TableValuedAlias,
+    cast,
+    func,
+    literal_column,
+    select,
+    true,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 
 from appliance.errors import BadRequest
@@ -131,7 +142,7 @@ def report_query(
     if "tag" in by:
         tags, value = _each(exchanges.c.tags, dialect, "tags")
         sources.append(tags)
-        columns["tag"] = value if dialect == "sqlite" else value.op("#>>")("{}")
+        columns["tag"] = value if dialect == "sqlite" else value.op("#>>")(literal_column("'{}'"))
     if "target" in by:
         attempts, value = _each(exchanges.c.attempts, dialect, "tries")
         sources.append(attempts)

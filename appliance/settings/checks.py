@@ -72,6 +72,8 @@ def warn(settings: Settings) -> list[Finding]:
             if "deployments" not in settings.model_fields_set:
                 cure = "it is there by default: add it to a route, or write deployments: []"
             found.append(Finding(("deployments", index), f"no route uses the deployment {deployment.name}", cure))
+    for part in (checks_people, checks_recording, checks_telemetry):
+        found += part.warn(settings)
     if not settings.routes:
         found.append(Finding(("routes",), "there is no route, so that no request can be answered", "add a route"))
     return found

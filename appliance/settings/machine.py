@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import ssl
 from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
 
+from appliance.settings import machine_people
 from appliance.settings.document import Finding, Path
 from appliance.settings.schema import Settings, Tls
 from appliance.settings.secrets import SecretMissing, SecretRef, readable_by_others, resolve
 
 MIN_KEY_CHARS = 20
 _HEADER_SAFE = re.compile(r"[\x21-\x7e]+")
+_HEADER_VALUE = re.compile(r"[\x20-\x7e]+")
 
 
 def check_machine(settings: Settings, env: Mapping[str, str]) -> list[Finding]:
@@ -19,6 +22,10 @@ def check_machine(settings: Settings, env: Mapping[str, str]) -> list[Finding]:
     return [
         *_keys(settings, env),
         *_provider_keys(settings, env),
+        *machine_people.check_machine(settings, env),
+        *_telemetry(settings, env),
+        *_exporters(settings),
+        *_database(settings, env),
         *(_tls(settings.server.tls) if settings.server.tls else ()),
         *(
             Finding(("catalogue", "paths", index), f"{path} is not a folder", "create it, or correct the path")
@@ -43,6 +50,17 @@ def warn_machine(settings: Settings) -> list[Finding]:
         for path, ref in places
         if ref.file is not None and readable_by_others(ref.file)
     ]
+    found += machine_people.warn_machine(settings)
+    if settings.telemetry.otlp is not None:
+        found += [
+            Finding(
+                ("telemetry", "otlp", "headers", name, "file"),
+                f"every user of this machine can read {ref.file}",
+                f"run chmod 600 {ref.file}",
+            )
+            for name, ref in settings.telemetry.otlp.headers.items()
+            if ref.file is not None and readable_by_others(ref.file)
+        ]
     tls = settings.server.tls
     if tls is not None and readable_by_others(tls.key):
         message, cure = f"every user of this machine can read {tls.key}", f"run chmod 600 {tls.key}"
@@ -83,17 +101,55 @@ def _provider_keys(settings: Settings, env: Mapping[str, str]) -> Iterator[Findi
             yield Finding(path, message, "it cannot be sent as a header: check what was pasted")
 
 
+def _telemetry(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
+    otlp = settings.telemetry.otlp
+    if otlp is None:
+        return
+    for name, reference in otlp.headers.items():
+        path: Path = ("telemetry", "otlp", "headers", name)
+        try:
+            text = resolve(reference, env)
+        except SecretMissing as missing:
+            yield Finding(path, missing.message, missing.cure)
+            continue
+        if not _HEADER_VALUE.fullmatch(text):
+            message = f"the {reference} holds a line break or a character that is not ASCII"
+            yield Finding(path, message, "it cannot be sent as a header: check what was pasted")
+    if otlp.ca is not None:
+        yield from _readable(("telemetry", "otlp", "ca"), otlp.ca)
+
+
+def _exporters(settings: Settings) -> Iterator[Finding]:
+    for index, exporter in enumerate(settings.records.export):
+        for name in ("ca", "cert", "key"):
+            file = getattr(exporter, name)
+            if file is not None:
+                yield from _readable(("records", "export", index, name), file)
+
+
+def _database(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
+    if settings.database.password is not None:
+        try:
+            resolve(settings.database.password, env)
+        except SecretMissing as missing:
+            yield Finding(("database", "password"), missing.message, missing.cure)
+
+
+def _readable(place: Path, path: FilePath) -> Iterator[Finding]:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as error:
+        reason = (error.strerror or "unreadable").lower()
+        yield Finding(place, f"{path} cannot be read ({reason})", "create it, or correct the path")
+
+
 def _tls(tls: Tls) -> Iterator[Finding]:
     broken = False
     for name, path in (("cert", tls.cert), ("key", tls.key)):
-        try:
-            with path.open("rb"):
-                pass
-        except OSError as error:
-            reason = (error.strerror or "unreadable").lower()
+        for finding in _readable(("server", "tls", name), path):
             broken = True
-            message = f"{path} cannot be read ({reason})"
-            yield Finding(("server", "tls", name), message, "create it, or correct the path")
+            yield finding
     if broken:
         return
     try:

@@ -145,6 +145,11 @@ class Log(Section):
     level: Annotated[Literal["debug", "info", "warning", "error"], Word] = Field(
         default="info", description="Least severe message that is written."
     )
+    format: Annotated[Literal["json", "text"], Word] = Field(
+        default="json",
+        description="Form of a line: json for machines, text for people.",
+        json_schema_extra=_RESTART,
+    )
     access: Switch = Field(default=True, description="Write one line a request.")
 
 

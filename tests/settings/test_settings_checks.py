@@ -17,7 +17,7 @@ from appliance.settings import (
     load,
 )
 from appliance.settings.checks import check, warn
-from appliance.settings.shape import dotted, leaves
+from appliance.settings.shape import dotted, leaves, root
 
 A = {"name": "a", "model": "m"}
 B = {"name": "b", "model": "n"}
@@ -211,7 +211,10 @@ def test_a_reload_knows_what_it_can_apply() -> None:
 
 
 def test_exactly_these_keys_need_a_restart() -> None:
+    assert next(shape for shape in root().walk() if shape.key == "database.password").restart
     assert {shape.key for shape in leaves() if shape.restart} == {
         "server.listen", "server.tls.cert", "server.tls.key", "console.listen", "data_dir", "database.url",
-        "database.password.env", "database.password.file", "database.backup",
+        "database.backup", "log.format", "identity.client_ca",
+        "telemetry.metrics.open",
+        *(shape.key for shape in leaves() if shape.key.startswith("telemetry.otlp.")),
     }  # fmt: skip

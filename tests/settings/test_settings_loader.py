@@ -173,7 +173,8 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file(write: Write) -> N
         "outpost.yaml:14: routes[1].targets[4].model: is required"
         " – add model: gpt-4o-mini (The provider's own name for the model)",
         "outpost.yaml:15: listen: unknown key – remove it; known at the top level: server, console, data_dir, offline,"
-        " database, log, identity, catalogue, deployments, providers, routes",
+        " database, log, identity, catalogue, deployments, providers, routes, limits, prices, admission, records,"
+        " telemetry",
         "outpost.yaml:16: max_body: unknown key – did you mean server.max_body? Otherwise remove it",
     ]
 
