@@ -20,17 +20,19 @@ class ExchangeStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def tail(self, limit: int = 20) -> Sequence[RecordedExchange]:
-        """The newest `limit` rows (at most `MAX_LIMIT`), oldest of them first."""
-        newest = _SELECT.order_by(exchanges.c.seq.desc()).limit(_bounded(limit))
+    async def tail(self, limit: int = 20, *, organization: str | None = None) -> Sequence[RecordedExchange]:
+        """The newest `limit` rows (at most `MAX_LIMIT`), oldest of them first; `organization`: only its own."""
+        newest = _of(organization).order_by(exchanges.c.seq.desc()).limit(_bounded(limit))
         return (await self._fetch(newest))[::-1]
 
-    async def list(self, after_seq: int | None = None, limit: int = 100) -> Sequence[RecordedExchange]:
+    async def list(
+        self, after_seq: int | None = None, limit: int = 100, *, organization: str | None = None
+    ) -> Sequence[RecordedExchange]:
         """The next `limit` rows after a sequence number, in order; without one, the same as `tail`."""
         if after_seq is None:
-            return await self.tail(limit)
-        following = _SELECT.where(exchanges.c.seq > after_seq).order_by(exchanges.c.seq).limit(_bounded(limit))
-        return await self._fetch(following)
+            return await self.tail(limit, organization=organization)
+        following = _of(organization).where(exchanges.c.seq > after_seq).order_by(exchanges.c.seq)
+        return await self._fetch(following.limit(_bounded(limit)))
 
     async def find(self, exchange_id: str) -> RecordedExchange | None:
         """The row of an exchange's id, the newest should there be two; None if there is none."""
@@ -44,6 +46,10 @@ class ExchangeStore:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).all()
         return [unflatten(row) for row in rows]
+
+
+def _of(organization: str | None) -> Select[tuple[object, ...]]:
+    return _SELECT if organization is None else _SELECT.where(exchanges.c.organization_id == organization)
 
 
 def _bounded(limit: int) -> int:

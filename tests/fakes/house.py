@@ -163,8 +163,11 @@ class FakeRecorder:
             await self.changed.wait_for(lambda: len(self.rows) >= count)
         return self.rows[-1]
 
-    async def list(self, after_seq: int | None = None, limit: int = 100) -> Sequence[ExchangeRow]:
-        return self.rows[after_seq or 0 :][:limit]
+    async def list(
+        self, after_seq: int | None = None, limit: int = 100, *, organization: str | None = None
+    ) -> Sequence[ExchangeRow]:
+        found = [row for row in self.rows[after_seq or 0 :] if organization in (None, row.organization_id)]
+        return found[:limit]
 
     async def find(self, exchange_id: str) -> ExchangeRow | None:
         return next((row for row in self.rows if row.id == exchange_id), None)

@@ -39,6 +39,24 @@ async def test_list(store: ExchangeStore, after: int | None, limit: int, wanted:
     assert [row.seq for row in await store.list(after, limit)] == wanted
 
 
+async def test_a_page_of_one_organization_is_full(database: Database) -> None:
+    writer = RowWriter(database.writer_engine())
+    places = {n: "org_b" if n % 5 == 0 else "org_a" for n in range(1, 101)}
+    writer.write(
+        [
+            ExchangeRow(id=f"req_{n}", kind="embeddings", started_at=float(n), organization_id=place)
+            for n, place in places.items()
+        ]
+    )
+    writer.close()
+    store = ExchangeStore(database)
+    assert [row.seq for row in await store.list(None, 10, organization="org_b")] == list(range(55, 101, 5))
+    assert [row.seq for row in await store.list(7, 3, organization="org_b")] == [10, 15, 20]
+    assert [row.seq for row in await store.list(98, 3, organization="org_b")] == [100]
+    assert await store.list(None, 10, organization="org_c") == []
+    assert len(await store.list(0, 1000)) == 100
+
+
 async def test_find(store: ExchangeStore) -> None:
     found = await store.find("req_4")
     assert found is not None
