@@ -137,7 +137,14 @@ class Office:
             self.ring, self.ring.directory, people.providers, people.subjects, clock=time.time
         )
         clock, random = time.monotonic, secrets.token_bytes
-        self.login = Login(self.ring.directory, Sessions(clock, random), Logins(clock, random), clock=time.time)
+        self.login = Login(
+            self.ring.directory,
+            Sessions(clock, random),
+            Logins(clock, random),
+            clock=time.time,
+            note=lambda kind, body: self.recorder.write(lambda tx: tx.append(kind, body)),
+            refused=self.refusals.note,
+        )
         self.login.change(people.providers)
         self._run(self.ring.watch())
         self._run(self.authenticator.watch())

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hmac
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from html import escape
 from http import HTTPStatus
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 import msgspec
@@ -21,9 +21,9 @@ from aiohttp import web
 
 from appliance.dialects.wire import encode
 from appliance.door.endpoint import Endpoint, Query, Visit
-from appliance.door.http import SERVER
+from appliance.door.http import SERVER, address
 from appliance.door.render import respond
-from appliance.errors import NotFound, OutpostError, PermissionDenied, Unauthenticated
+from appliance.errors import NotFound, OutpostError, PermissionDenied, RecordsUnavailable, Unauthenticated
 from appliance.identity.authenticator import sign_in
 from appliance.identity.claims import People, person_of
 from appliance.identity.jwt import BadToken
@@ -33,6 +33,9 @@ from appliance.identity.principal import Principal
 from appliance.identity.sessions import LOGIN_S, Logins, Session, Sessions, digest
 
 logger = logging.getLogger("outpost.login")
+
+Note = Callable[[str, dict[str, Any]], Awaitable[object]]
+"""Puts an event, of a kind and with a body, onto the ledger. Raises RecordsUnavailable."""
 
 CSRF_HEADER = "x-outpost-csrf"
 CALLBACK = "/login/callback"
@@ -84,11 +87,23 @@ class _Site(NamedTuple):
 class Login:
     """Logins, sessions and their endpoints. `change` what the settings say at a reload.
 
-    clock: unix seconds.
+    clock: unix seconds. note: keeps who came and went; without that nobody is let in. refused: told of each login
+    that is refused: its code, the client's address, the endpoint's path.
     """
 
-    def __init__(self, people: People, sessions: Sessions, logins: Logins, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        people: People,
+        sessions: Sessions,
+        logins: Logins,
+        *,
+        clock: Callable[[], float],
+        note: Note,
+        refused: Callable[[str, str, str], None],
+    ) -> None:
         self._people = people
+        self._note = note
+        self._refused = refused
         self._sessions = sessions
         self._logins = logins
         self._clock = clock
@@ -227,6 +242,8 @@ class Login:
         try:
             id, session, goal = await self._finish(request, site)
         except OutpostError as error:
+            if isinstance(error, (Unauthenticated, PermissionDenied)):
+                self._refused(error.code, address(request), CALLBACK)
             response = _trouble(visit, error)
         else:
             # Not a redirect: a browser would follow it as a request of the provider's site, without a Strict cookie.
@@ -271,6 +288,11 @@ class Login:
         if self._providers.get(login.provider) is not provider:
             raise Unauthenticated("The settings changed meanwhile; log in again.", code="login_failed")
         id, session = self._sessions.begin(principal, person.issuer, replaces=login.replaces)
+        try:
+            await self._note("session.begin", _event(session, request, provider.name))
+        except BaseException:
+            self._sessions.end(id)
+            raise
         return id, session, login.goal
 
     async def logout(self, visit: Visit) -> web.StreamResponse:
@@ -281,6 +303,12 @@ class Login:
             raise Unauthenticated("Nobody is logged in.", code="session_ended")
         visit.principal = session.principal
         self._sessions.end(request.cookies[site.session_cookie])
+        name = next((each.name for each in self._providers.values() if each.settings.issuer == session.issuer), None)
+        try:
+            await self._note("session.end", _event(session, request, name))
+        except RecordsUnavailable:
+            # Who wants to go is let go.
+            logger.warning("logout_not_recorded", extra={"request_id": visit.id})
         gone = LoggedOut(self._provider_logout(session, site))
         response = respond(encode({"data": gone}), visit.id, headers={"Cache-Control": "no-store"})
         response.del_cookie(site.session_cookie, path="/", secure=site.secure, httponly=True, samesite="Strict")
@@ -320,6 +348,11 @@ class Login:
                 query = urlencode({"client_id": login.client_id, "post_logout_redirect_uri": f"{site.origin}/"})
                 return f"{metadata.end_session_endpoint}{'&' if '?' in metadata.end_session_endpoint else '?'}{query}"
         return None
+
+
+def _event(session: Session, request: web.BaseRequest, provider: str | None) -> dict[str, Any]:
+    """Who came or went, for the ledger. Ids only: a name could not be erased from it."""
+    return {"actor": session.principal.actor, "provider": provider, "address": address(request)}
 
 
 def _check_origin(request: web.BaseRequest, site: _Site, session: Session) -> None:

@@ -161,10 +161,7 @@ def note(
     after: msgspec.Struct | None,
 ) -> None:
     """Put an administrative change on the ledger: who, what, before, after."""
-    who = {"key": actor.key_id, "role": actor.role, "organization": actor.organization}
-    if actor.user is not None:
-        who["user"] = actor.user
-    body: dict[str, Any] = {"actor": who, "object": object_id}
+    body: dict[str, Any] = {"actor": actor.actor, "object": object_id}
     if (form := ledger_form(before)) is not None:
         body["before"] = form
     if (form := ledger_form(after)) is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -62,6 +62,12 @@ class Principal(msgspec.Struct, frozen=True):
     def credential(self) -> str:
         """The credential itself: people with tokens of one issuer have the same `key_id`."""
         return self.key_id if self.user is None else f"{self.key_id}/{self.user}"
+
+    @property
+    def actor(self) -> dict[str, Any]:
+        """Who did something, as events of the ledger name it."""
+        who = {"key": self.key_id, "role": self.role, "organization": self.organization}
+        return who if self.user is None else {**who, "user": self.user}
 
     def may(self, permission: Permission) -> bool:
         """Whether the role has it; what concerns the whole box is for those who oversee all of it."""

@@ -21,6 +21,7 @@ from appliance.door.login import CSRF_HEADER, Login
 from appliance.door.render import problem, respond
 from appliance.door.terms import Terms
 from appliance.door.who import who_asks
+from appliance.errors import RecordsUnavailable
 from appliance.identity.authenticator import Authenticator
 from appliance.identity.oidc import Provider, build_providers
 from appliance.identity.principal import Principal
@@ -59,10 +60,25 @@ class Console:
         numbers = itertools.count(1)
         random = lambda size: next(numbers).to_bytes(size, "big")  # noqa: E731
         self.sessions = Sessions(self.clock.monotonic, random)
-        self.login = Login(self.people, self.sessions, Logins(self.clock.monotonic, random), clock=self.clock.wall)
+        self.noted: list[tuple[str, dict[str, Any]]] = []
+        self.refused: list[tuple[str, str, str]] = []
+        self.recording = True
+        self.login = Login(
+            self.people,
+            self.sessions,
+            Logins(self.clock.monotonic, random),
+            clock=self.clock.wall,
+            note=self.note,
+            refused=lambda *refusal: self.refused.append(refusal),
+        )
         self.who = Authenticator(Keys(), self.people, clock=self.clock.wall)
         self.terms = Terms()
         self.port = 0
+
+    async def note(self, kind: str, body: dict[str, Any]) -> None:
+        if not self.recording:
+            raise RecordsUnavailable("The disk is full.", retry_after_s=1.0)
+        self.noted.append((kind, body))
 
     @property
     def url(self) -> str:

@@ -141,6 +141,50 @@ async def test_whoever_says_no_is_told(console: Console, provider: str, browser:
     assert (page.status_code, len(console.sessions)) == (401, 0)
 
 
+# --- the ledger ---
+
+
+async def test_who_comes_and_goes_is_on_the_ledger(
+    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
+) -> None:
+    console.use(console.entry(issuer.url))
+    await log_in(console, browser)
+    csrf = (await browser.get(console.url + "/admin/v1/session")).json()["data"]["csrf"]
+    await browser.post(console.url + "/logout", headers={CSRF_HEADER: csrf, "Origin": console.url})
+    actor = {"key": "session", "role": "admin", "organization": "org_default", "user": "user_0000000000000000"}
+    body = {"actor": actor, "provider": "corp", "address": "127.0.0.1"}
+    assert console.noted == [("session.begin", body), ("session.end", body)]
+    assert console.refused == []
+
+
+async def test_nobody_is_let_in_without_a_record_but_out(
+    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
+) -> None:
+    console.use(console.entry(issuer.url))
+    console.recording = False
+    page = await log_in(console, browser)
+    assert (page.status_code, len(console.sessions)) == (503, 0)
+    assert "outpost_session" not in browser.cookies
+    console.recording = True
+    await log_in(console, browser)
+    csrf = (await browser.get(console.url + "/admin/v1/session")).json()["data"]["csrf"]
+    console.recording = False
+    gone = await browser.post(console.url + "/logout", headers={CSRF_HEADER: csrf, "Origin": console.url})
+    assert (gone.status_code, len(console.sessions)) == (200, 0)
+
+
+async def test_a_refused_login_is_told_of(console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient) -> None:
+    console.use(console.entry(issuer.url))
+    issuer.claims = {"sub": "bob", "groups": []}
+    assert (await log_in(console, browser)).status_code == 403
+    assert (await browser.get(console.url + "/login/callback?code=x&state=y")).status_code == 401
+    assert console.refused == [
+        ("permission_denied", "127.0.0.1", "/login/callback"),
+        ("login_failed", "127.0.0.1", "/login/callback"),
+    ]
+    assert console.noted == []
+
+
 # --- cookies ---
 
 
