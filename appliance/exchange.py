@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
@@ -40,6 +40,9 @@ from appliance.wishes import PRIORITY_HEADER, TAGS_HEADER, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
 
+T = TypeVar("T")
+
+MISTAKE = "The gateway made a mistake; its log has it under the request id."
 STREAM_OVERHEAD = 64
 """Bytes of a stream for each byte of text, about: what frames and fields of short deltas come to."""
 
@@ -112,13 +115,14 @@ class Gateway:
     default_priority: Priority = "normal"
     max_json_depth: int = 64
     write_timeout_s: float = 30.0
-    background: set[asyncio.Task[None]] = field(default_factory=set)
+    background: set[asyncio.Task[Any]] = field(default_factory=set)
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Have something done that nobody waits for, but a shutdown."""
+    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Have something done that goes on if its caller ends; a shutdown waits for it."""
         task = asyncio.create_task(work)
         self.background.add(task)
         task.add_done_callback(self.background.discard)
+        return task
 
 
 class Incoming(Protocol):
@@ -178,7 +182,7 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
             answer = exchange.fail(stopped)
         except Exception:
             logger.exception("exchange_failed", extra={"request_id": incoming.id})
-            answer = exchange.fail(InternalError("The gateway made a mistake; its log has it under the request id."))
+            answer = exchange.fail(InternalError(MISTAKE))
         watch.close()
         return await exchange.record(answer)
 
@@ -334,12 +338,29 @@ class Exchange:
     async def record(self, answer: Answer) -> Answer:
         """Make the row durable; without that the answer is withheld."""
         self.row.duration_s = self._now()
+        if self._policy != "none":
+            # It may take a while, and a client that leaves meanwhile changes nothing.
+            return await asyncio.shield(self._gateway.spawn(self._record_with_texts(answer)))
+        try:
+            await asyncio.shield(self._submit())
+        except OutpostError as error:
+            return self.fail(error)
+        return answer
+
+    async def _record_with_texts(self, answer: Answer) -> Answer:
+        """Texts that cannot be kept withhold the answer, but the work is on record."""
+        content = None
         try:
             content = await self._keep(answer.body)
-            written = self._submit()
-            await asyncio.shield(written)
+        except OutpostError as error:
+            answer = self.fail(error)
+        except Exception:
+            logger.exception("content_not_kept", extra={"request_id": self.row.id})
+            answer = self.fail(InternalError(MISTAKE))
+        try:
+            await asyncio.shield(self._submit())
             if content is not None:
-                await asyncio.shield(content)
+                await content
         except OutpostError as error:
             return self.fail(error)
         return answer
