@@ -74,12 +74,17 @@ def _outpost(port: int, upstream: str, scratch: Path, installer: Installer) -> L
         f"""server: {{listen: "127.0.0.1:{port}"}}
 console: {{listen: "127.0.0.1:{free_port()}"}}
 data_dir: {scratch / "data"}
-identity: {{keys: [{{name: bench, key: {{env: OUTPOST_BENCH_KEY}}, role: user}}]}}
+identity: {{keys: [{{name: bench, key: {{env: OUTPOST_BENCH_KEY}}, role: member}}]}}
 deployments: []
 providers:
   - {{name: mock, kind: openai, base_url: "{upstream}/v1", zone: on_box}}
 routes:
 {routes}
+limits:
+  - {{scope: key, requests: [100_000/second, 1_000_000/minute]}}
+  - {{scope: organization, tokens: 10_000_000_000/day, usd: 100_000/month, in_flight: 10_000}}
+prices:
+  - {{target: mock/{next(iter(PACES_MS))}, input: 0.15, output: 0.6}}
 """
     )
     return Launch(
@@ -136,7 +141,7 @@ def _litellm(port: int, upstream: str, scratch: Path, installer: Installer) -> L
 
 
 GATEWAYS = (
-    Gateway(OUTPOST, "key, routing, one durable record a request", _outpost),
+    Gateway(OUTPOST, "key, limits and budgets, routing, one durable record in the ledger a request, metrics", _outpost),
     Gateway(RELAY, "nothing but relaying (Python, benchmarks/peers/relay.py)", _relay),
     Gateway("vllm-router", "load balancing only (Rust, PyPI 0.1.17)", _vllm_router),
     Gateway("LiteLLM", "key, routing, no database (Python, PyPI 1.106.2)", _litellm, streams=8, slow=True),
