@@ -228,7 +228,10 @@ class Metrics:
 
     async def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type, in the format that `accept` (the header) asks for."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number; whoever asks like that gets the plain format
+            encode, content_type = choose_encoder("")
         # Copied on the event loop, in one piece; written elsewhere.
         families, now = self._snapshot(), _Ready([*self._now(), *self._process.collect()])
         registry = CollectorRegistry()

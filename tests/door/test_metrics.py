@@ -100,6 +100,8 @@ async def test_only_who_may_read_metrics_can(scraped: Scraped) -> None:
         ("text/html, nonsense;;q=x", "text/plain; version=0.0.4"),
         ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text; version=1.0.0"),
         (PROMETHEUS_ACCEPT, "application/openmetrics-text; version=1.0.0"),
+        ("application/openmetrics-text; version=new", "text/plain; version=0.0.4"),
+        ("text/plain; version=1.x", "text/plain; version=0.0.4"),
     ],
 )
 async def test_the_format_is_the_one_that_was_asked_for(scraped: Scraped, accept: str, expected: str) -> None:
