@@ -67,7 +67,8 @@ class Trusted(NamedTuple):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a verified token says. `expires_at`: unix seconds, without the tolerance for clocks."""
+    """What a verified token says. `expires_at`: unix seconds from which on it is not accepted, without the tolerance for
+    clocks."""
 
     policy: Policy
     subject: str
@@ -164,6 +165,9 @@ def _read_claims(policy: Policy, claims: dict[str, Any], now: float) -> Claims:
     subject = claims.get("sub")
     if not isinstance(subject, str) or not 0 < len(subject) <= MAX_SUBJECT or not subject.isprintable():
         raise BadToken("subject", "The token does not say whose it is.")
+    if policy.max_age is not None and issued is not None:
+        # Whoever keeps what a token was worth must not keep it for longer than it is accepted.
+        expires = min(expires, issued + policy.max_age)
     return Claims(policy, subject, expires, claims)
 
 

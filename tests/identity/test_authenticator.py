@@ -128,6 +128,17 @@ async def test_a_token_is_worth_nothing_after_its_end(scene: Scene) -> None:
         await scene.who.identify(token)
 
 
+async def test_a_token_is_remembered_no_longer_than_its_age_allows(scene: Scene) -> None:
+    who = Authenticator(scene.keys, scene.people, scene.providers(max_age="10m"), clock=scene.clock.wall)
+    token = scene.token(exp=NOW + 86_400)
+    found = await who.identify(token)
+    assert found.expires_at == NOW + 600 + 60, "what is made with it ends with it"
+    scene.clock.now = NOW + 661
+    with pytest.raises(BadToken) as refused:
+        await who.identify(token)
+    assert refused.value.reason == "max_age"
+
+
 async def test_tokens_with_equal_beginnings_never_share_an_identity(scene: Scene) -> None:
     """Same header, same claims up to the subject, and for some the same payload with another signature."""
     tokens = [scene.token(sub=f"person-{n:05d}", groups=["admins" if n % 2 else "users"]) for n in range(40)]
