@@ -28,7 +28,6 @@ from tests.conftest import fake_routes
 from tests.e2e.clients import Answer, Client, Cut, chat, engine_of
 from tests.gateway import CHAT, EMBEDDER, ROOT, Gateway, UpstreamThread
 
-
 ROUNDS = int(os.environ.get("OUTPOST_TEST_KILLS", "8"))
 CLIENTS = 24
 pytestmark = pytest.mark.timeout(900 + 20 * ROUNDS)
