@@ -10,6 +10,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from appliance.errors import BadRequest, BodyTimeout, BodyTooLarge, UnsupportedMediaType
+from appliance.identity.certificates import PeerCertificate
 
 LARGE = 64 * 1024
 """Bytes of an answer beyond which the client's pace matters."""
@@ -19,6 +20,8 @@ SSE_HEADERS = {
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Methods that change nothing."""
 SERVER = {"Server": "outpost", "X-Content-Type-Options": "nosniff"}
 
 
@@ -47,6 +50,27 @@ def address(request: web.BaseRequest) -> str:
     """The client's network address; "unix" on a Unix socket."""
     peer = request.protocol.peername
     return str(peer[0]) if isinstance(peer, tuple) else "unix"
+
+
+def peer_certificate(request: web.BaseRequest) -> PeerCertificate | None:
+    """The certificate that the client of this connection has shown and that TLS has verified, if there is one.
+
+    A browser shows it by itself, whoever's page makes it ask; so it does not count for what another site asks for.
+    """
+    found: Any = request.get_extra_info("peercert")
+    return found if found and not _from_elsewhere(request) else None
+
+
+def _from_elsewhere(request: web.BaseRequest) -> bool:
+    """Whether a page of another site may have made a browser send this. Programs say nothing of where they come from;
+    what only reads gives such a page nothing, as it cannot see the answer."""
+    if request.method in SAFE:
+        return False
+    headers = request.headers
+    if headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        return True
+    origin = headers.get("Origin")
+    return origin is not None and origin.lower() != f"https://{headers.get('Host', '').lower()}"
 
 
 async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
@@ -98,9 +122,9 @@ class HttpIncoming:
         self.client = address(request)
 
     @property
-    def peer_certificate(self) -> Any:
-        """The certificate that the client of this connection has shown and that TLS has verified, if there is one."""
-        return self._request.get_extra_info("peercert") or None
+    def peer_certificate(self) -> PeerCertificate | None:
+        """See `peer_certificate`."""
+        return peer_certificate(self._request)
 
     def header(self, name: str) -> str | None:
         return self._request.headers.get(name)

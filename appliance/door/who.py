@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from aiohttp import web
 
-from appliance.door.http import address, credential
+from appliance.door.http import address, credential, peer_certificate
 from appliance.door.login import Login
 from appliance.exchange import Authenticator
-from appliance.identity.certificates import PeerCertificate
 from appliance.identity.principal import Principal
 
 
@@ -29,9 +26,3 @@ async def who_asks(authenticator: Authenticator, login: Login | None, request: w
     if found is not None:
         return found
     return await authenticator.identify(presented, peer_certificate(request), client)
-
-
-def peer_certificate(request: web.BaseRequest) -> PeerCertificate | None:
-    """The certificate that the client of this connection has shown and that TLS has verified, if there is one."""
-    found: Any = request.get_extra_info("peercert")
-    return found or None

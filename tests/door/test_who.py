@@ -6,7 +6,7 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import aiohttp
 import pytest
@@ -39,8 +39,9 @@ async def listening(who: Authenticator, tls: ssl.SSLContext | None = None) -> As
         principal: Principal = await who_asks(who, None, visit.request)
         return respond(f"{principal.key_id} {principal.key_name}".encode(), visit.id)
 
+    methods: tuple[Literal["GET", "POST"], ...] = ("GET", "POST")
     door = Door(
-        (Endpoint("GET", "/thing", "models.use", show, identifies=True),),
+        tuple(Endpoint(method, "/thing", "models.use", show, identifies=True) for method in methods),
         authenticator=who,
         render=openai_error,
         clock=Clock(),
@@ -58,7 +59,8 @@ async def listening(who: Authenticator, tls: ssl.SSLContext | None = None) -> As
 
 async def ask(session: aiohttp.ClientSession, url: str, credential: str | None = None, **how: Any) -> tuple[int, str]:
     headers = {} if credential is None else {"Authorization": f"Bearer {credential}"}
-    async with session.get(url, headers=headers, **how) as answer:
+    method, headers = how.pop("method", "GET"), headers | how.pop("headers", {})
+    async with session.request(method, url, headers=headers, **how) as answer:
         return answer.status, await answer.text()
 
 
@@ -133,3 +135,35 @@ async def test_certificates_at_the_door(tmp_path: Path) -> None:
         assert (await ask(session, url, ssl=client(agent)))[0] == 403
         who.change((), ())
         assert (await ask(session, url, ssl=client(agent)))[0] == 401, "an entry that is gone counts no longer"
+
+
+async def test_pages_of_other_sites_cannot_use_a_browser_s_certificate(tmp_path: Path) -> None:
+    """A browser shows the certificate by itself, whoever's page makes it ask."""
+    ours = Authority(tmp_path, "ours")
+    server_file = ours.issue("server", ExtendedKeyUsageOID.SERVER_AUTH, san=[x509.DNSName("localhost")])
+    agent = ours.issue("agent", ExtendedKeyUsageOID.CLIENT_AUTH, san=[x509.DNSName("agent.test")])
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(server_file)
+    require(context, ours.file)
+    who = Authenticator(
+        Keys(), FakePeople(), (), (Subject("agent", "dns", "agent.test", "member"),), clock=Clock().wall
+    )
+    tls = ssl.create_default_context(cafile=ours.file)
+    tls.load_cert_chain(agent)
+    async with listening(who, context) as url, aiohttp.ClientSession() as session:
+        own = url.removesuffix("/thing")
+
+        async def post(credential: str | None = None, **headers: str) -> int:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return (await ask(session, url, credential, method="POST", headers=named, ssl=tls))[0]
+
+        assert await post() == 200, "a program sends neither"
+        assert await post(Origin=own, Sec_Fetch_Site="same-origin") == 200
+        assert await post(Origin=own) == 200
+        for origin in ("https://evil.test", "null", own.replace("https", "http"), "https://localhost", own + "0"):
+            assert await post(Origin=origin) == 401, origin
+        for site in ("cross-site", "same-site", "nonsense"):
+            assert await post(Sec_Fetch_Site=site) == 401, site
+            assert await post(Origin=own, Sec_Fetch_Site=site) == 401, site
+        assert await post("op-key", Origin="https://evil.test", Sec_Fetch_Site="cross-site") == 200, "no page has a key"
+        assert (await ask(session, url, headers={"Sec-Fetch-Site": "cross-site"}, ssl=tls))[0] == 200, "a link"
