@@ -24,6 +24,7 @@ from appliance.errors import (
     ClientStalled,
     InternalError,
     OutpostError,
+    PermissionDenied,
     RecordsUnavailable,
     UpstreamError,
 )
@@ -160,10 +161,11 @@ class Answer(msgspec.Struct):
 async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoing) -> Answer:
     """One exchange, from its credential to its row; the answer's last byte is left to the caller.
 
-    Raises Unauthenticated and RecordsUnavailable (nothing is recorded then), and CancelledError when the client
-    has gone.
+    Raises Unauthenticated, PermissionDenied and RecordsUnavailable (no exchange is recorded then), and CancelledError
+    when the client has gone.
     """
     principal = await identify(gateway.authenticator, incoming)
+    check_may_ask(principal)
     check_recording(gateway.recorder)
     with gateway.running.watch() as watch:
         exchange = Exchange(gateway, kind, incoming, outgoing, principal, watch)
@@ -195,6 +197,12 @@ async def identify(authenticator: Authenticator, incoming: Incoming) -> Principa
     if found is not None:
         return found
     return await authenticator.identify(presented, incoming.peer_certificate, address)
+
+
+def check_may_ask(principal: Principal) -> None:
+    """Raises PermissionDenied."""
+    if not principal.may("models.use"):
+        raise PermissionDenied(f"This needs the permission models.use; the role {principal.role} lacks it.")
 
 
 def check_recording(recorder: Recorder) -> None:

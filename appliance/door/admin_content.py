@@ -116,6 +116,7 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
             "ledger.export",
             export,
             summary="The ledger as a stream of records, one a line.",
+            media=("application/x-ndjson", "text/csv", "text/plain"),
             query=(
                 Query("format", f"{', '.join(FORMATS)}. Default: jsonl."),
                 Query("after", "Begin after this number.", "integer"),

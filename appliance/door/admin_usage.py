@@ -63,6 +63,7 @@ def endpoints(usage: UsageReader, wall: Callable[[], float]) -> tuple[Endpoint, 
             report,
             summary="Who used how much: requests, tokens and cost.",
             gives=list[Usage],
+            media=("application/jsonl", "text/csv"),
             query=(
                 Query("by", f"Comma-separated: {', '.join(DIMENSIONS)}. Default: team,model."),
                 Query("since", "First day, YYYY-MM-DD, UTC. Default: the first of this month."),

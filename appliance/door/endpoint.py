@@ -73,6 +73,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """The body."""
     gives: Any = None
     """The type of `data` in the answer."""
+    media: tuple[str, ...] = ()
+    """Content types of an answer that is no JSON; with `gives`, those that it may have instead."""
     query: tuple[Query, ...] = ()
     status: int = 200
 

@@ -169,6 +169,7 @@ class Listener:
     """One door on one or more sockets."""
 
     def __init__(self, door: Door, terms: Terms) -> None:
+        self.door = door
         self._server = _Server(door, terms)
         self.servers: list[asyncio.Server] = []
         self._unlink: list[Path] = []
@@ -176,7 +177,17 @@ class Listener:
     async def tcp(self, host: str, port: int, *, tls: ssl.SSLContext | None = None) -> int:
         """Listen; gives the port (which matters when 0 was asked for). Raises OSError."""
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(self._server, host or None, port, ssl=tls, backlog=1024, reuse_address=True)
+        # A handshake is the first part of a head; whoever lets it hang holds a descriptor that nothing else counts.
+        handshake_s = None if tls is None else self._server.terms.limits.header_timeout
+        server = await loop.create_server(
+            self._server,
+            host or None,
+            port,
+            ssl=tls,
+            ssl_handshake_timeout=handshake_s,
+            backlog=1024,
+            reuse_address=True,
+        )
         self.servers.append(server)
         bound: int = server.sockets[0].getsockname()[1]
         return bound

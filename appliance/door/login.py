@@ -173,6 +173,7 @@ class Login:
                 self.begin,
                 summary="Send a browser to the identity provider.",
                 query=(provider, Query("next", "Path to go to afterwards.")),
+                media=("text/html",),
                 status=302,
             ),
             Endpoint(
@@ -181,6 +182,7 @@ class Login:
                 "anyone",
                 self.callback,
                 summary="Take a browser back from the identity provider.",
+                media=("text/html",),
                 query=(
                     Query("code", "What the provider gave for the tokens."),
                     Query("state", "What /login made."),

@@ -30,5 +30,6 @@ def endpoints(page: Page, *, open: bool = False) -> tuple[Endpoint, ...]:
             "anyone" if open else "metrics.read",
             metrics,
             summary="Metrics in Prometheus' text format or as OpenMetrics, by the Accept header.",
+            media=("text/plain", "application/openmetrics-text"),
         ),
     )

@@ -102,7 +102,7 @@ def _operation(each: Endpoint, takes: Any, gives: Any, problem: Any) -> dict[str
         "responses": {
             status: {
                 "description": HTTPStatus(each.status).phrase,
-                **_content("application/json", _envelope(each, gives)),
+                "content": _answers(each, gives),
             },
             **{
                 code: {"description": text, **_content("application/problem+json", problem)}
@@ -121,6 +121,13 @@ def _operation(each: Endpoint, takes: Any, gives: Any, problem: Any) -> dict[str
 
 def _content(media_type: str, schema: Any) -> dict[str, Any]:
     return {"content": {media_type: {"schema": schema}}}
+
+
+def _answers(each: Endpoint, gives: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if each.gives is not None or not each.media:
+        found["application/json"] = {"schema": _envelope(each, gives)}
+    return found | {media: {"schema": {"type": "string"}} for media in each.media}
 
 
 def _envelope(each: Endpoint, gives: Any) -> dict[str, Any]:

@@ -296,9 +296,7 @@ def _organization(tx: Transaction, actor: Principal, wanted: str) -> str:
     found = tx.connection.execute(query.order_by(organizations.c.id != wanted)).first()
     if found is None:
         if actor.oversees is not None:
-            raise PermissionDenied(
-                "organization: only your own; leave it out.",
-            )
+            raise PermissionDenied("organization: only your own; leave it out.", param="organization")
         raise BadRequest(f"organization: there is none with the id or name {wanted!r}", param="organization")
     check_organization(actor, found.id)
     return str(found.id)

@@ -1,109 +1,30 @@
-"""Every route × every role × every writable field, made from the tables that answer the requests."""
+"""Every writable field of people and keys × every role, made from the tables that answer the requests.
+
+Routes × roles, and the fields of other parts: test_every_route.py.
+"""
 
 from __future__ import annotations
 
 import random
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import msgspec
 import pytest
 
 from appliance.door import admin_keys, admin_people
-from appliance.door.endpoint import Endpoint
 from appliance.door.operation import Operation
-from appliance.identity.permissions import BOX_WIDE, PERMISSIONS, may_grant
 from appliance.identity.permissions import ROLES as RIGHTS
+from appliance.identity.permissions import may_grant
 from appliance.identity.principal import Restrictions
 from appliance.records.rows import ExchangeRow
 from tests.door.desk import ROLES, Desk
 from tests.identity.test_key_ring import dump, payloads
 
-OPEN = {"/healthz", "/readyz"}
-NOT_LISTED = ("id", "created_at", "digest", "secret_id", "organization_id", "created_by", "permissions", "is_admin")
-ANSWERED = {200, 201, 400, 404}
-"""What somebody gets who may ask: things with the id `x` are not there, and empty bodies lack fields."""
-
-
-def path_of(endpoint: Endpoint) -> str:
-    path = endpoint.path
-    for name in endpoint.names:
-        path = path.replace(f"{{{name}}}", "x")
-    return path.removeprefix("/admin/v1")
-
-
-def routes(desk: Desk) -> list[Endpoint]:
-    return [endpoint for endpoint in desk.door.endpoints if endpoint.path not in OPEN]
-
-
-async def test_every_route_of_the_operator_names_a_permission(desk: Desk) -> None:
-    for endpoint in routes(desk):
-        assert endpoint.permission in PERMISSIONS, endpoint.path
-        assert endpoint.path.startswith("/admin/v1/")
-        assert not endpoint.identifies
-    assert {e.path for e in desk.door.endpoints} - {e.path for e in routes(desk)} == OPEN
-    assert len({(e.method, e.path) for e in desk.door.endpoints}) == len(desk.door.endpoints)
-
-
-async def test_every_route_with_every_role(desk: Desk) -> None:
-    for endpoint in routes(desk):
-        body = {} if endpoint.takes is not None else None
-        for keys, overseer in ((desk.keys, True), (desk.theirs, False)):
-            for role in ROLES:
-                status, found = await desk.ask(endpoint.method, path_of(endpoint), body, key=keys[role])
-                what = (endpoint.method, endpoint.path, role, overseer, found)
-                allowed = endpoint.permission in RIGHTS[role] and (overseer or endpoint.permission not in BOX_WIDE)
-                if allowed:
-                    assert status in ANSWERED, what
-                else:
-                    assert (status, found["code"]) == (403, "permission_denied"), what
-        for key in ("op-wrong", desk.keys["owner"] + "x", desk.keys["owner"][:-1], desk.keys["owner"].swapcase()):
-            assert (await desk.ask(endpoint.method, path_of(endpoint), body, key=key))[0] == 401
-        async with desk.house.session.request(endpoint.method, desk.url + endpoint.path) as response:
-            assert response.status == 401
-            assert response.headers["WWW-Authenticate"] == "Bearer"
-
-
-async def test_no_body_takes_a_field_that_is_not_listed(desk: Desk) -> None:
-    """Also of the parts that bring endpoints of their own."""
-    taking = [endpoint for endpoint in routes(desk) if endpoint.takes is not None]
-    assert taking
-    for endpoint in taking:
-        assert endpoint.takes is not None
-        assert endpoint.takes.__struct_config__.forbid_unknown_fields, endpoint.path
-        for name in NOT_LISTED:
-            if name in endpoint.takes.__struct_fields__:
-                continue
-            status, found = await desk.ask(endpoint.method, path_of(endpoint), {**least(endpoint), name: "x"})
-            assert (status, found["param"]) == (400, name), (endpoint.path, name)
-
-
-def least(endpoint: Endpoint) -> dict[str, Any]:
-    """A body that lacks nothing."""
-    assert endpoint.takes is not None
-    fields = msgspec.structs.fields(endpoint.takes)
-    return {field.name: "x" for field in fields if field.required}
-
-
 # --- fields ---
-
-Probe = Callable[[Desk, Operation, str], Any]
-FREE = {"name", "disabled", "overlap"}
-"""Fields whose value gives nobody more than they have."""
-PROBED = {"role", "organization", "team", "user", "service_account", "restrictions", "expires_at", "expires_in"}
 
 
 def operations(desk: Desk) -> tuple[Operation, ...]:
     return (*admin_people.operations(desk.box.directory), *admin_keys.operations(desk.ring))
-
-
-async def test_every_writable_field_is_free_or_probed(desk: Desk) -> None:
-    """A new field without a test of what it may be set to fails here."""
-    for operation in operations(desk):
-        if operation.takes is not None:
-            assert set(operation.takes.__struct_fields__) <= FREE | PROBED, operation.path
 
 
 def writers(desk: Desk, field: str, method: str | None = None) -> list[Operation]:
