@@ -1,7 +1,7 @@
 """What one exchange may use and what it used: between the relay and the book of limits.
 
-reserve (the worst case, before anything is dispatched) ▶ move (another attempt) ▶ settle (what was really used) ▶
-the row is on record ▶ release.
+reserve (the worst case, before anything is dispatched) ▶ move, cover (another attempt) ▶ settle (what was really
+used) ▶ the row is on record ▶ release.
 """
 
 from __future__ import annotations
@@ -121,24 +121,32 @@ class Account:
                     break
                 continue
             self._reservation, self.target = outcome, candidate.target.name
-            await self._limits.store.ensure(outcome, self._limits.clock())
+            await self.cover()
             return tuple(candidates[place:])
         assert told is not None  # a plan is never empty
         self.refusal = told
         raise told.error()
 
-    async def move(self, candidate: Candidate, used: Used | None) -> None:
-        """Another attempt: what the last one `used` stays used. Raises what `reserve` raises, for a limit of the new
-        target."""
+    def move(self, candidate: Candidate, used: Used | None) -> None:
+        """Another attempt: what the last one `used` stays used. Then `cover` it.
+
+        Raises what `reserve` raises; then all is as it was, and what was used is still to be settled.
+        """
         limits, reservation = self._limits, self._reservation
         assert reservation is not None
-        refusal = limits.book.move(
-            reservation, self._context_of(candidate), self._demand(candidate), limits.clock(), used
-        )
+        context = self._context_of(candidate)
+        refusal = self.refusal = limits.book.move(reservation, context, self._demand(candidate), limits.clock(), used)
         if refusal is not None:
-            raise refusal.error()
-        self._seen, self.target = reservation.context, candidate.target.name
-        await limits.store.ensure(reservation, limits.clock())
+            error = refusal.error()
+            # Whatever it is, another target may need less; and why the last attempt failed is worth more to the caller.
+            error.elsewhere = True
+            raise error
+        self._seen, self.target = context, candidate.target.name
+
+    async def cover(self) -> None:
+        """Return when the database allows for what is reserved. Raises RecordsUnavailable."""
+        assert self._reservation is not None
+        await self._limits.store.ensure(self._reservation, self._limits.clock())
 
     def touch(self) -> None:
         """The request is still under way."""

@@ -20,7 +20,7 @@ class OutpostError(Exception):
     retryable: ClassVar[bool] = False
     again: ClassVar[bool] = False
     """Whether the same target is worth another try at once."""
-    elsewhere: ClassVar[bool] = False
+    elsewhere: bool = False
     """Whether another target may take the same request, although this one never will."""
 
     def __init__(

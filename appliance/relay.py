@@ -149,8 +149,9 @@ class Relay:
         the request's deadlines stand still."""
         account = self.account
         if account is not None and (self.spent is not None or candidate.target.name != account.target):
-            spent, self.spent = self.spent, None
-            await account.move(candidate, spent)
+            account.move(candidate, self.spent)
+            self.spent = None
+            await account.cover()
         visit = self._gates.enter(
             candidate.target.name, self.priority, self._partition, choices=candidate.request.choices
         )

@@ -214,3 +214,26 @@ async def test_embeddings_count_too(house: House) -> None:
     assert response.status == 200
     used = json.loads(await response.read())["usage"]["prompt_tokens"]
     assert standing(house)["k-user:tokens"].used == used
+
+
+@pytest.mark.parametrize("limit_text", ["80/hour", "1000/hour"], ids=["no room for another", "room"])
+async def test_an_attempt_that_died_is_paid_whether_or_not_another_is_allowed(house: House, limit_text: str) -> None:
+    limit(house, {"scope": "key", "tokens": limit_text})
+    house.route("twice", house.gateway.router.find("local").targets[0], retries=1)
+    answer = await house.chat("twice", "!dies", max_tokens=10)
+    row = await house.recorder.wait_for(1)
+    attempts = [(attempt.prompt_tokens, attempt.completion_tokens) for attempt in row.attempts]
+    assert (answer.status, attempts) == (503, [(7, 2)] * (1 if limit_text == "80/hour" else 2))
+    assert sum(charge.amount for charge in row.charges) == 9 * len(attempts)
+    assert standing(house)["k-user:tokens"].used == 9 * len(attempts)
+    nothing_is_left(house)
+
+
+async def test_a_target_that_no_limit_allows_is_passed_by_after_a_failure(house: House) -> None:
+    limit(house, {"scope": "provider", "match": {"provider": "fake"}, "output_tokens": "5/hour"})
+    local = house.gateway.router.find("local").targets[0]
+    house.route("dear", local, "ok", house.gateway.router.find("local").targets[0], retries=1)
+    answer = await house.chat("dear", "!lost", max_tokens=10)
+    row = await house.recorder.wait_for(1)
+    assert (answer.status, [attempt.target for attempt in row.attempts]) == (503, ["local", "local"])
+    assert (row.error_code, row.charges) == ("engine_lost", [])
