@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from appliance.door.door import Door
 from appliance.door.endpoint import Endpoint, Visit
+from appliance.door.http import Limits
 from appliance.door.listen import Listener
 from appliance.door.render import openai_error, respond
 from appliance.door.terms import Terms
@@ -32,7 +34,9 @@ from tests.identity.test_jwt import FORGED, ISSUER, NOW, OTHER, claims
 
 
 @asynccontextmanager
-async def listening(who: Authenticator, tls: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+async def listening(
+    who: Authenticator, tls: ssl.SSLContext | None = None, limits: Limits | None = None
+) -> AsyncIterator[str]:
     """A door with one endpoint that says who asks."""
 
     async def show(visit: Visit) -> web.StreamResponse:
@@ -48,7 +52,7 @@ async def listening(who: Authenticator, tls: ssl.SSLContext | None = None) -> As
         new_id=lambda: "id1",
         terms=Terms(),
     )
-    listener = Listener(door, Terms())
+    listener = Listener(door, Terms(limits))
     port = await listener.tcp("127.0.0.1", 0, tls=tls)
     try:
         yield f"{'https://localhost' if tls else 'http://127.0.0.1'}:{port}/thing"
@@ -167,3 +171,15 @@ async def test_pages_of_other_sites_cannot_use_a_browser_s_certificate(tmp_path:
             assert await post(Origin=own, Sec_Fetch_Site=site) == 401, site
         assert await post("op-key", Origin="https://evil.test", Sec_Fetch_Site="cross-site") == 200, "no page has a key"
         assert (await ask(session, url, headers={"Sec-Fetch-Site": "cross-site"}, ssl=tls))[0] == 200, "a link"
+
+
+async def test_a_handshake_that_hangs_is_cut_like_a_head(tmp_path: Path) -> None:
+    ours = Authority(tmp_path, "ours")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(ours.issue("server", ExtendedKeyUsageOID.SERVER_AUTH, san=[x509.DNSName("localhost")]))
+    who = Authenticator(Keys(), FakePeople(), clock=Clock().wall)
+    async with listening(who, context, Limits(header_timeout=0.2)) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2].removesuffix("/thing")))
+        async with asyncio.timeout(5.0):
+            assert await reader.read() == b""
+        writer.close()
