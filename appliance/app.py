@@ -35,6 +35,7 @@ from appliance.office import Office, People
 from appliance.providers.kinds import PROVIDER_KINDS
 from appliance.providers.openai import make_session
 from appliance.providers.upstream import Upstream
+from appliance.redact import Secrets
 from appliance.routing.build import build_router
 from appliance.routing.routes import Router, Zone
 from appliance.routing.watch import Running
@@ -52,7 +53,6 @@ from appliance.settings import (
 )
 from appliance.telemetry.known import learn
 from appliance.telemetry.metrics import Ledger, Sources
-from appliance.telemetry.redact import Secrets
 from runtimes.catalogue import ModelFiles
 from runtimes.supervisor import ReplicaSpec, Supervisor, run_directory
 

@@ -21,11 +21,11 @@ import uvloop
 from appliance.app import App
 from appliance.commands.terminal import command
 from appliance.errors import OutpostError
+from appliance.redact import Secrets
 from appliance.routing.routes import Route
 from appliance.settings import Loaded, SettingsError, choose_file, load
 from appliance.telemetry.known import learn
 from appliance.telemetry.logs import install
-from appliance.telemetry.redact import Secrets
 from runtimes.engine import EngineLost
 from runtimes.supervisor import SpecError
 

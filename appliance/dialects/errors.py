@@ -5,11 +5,15 @@ from __future__ import annotations
 from appliance.dialects.sse import event
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError
+from appliance.redact import redact_keys
 
 
 def body(error: OutpostError) -> bytes:
-    """{"error": {message, type, param, code}} as OpenAI's SDK expects it."""
-    return encode({"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}})
+    """{"error": {message, type, param, code}} as OpenAI's SDK expects it, without what looks like a credential: a
+    message quotes what its caller wrote, and that may be a key in the wrong place."""
+    param = error.param and redact_keys(error.param)
+    message, code = redact_keys(error.message), redact_keys(error.code)
+    return encode({"error": {"message": message, "type": error.type, "param": param, "code": code}})
 
 
 def stream_event(error: OutpostError) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.errors import BadRequest, UnsupportedParameter
+from appliance.redact import shown as quoted
 
 T = TypeVar("T")
 
@@ -24,6 +25,8 @@ encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 _MAX_BRACKETS = 2_000_000
 _MAX_LENIENT = 1 << 20
 _MOST_EXACT = 2.0**53
+_MOST_QUOTED = 80
+"""Characters of what a caller wrote, in a message."""
 _KEEP = b'"[]{}'
 _DROP = bytes(set(range(256)) - set(_KEEP))
 _SAME = bytes.maketrans(b"{}", b"[]")
@@ -149,7 +152,9 @@ def explain(text: str, refused: Mapping[str, str], hints: Mapping[str, str]) -> 
         if found := pattern.match(what):
             return BadRequest(f"{shown} {wording.format(*found.groups())}.", param=path or None)
     if found := _VALUE.match(what):
-        return BadRequest(f"{shown} cannot be {_clip(found[1])}.{_hint(path, hints)}", param=path or None)
+        return BadRequest(
+            f"{shown} cannot be {quoted(found[1], _MOST_QUOTED)}.{_hint(path, hints)}", param=path or None
+        )
     if found := _EXPECTED.match(what):
         expected = _words(found[1].split(" | "), _TYPES)
         got = f", not {_GOT.get(found[2], found[2])}" if found[2] else ""
@@ -159,7 +164,7 @@ def explain(text: str, refused: Mapping[str, str], hints: Mapping[str, str]) -> 
 
 
 def _unknown(path: str, name: str, refused: Mapping[str, str]) -> BadRequest:
-    field = _clip(f"{path}.{name}" if path else name)
+    field = quoted(f"{path}.{name}" if path else name, _MOST_QUOTED)
     if not path and name in refused:
         return UnsupportedParameter(f"{field} is not supported: {refused[name]}", param=field)
     return UnsupportedParameter(f"{field} is not a known parameter; remove it.", param=field)
@@ -173,10 +178,6 @@ def _words(names: list[str], table: Mapping[str, str]) -> str:
 def _hint(path: str, hints: Mapping[str, str]) -> str:
     allowed = hints.get(re.sub(r"\[(?:\d+|\.\.\.)\]", "[]", path))
     return f" {allowed}" if allowed else ""
-
-
-def _clip(text: str, limit: int = 80) -> str:
-    return text if len(text) <= limit else text[:limit] + "…"
 
 
 _BYTE = re.compile(r" \(byte (\d+)\)$")

@@ -12,6 +12,7 @@ from appliance.dialects.wire import encode
 from appliance.door.http import SERVER
 from appliance.errors import MethodNotAllowed, OutpostError, Unauthenticated
 from appliance.exchange import error_headers
+from appliance.redact import redact_keys
 
 ErrorRenderer = Callable[[OutpostError, str], web.Response]
 
@@ -45,15 +46,15 @@ def openai_error(error: OutpostError, request_id: str) -> web.Response:
 
 
 def problem(error: OutpostError, request_id: str) -> web.Response:
-    """RFC 9457, for the operator's API."""
+    """RFC 9457, for the operator's API; without what looks like a credential, as in `dialects.errors.body`."""
     body = encode(
         {
             "type": "about:blank",
             "title": HTTPStatus(error.status).phrase,
             "status": error.status,
-            "detail": error.message,
-            "code": error.code,
-            "param": error.param,
+            "detail": redact_keys(error.message),
+            "code": redact_keys(error.code),
+            "param": error.param and redact_keys(error.param),
             "request_id": request_id,
         }
     )

@@ -14,53 +14,10 @@ from typing import Any
 
 import msgspec
 
+from appliance.redact import private_keys, redact_looks
+
 Judge = Callable[[re.Match[str]], tuple[int, str] | None]
 """Where in the text the finding ends, and what stands for it; None: it is none."""
-
-# --- secrets --------------------------------------------------------------------------------------
-
-_PRIVATE_KEY = re.compile(
-    # Without an end everything to the end of the text belongs to it.
-    r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----"
-    r".*?(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
-    re.DOTALL,
-)
-_VENDOR_KEYS = re.compile(
-    r"(?<![A-Za-z0-9])(?:"
-    r"op-[A-Za-z0-9_-]{43,}+"
-    r"|sk-[A-Za-z0-9_-]{16,}+"
-    r"|(?:gh[pousr]|github_pat)_[A-Za-z0-9_]{20,}+"
-    r"|gl(?:pat|dt|rt|ptt)-[A-Za-z0-9_-]{20,}+"
-    r"|xox[abeoprs]-[A-Za-z0-9-]{10,}+|xapp-[A-Za-z0-9-]{10,}+"
-    r"|(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?![A-Za-z0-9])"
-    r"|AIza[A-Za-z0-9_-]{35}|ya29\.[A-Za-z0-9_-]{20,}+"
-    r"|hf_[A-Za-z0-9]{20,}+|gsk_[A-Za-z0-9]{20,}+|r8_[A-Za-z0-9]{20,}+"
-    r"|(?:nvapi|pplx|xai)-[A-Za-z0-9_-]{20,}+"
-    r"|[srp]k_(?:live|test)_[A-Za-z0-9]{10,}+|whsec_[A-Za-z0-9]{20,}+"
-    r"|npm_[A-Za-z0-9]{30,}+|pypi-[A-Za-z0-9_-]{30,}+|dop_v1_[a-f0-9]{40,}+"
-    r"|SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}"
-    r"|eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+){1,3}"
-    r")"
-)
-_BEARER = re.compile(
-    r"(?<![A-Za-z0-9])((?:bearer|basic)\s{1,8})(?=[A-Za-z._~+/-]*+[0-9=])[A-Za-z0-9._~+/=-]{8,}+", re.I
-)
-_AUTHORIZATION = re.compile(
-    r"((?:authorization|x-api-key|api-key|cookie)[\"']?\s{0,4}[:=]\s{0,4}[\"']?(?:(?:bearer|basic|digest|token)\s{1,4})?+)"
-    r"(?!\[)[^\s\"',;]{4,}+",
-    re.I,
-)
-_CONNECTION = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{1,30}://)[^\s/:@\"'<>]{0,256}:[^\s\"'<>]{1,512}@")
-_ASSIGNED = re.compile(
-    r"(?<![A-Za-z0-9])"
-    r"((?:password|passwd|passphrase|pwd|secret|api_?key|apikey|access_?key|account_?key|secret_?key|private_?key"
-    r"|client_?secret|auth_?token|access_?token|refresh_?token)"
-    r"[\"']?\s{0,4}[=:]\s{0,4}[\"']?)(?!\[)[^\s\"',;&]{4,}+",
-    re.I,
-)
-
-_WORDS = ("pass", "pwd", "secret", "key", "token", "authorization", "cookie")
-"""One of these is in everything that the two patterns above find."""
 
 # --- personal data ----------------------------------------------------------------------------------
 
@@ -102,20 +59,8 @@ _SENTENCE = re.compile(r"[.!?}\])]\s(?=\s*+[A-Za-z{\[(])")
 
 
 def redact_secrets(text: str) -> str:
-    """`text` with keys, tokens, passwords and private keys replaced by `[SECRET]` and `[PRIVATE_KEY]`."""
-    if "-----BEGIN " in text:
-        text = _PRIVATE_KEY.sub("[PRIVATE_KEY]", text)
-    if "://" in text:
-        text = _CONNECTION.sub(r"\1[SECRET]@", text)
-    text = _VENDOR_KEYS.sub("[SECRET]", text)
-    # Patterns that begin with a word cost more than looking for the words first.
-    lower = text.lower()
-    if "bearer" in lower or "basic" in lower:
-        text = _BEARER.sub(r"\1[SECRET]", text)
-    if ("=" in text or ":" in text) and any(word in lower for word in _WORDS):
-        text = _AUTHORIZATION.sub(r"\1[SECRET]", text)
-        text = _ASSIGNED.sub(r"\1[SECRET]", text)
-    return text
+    """`text` with keys, tokens, passwords and private keys replaced by `[SECRET]`; the same net as that of logs."""
+    return redact_looks(text, "[SECRET]")
 
 
 def redact_text(text: str) -> str:
@@ -124,8 +69,8 @@ def redact_text(text: str) -> str:
     if len(text) >= 64:
         text = _DATA_URL.sub(r"[DATA \1]", text)
         text = _BASE64.sub("[DATA]", text)
-        if "-----BEGIN " in text:
-            text = _PRIVATE_KEY.sub("[PRIVATE_KEY]", text)
+    if "PRIVATE KEY" in text:
+        text = private_keys(text, "[PRIVATE_KEY]")
     return "".join(map(_redact_piece, _pieces(text)))
 
 

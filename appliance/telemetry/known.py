@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from appliance.redact import Secrets
 from appliance.settings.references import references
 from appliance.settings.schema import Settings
 from appliance.settings.secrets import SecretMissing, resolve
-from appliance.telemetry.redact import Secrets
 
 
 def learn(secrets: Secrets, settings: Settings, env: Mapping[str, str]) -> None:

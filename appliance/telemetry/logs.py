@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO
 
-from appliance.telemetry.redact import REDACTED, SENSITIVE, Secrets
+from appliance.redact import REDACTED, SENSITIVE, Secrets
 
 Format = Literal["json", "text"]
 Redact = Callable[[str], str]

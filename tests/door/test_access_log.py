@@ -13,7 +13,7 @@ from appliance.door.access_log import AccessLog
 from appliance.door.endpoint import Visit
 from appliance.identity.keys import new_key
 from appliance.identity.principal import Principal
-from appliance.telemetry.redact import REDACTED, Secrets
+from appliance.redact import REDACTED, Secrets
 
 KEYS = st.binary(min_size=32, max_size=32).map(lambda raw: new_key(lambda _: raw))
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from appliance.telemetry.redact import spellings
+from appliance.redact import spellings
 
 MIN_CANARY = 12
 """Characters; a shorter one would be found by chance."""

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from appliance.door.access_log import AccessLog
 from appliance.door.http import Limits
 from appliance.identity.keys import new_key
+from appliance.redact import Secrets
 from appliance.telemetry.logs import install
 from appliance.telemetry.metrics import Known, Ledger, Metrics, Sources
-from appliance.telemetry.redact import Secrets
 from tests.fakes.house import ADMIN_KEY, UPSTREAM_KEY, USER_KEY, open_house
 from tests.telemetry.canaries import Hunt
 

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.identity.keys import new_key
+from appliance.redact import REDACTED, Secrets
 from appliance.telemetry.logs import MAX_EXCEPTION, MAX_TEXT, Format, JsonLines, TextLines, install
-from appliance.telemetry.redact import REDACTED, Secrets
 
 ROOT = Path(__file__).parents[2]
 KEY = new_key(lambda count: bytes(range(count)))
@@ -155,7 +155,7 @@ def test_a_key_in_any_company_does_not_reach_the_sink(raw: bytes, before: str, a
 SCRIPT = """
 import asyncio, logging, sys, threading, warnings
 from appliance.telemetry.logs import install
-from appliance.telemetry.redact import Secrets
+from appliance.redact import Secrets
 key = sys.argv[1]
 secrets = Secrets()
 secrets.add("hunter2-hunter2")

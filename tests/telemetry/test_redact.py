@@ -7,6 +7,7 @@ import json
 import re
 import string
 import time
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -14,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.identity.keys import new_key
-from appliance.telemetry.redact import MIN_SECRET, REDACTED, Secrets, redact_looks
+from appliance.redact import (
+    MIN_SECRET,
+    REDACTED,
+    Secrets,
+    looks_secret,
+    redact_keys,
+    redact_looks,
+    shown,
+)
 
 URLSAFE = string.ascii_letters + string.digits + "-_"
 KEYS = st.binary(min_size=32, max_size=32).map(lambda raw: new_key(lambda _: raw))
@@ -208,3 +217,51 @@ def test_it_takes_linear_time(piece: str) -> None:
 
     small, large = cost(1 << 14), cost(1 << 18)
     assert large < 16 * 4 * small + 0.05
+
+
+BODY = "a1B2c3D4e5" * 5
+SAMPLES = [
+    *(prefix + BODY for prefix in ("op-", "op%2D", "op%2d", "sk-", "eyJ", "AIza", "ya29.", "ghp_", "gho_", "ghu_")),
+    *(prefix + BODY for prefix in ("ghs_", "ghr_", "github_pat_", "glpat-", "gldt-", "glrt-", "glptt-", "hf_", "gsk_")),
+    *(f"xox{kind}-{BODY}" for kind in "abeoprs"),
+    *(prefix + BODY for prefix in ("xapp-", "xai-", "r8_", "pplx-", "nvapi-", "whsec_", "npm_", "pypi-", "dop_v1_")),
+    *(f"{kind}k_{mode}_{BODY}" for kind in "srp" for mode in ("live", "test")),
+    *(f"{kind}IOSFODNN7EXAMPLE" for kind in ("AKIA", "ASIA", "ABIA", "ACCA")),
+    f"SG.{'a' * 22}.{'b' * 43}",
+]
+
+
+@pytest.mark.parametrize("key", SAMPLES)
+@pytest.mark.parametrize("redact", [redact_looks, redact_keys])
+def test_every_kind_of_key_is_known(redact: Callable[[str], str], key: str) -> None:
+    assert redact(key) == REDACTED
+    assert redact(f"the key {key} is here") == f"the key {REDACTED} is here"
+    assert redact(f"/v1/%20{key}") == f"/v1/%20{REDACTED}"
+    assert looks_secret(key)
+    assert redact_looks(f"a/{key}", "[SECRET]") == "a/[SECRET]"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "database.password: needs either env or file",
+        "providers[0].api_key: needs either env or file; write {env: NAME}",
+        "No API key was sent; send the header Authorization: Bearer YOUR_KEY.",
+        "The key op-AbCd is revoked.",
+        "client_secret: environment variable OIDC_SECRET is not set",
+    ],
+)
+def test_our_own_messages_stay_as_they_are(message: str) -> None:
+    assert redact_keys(message) == message
+
+
+@given(KEYS, st.text("abc ", max_size=90), st.integers(10, 100))
+def test_what_is_quoted_is_redacted_before_it_is_cut(key: str, before: str, most: int) -> None:
+    text = shown(f"{before} {key}", most)
+    assert len(text) <= most + 1
+    assert key[: 1 + len("op-")] not in text
+
+
+@pytest.mark.parametrize("name", ["ops-team", "op-amps", "sk-learn", "research/2026", "project:eyes", "gpt-4o-mini"])
+def test_ordinary_names_are_no_secrets(name: str) -> None:
+    assert not looks_secret(name)
