@@ -86,7 +86,10 @@ class Gateway:
             **settings,
             "server": {"listen": "127.0.0.1:0", **settings.get("server", {})},
             "console": {"listen": "127.0.0.1:0", **settings.get("console", {})},
-            "identity": {"keys": [*keys, *settings.get("identity", {}).get("keys", [])]},
+            "identity": {
+                **settings.get("identity", {}),
+                "keys": [*keys, *settings.get("identity", {}).get("keys", [])],
+            },
         }
         self.config.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
