@@ -7,6 +7,8 @@ from typing import Any, Literal
 import msgspec
 
 UsageSource = Literal["reported", "estimated", "none"]
+_MOST = (1 << 53) - 1
+"""The largest count that a record can keep."""
 
 
 class Tally(msgspec.Struct):
@@ -42,13 +44,18 @@ class Tally(msgspec.Struct):
 
     def take(self, usage: WireUsage) -> None:
         """What a target reported."""
-        self.prompt_tokens = usage.prompt_tokens
-        self.completion_tokens = usage.completion_tokens
+        self.prompt_tokens = _count(usage.prompt_tokens)
+        self.completion_tokens = _count(usage.completion_tokens)
         if usage.prompt_tokens_details is not None:
-            self.cached_tokens = usage.prompt_tokens_details.cached_tokens or 0
+            self.cached_tokens = _count(usage.prompt_tokens_details.cached_tokens)
         if usage.completion_tokens_details is not None:
-            self.reasoning_tokens = usage.completion_tokens_details.reasoning_tokens or 0
+            self.reasoning_tokens = _count(usage.completion_tokens_details.reasoning_tokens)
         self.source = "reported"
+
+
+def _count(reported: int | None) -> int:
+    """A number that a target has named: whatever it is, nothing is given back for it."""
+    return min(max(reported or 0, 0), _MOST)
 
 
 class _PromptDetails(msgspec.Struct, frozen=True):
