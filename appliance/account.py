@@ -64,39 +64,47 @@ class Limits:
         self.clock = clock
         self.estimate = estimate
 
-    def account(self, principal: Principal, route: str, tags: Sequence[str], lease_s: float) -> Account:
-        """For one exchange; `lease_s`: how long it may be under way."""
-        return Account(self, principal, route, tuple(tags), lease_s + LEASE_MARGIN_S)
+    def account(
+        self, principal: Principal, route: str, tags: Sequence[str], work_s: float, wait_s: float = 0.0
+    ) -> Account:
+        """For one exchange. work_s: how long it may be under way, beside the wait at a gate. wait_s: the longest of
+        these."""
+        return Account(self, principal, route, tuple(tags), work_s + LEASE_MARGIN_S, wait_s)
 
 
 class Account:
     """One exchange's reservation, and the cost of its attempts."""
 
     __slots__ = (
+        "_bound",
         "_context",
-        "_exact",
-        "_lease_s",
+        "_counted",
         "_limits",
-        "_prompt",
         "_request",
         "_reservation",
         "_seen",
+        "_wait_s",
+        "_work_s",
         "charges",
         "refusal",
         "target",
     )
 
-    def __init__(self, limits: Limits, principal: Principal, route: str, tags: tuple[str, ...], lease_s: float) -> None:
+    def __init__(
+        self, limits: Limits, principal: Principal, route: str, tags: tuple[str, ...], work_s: float, wait_s: float
+    ) -> None:
         self._limits = limits
         self._context = (principal, route, tags)
-        self._lease_s = lease_s
+        self._work_s = work_s
+        self._wait_s = wait_s
         self._reservation: Reservation | None = None
         self._seen: Context | None = None
         """Whose limits the caller is told of."""
         self._request: Request | None = None
-        self._prompt: int | None = None
-        """The prompt's tokens, exact or an upper bound, once somebody had to know."""
-        self._exact = False
+        self._bound: int | None = None
+        """An upper bound of the prompt's tokens, once somebody had to know."""
+        self._counted: dict[str, int] = {}
+        """How many they are, by the targets that have counted them."""
         self.refusal: Refusal | None = None
         """Why nothing could be reserved."""
         self.target = ""
@@ -113,7 +121,7 @@ class Account:
         told: Refusal | None = None
         for place, candidate in enumerate(candidates):
             outcome = self._try(candidate)
-            if isinstance(outcome, Refusal) and outcome.measure in COUNTABLE and await self._count(candidate):
+            if isinstance(outcome, Refusal) and _may_fit(outcome) and await self._count(candidate):
                 outcome = self._try(candidate)
             if isinstance(outcome, Refusal):
                 told = told or outcome
@@ -175,7 +183,7 @@ class Account:
         """What the target counted, or else the bound that was reserved."""
         if tally.prompt_tokens or tally.source != "estimated":
             return tally.prompt_tokens
-        return self._prompt_bound()
+        return self._prompt_tokens(self.target)
 
     def used(self, tally: Tally, cost_nanousd: int) -> Used:
         """An attempt's consumption as limits count it; one that used nothing is no request, and costs nobody
@@ -217,7 +225,8 @@ class Account:
         self._request = candidate.request
         self._seen = context = self._context_of(candidate)
         limits = self._limits
-        return limits.book.reserve(context, self._demand(candidate), limits.clock(), lease_s=self._lease_s)
+        lease_s = self._work_s + self._wait_s
+        return limits.book.reserve(context, self._demand(candidate), limits.clock(), lease_s=lease_s)
 
     def _context_of(self, candidate: Candidate) -> Context:
         principal, route, tags = self._context
@@ -238,16 +247,20 @@ class Account:
     def _demand(self, candidate: Candidate) -> Demand:
         if not self._limits.book.rules:
             return Demand()
-        prompt = self._prompt_bound()
-        output = _most_output(candidate, prompt if self._exact else 0)
-        price = self._limits.prices.of(candidate.target.name)
-        longest_us = round(self._lease_s * 1_000_000)
+        name = candidate.target.name
+        prompt = self._prompt_tokens(name)
+        output = _most_output(candidate, self._counted.get(name, 0))
+        price = self._limits.prices.of(name)
+        longest_us = round(self._work_s * 1_000_000)
         return Demand(prompt, output, worst_cost(price, prompt, output, longest_us))
 
-    def _prompt_bound(self) -> int:
-        if self._prompt is None:
-            self._prompt = 0 if self._request is None else self._limits.estimate(self._request)
-        return self._prompt
+    def _prompt_tokens(self, target: str) -> int:
+        """The prompt's, as far as it is known for a target: each has a tokenizer of its own."""
+        if (counted := self._counted.get(target)) is not None:
+            return counted
+        if self._bound is None:
+            self._bound = 0 if self._request is None else self._limits.estimate(self._request)
+        return self._bound
 
     async def _count(self, candidate: Candidate) -> bool:
         """Ask the target for the exact number of the prompt's tokens; False if it cannot tell fewer."""
@@ -260,8 +273,15 @@ class Account:
             return False  # whatever is wrong with the request, its attempt will tell
         if exact is None:
             return False
-        self._prompt, self._exact = exact, True
+        self._counted[candidate.target.name] = exact
         return True
+
+
+def _may_fit(refusal: Refusal) -> bool:
+    """Whether the exact number of the prompt's tokens may make a difference. Where nothing is left it does not, and
+    asking for it again and again would cost the engine."""
+    left = refusal.used < refusal.amount or refusal.retry_after_s is None
+    return left and refusal.measure in COUNTABLE
 
 
 def prompt_bound(request: Request) -> int:
@@ -272,12 +292,15 @@ def prompt_bound(request: Request) -> int:
 
 
 def _most_output(candidate: Candidate, prompt: int) -> int:
-    """The most tokens that the answer may have, of all choices. prompt: the prompt's, as far as it is certain."""
+    """The most tokens that the answer may have, of all choices. prompt: those of all prompts together, as far as they
+    are certain."""
     request = candidate.request
     limit = getattr(request, "token_limit", 0)
     context = candidate.target.upstream.capabilities.context_length
     if limit is None:
         limit = UNKNOWN_OUTPUT if context is None else context
-    if context is not None:
-        limit = min(limit, max(0, context - prompt))
-    return int(limit) * request.choices if limit else 0
+    most = int(limit) * request.choices if limit else 0
+    if context is None:
+        return most
+    # Each choice stands behind one of the prompts, in a context of its own.
+    return min(most, max(0, context * request.choices - prompt))

@@ -287,7 +287,10 @@ class Exchange:
         Raises RateLimited, BadRequest or PermissionDenied that names the limit.
         """
         route = plan.route
-        account = self._gateway.limits.account(self._principal, route.model, self.row.tags, route.deadlines.total)
+        wait_s = self._gateway.gates.longest_wait(self._relay.priority)
+        account = self._gateway.limits.account(
+            self._principal, route.model, self.row.tags, route.deadlines.total, wait_s
+        )
         self._account = self._relay.account = account
         return msgspec.structs.replace(plan, candidates=await account.reserve(plan.candidates))
 

@@ -348,6 +348,10 @@ class Gates:
         if opening is not None and opening.replicated:
             self._resize(opening)
 
+    def longest_wait(self, priority: Priority) -> float:
+        """Seconds that a request of a class may wait at a gate."""
+        return self._rules.max_wait[priority]
+
     def views(self) -> Sequence[GateView]:
         """All gates, by name."""
         return [
