@@ -41,7 +41,7 @@ class Store(Protocol):
 
     async def ensure(self, reservation: Reservation, now: Now) -> None: ...
     def release(self, reservation: Reservation) -> None: ...
-    def lost(self, reservation: Reservation) -> None: ...
+    def lost(self, reservation: Reservation, exchange_id: str) -> None: ...
 
 
 class Limits:
@@ -207,10 +207,10 @@ class Account:
         if self._reservation is not None:
             self._limits.store.release(self._reservation)
 
-    def unrecorded(self) -> None:
-        """The row could not be written."""
+    def unrecorded(self, exchange_id: str) -> None:
+        """Nobody knows that the row was written."""
         if self._reservation is not None:
-            self._limits.store.lost(self._reservation)
+            self._limits.store.lost(self._reservation, exchange_id)
 
     def headers(self) -> dict[str, str]:
         """How much the caller may still ask for."""

@@ -406,7 +406,10 @@ class Exchange:
         if not recorded:
             logger.warning("exchange_not_recorded", extra={"request_id": self.row.id})
         if account is not None:
-            (account.recorded if recorded else account.unrecorded)()
+            if recorded:
+                account.recorded()
+            else:
+                account.unrecorded(self.row.id)
 
     def _now(self) -> float:
         """Seconds since the exchange began."""

@@ -72,7 +72,9 @@ class LimitStore:
         self._holding: dict[str, Counter] = {}
         self._wanted: dict[str, Counter] = {}
         self._group: asyncio.Future[None] | None = None
-        self._lost: list[Reservation] = []
+        self._lost: list[tuple[Reservation, str]] = []
+        self._owed: list[Reservation] = []
+        """Of the lost those whose charges are in the states, once these are written."""
         self._turn: Iterator[str] = iter(())
         self._lock = asyncio.Lock()
         self._epoch = Now(0.0, 0.0)
@@ -146,12 +148,10 @@ class LimitStore:
             hold.counter.covered -= hold.covered
             hold.covered = 0
 
-    def lost(self, reservation: Reservation) -> None:
-        """The row with the charges could not be written: they go into the counters' state instead, and are allowed
-        for until they are there."""
-        for charge in reservation.charges:
-            self._add(charge.counter, charge.at, charge.amount)
-        self._lost.append(reservation)
+    def lost(self, reservation: Reservation, exchange_id: str) -> None:
+        """Nobody knows whether the row with the charges was written. If it was not, they go into the counters' state
+        instead; they are allowed for until they are there."""
+        self._lost.append((reservation, exchange_id))
 
     # --- raising -----------------------------------------------------------------------------------
 
@@ -224,15 +224,15 @@ class LimitStore:
         """Bring the states up to the newest row, and lower what is held. Raises RecordsUnavailable; then the next one
         does it."""
         async with self._lock:
+            await self._decide()
             await self._fold(now.wall, {})
             lowered = self._lower()
             self._forget(now)
             dirty, self._dirty = self._dirty, set()
             gone, self._gone = self._gone - dirty, set()
-            lost, self._lost = self._lost, []
+            owed, self._owed = self._owed, []
             as_of = self._as_of
-            if not (dirty or lowered or gone) and as_of - self._marked < _SOMETIMES:
-                self._lost += lost
+            if not (dirty or lowered or gone or owed) and as_of - self._marked < _SOMETIMES:
                 return
             changed = dirty | lowered
             rows = []
@@ -246,11 +246,30 @@ class LimitStore:
             except BaseException:
                 self._dirty |= changed
                 self._gone |= gone
-                self._lost = lost + self._lost
+                self._owed = owed
                 raise
             self._marked = as_of
-            for reservation in lost:
+            for reservation in owed:
                 self.release(reservation)
+
+    async def _decide(self) -> None:
+        """Tell the lost rows that were written all the same from the others. The writer does one thing after the
+        other, so whatever became of them has happened when it gets to this question."""
+        lost, self._lost = self._lost, []
+        if not lost:
+            return
+        try:
+            written = await self._recorder.write(_written([each for _, each in lost]), durable=False)
+        except BaseException:
+            self._lost = lost + self._lost
+            raise
+        for reservation, exchange_id in lost:
+            if exchange_id in written or not reservation.charges:
+                self.release(reservation)
+                continue
+            for charge in reservation.charges:
+                self._add(charge.counter, charge.at, charge.amount)
+            self._owed.append(reservation)
 
     def _lower(self) -> set[str]:
         """Hold less where much less is under way. What is lowered counts as lowered before it is written."""
@@ -364,6 +383,19 @@ def _replace(keys: Iterable[str], rows: list[Row]) -> Callable[[Transaction], No
             tx.connection.execute(delete(limit_counters).where(limit_counters.c.counter.in_(gone[at : at + 500])))
         if rows:
             tx.connection.execute(insert(limit_counters), rows)
+
+    return work
+
+
+def _written(ids: list[str]) -> Callable[[Transaction], set[str]]:
+    """A work that tells which of these exchanges have a row."""
+
+    def work(tx: Transaction) -> set[str]:
+        found: set[str] = set()
+        for at in range(0, len(ids), 500):
+            query = select(exchanges.c.id).where(exchanges.c.id.in_(ids[at : at + 500]))
+            found.update(tx.connection.execute(query).scalars())
+        return found
 
     return work
 

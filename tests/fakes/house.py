@@ -89,7 +89,7 @@ class NoStore:
     def release(self, reservation: Reservation) -> None:
         self.recorded += 1
 
-    def lost(self, reservation: Reservation) -> None:
+    def lost(self, reservation: Reservation, exchange_id: str) -> None:
         self.unrecorded += 1
 
 

@@ -223,7 +223,7 @@ async def test_a_row_that_could_not_be_written_is_kept_in_the_state(path: Path) 
     async with house(path, rules(), now(), clean=True) as one:
         held = await one.begin(now())
         one.book.settle(held, Used(40), now(1))
-        one.store.lost(held)
+        one.store.lost(held, "x")
         await one.store.checkpoint(now(2))
         assert stored(path)["l|team|tokens|day@UTC|t"][0] == "[[1699920000.0,40]]"
     async with house(path, rules(), now(5, 5)) as two:
@@ -412,3 +412,26 @@ async def test_postgresql_keeps_it_too(postgres: Cluster, tmp_path: Path) -> Non
                 await one.begin(at)
     finally:
         postgres.drop(name)
+
+
+@pytest.mark.parametrize("written", [True, False])
+async def test_a_row_that_may_have_been_written_counts_once(path: Path, written: bool) -> None:
+    """The caller was told that there is no record; whether there is one is known when the writer has gone on."""
+    async with house(path, rules(), now(), clean=True) as one:
+        held = await one.begin(now())
+        charges = one.book.settle(held, Used(40), now(1))
+        lock = sqlite3.connect(path, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        if written:
+            kept = one.recorder.submit(row(charges))
+        one.store.lost(held, "x")
+        checkpoint = asyncio.ensure_future(one.store.checkpoint(now(2)))
+        lock.execute("ROLLBACK")
+        lock.close()
+        if written:
+            await kept
+        await checkpoint
+        assert one.left(now(3)) == 960
+        assert held.closed[0].covered == 0
+    async with house(path, rules(), now(5, 5)) as two:
+        assert two.left(now(5, 5)) == 960
