@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from appliance.errors import NotFound
 from appliance.records.database import Database, unavailable
 from appliance.records.subject_keys import SubjectKeys, subject_name
-from appliance.records.tables import api_keys, contents, exchanges, service_accounts, subject_keys, users
+from appliance.records.tables import api_keys, contents, counters, exchanges, service_accounts, subject_keys, users
 from appliance.records.transaction import Transaction
 
 Actor = dict[str, Any]
@@ -88,6 +88,10 @@ def _erase(transaction: Transaction, subject: str, actor: Actor, oversees: str |
         .where(users.c.id == subject)
         .values(name=f"erased-{subject.removeprefix('user_')}", issuer=None, subject=None)
     ).rowcount
+    if person:
+        # Whoever has the directory in memory, this process too, reads it again and forgets them.
+        epoch = update(counters).where(counters.c.name == "identity_epoch")
+        connection.execute(epoch.values(value=counters.c.value + 1))
     body = {"actor": actor, "object": subject, "before": {"contents": parts, "key": key}, "after": {"contents": 0}}
     seq = transaction.append("admin.content.erase", body)
     return Erased(subject, parts, key, bool(person), seq)
