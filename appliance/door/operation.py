@@ -17,6 +17,7 @@ from appliance.door.http import read_body
 from appliance.door.render import respond
 from appliance.door.terms import Terms
 from appliance.errors import BadRequest, NotFound
+from appliance.identity.people_work import storable_text
 from appliance.identity.permissions import ROLES, Permission
 from appliance.identity.principal import Principal
 
@@ -83,11 +84,13 @@ class Operation(msgspec.Struct, frozen=True):
     async def answer(self, asked: Asked) -> bytes:
         """The answer's body. Raises BadRequest for a query parameter that it does not know, and what `run` raises."""
         known = {query.name for query in self.query}
-        for name in asked.query:
+        for name, value in asked.query.items():
             if name not in known:
                 cure = f"use {', '.join(sorted(known))}" if known else "leave it out"
                 shown = ascii(name[:80])[1:-1]
                 raise BadRequest(f"{shown} is not a query parameter here; {cure}.", param=shown)
+            if not storable_text(value):
+                raise BadRequest(f"{name}: has a character that no record can hold; leave it out", param=name)
         found = await self.run(asked)
         return encode(found if isinstance(found, Page) else {"data": found})
 

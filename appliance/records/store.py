@@ -36,7 +36,7 @@ class ExchangeStore:
 
     async def find(self, exchange_id: str) -> RecordedExchange | None:
         """The row of an exchange's id, the newest should there be two; None if there is none."""
-        if not exchange_id.isascii():
+        if not (exchange_id.isascii() and exchange_id.isprintable()):
             return None
         matching = _SELECT.where(exchanges.c.id == exchange_id).order_by(exchanges.c.seq.desc()).limit(1)
         found = await self._fetch(matching)

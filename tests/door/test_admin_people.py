@@ -55,6 +55,15 @@ async def read_in_pages(desk: Desk, kind: str) -> None:
         assert (status, found["param"]) == (400, param)
 
 
+async def test_a_question_that_no_database_can_be_asked_is_refused(desk: Desk) -> None:
+    """PostgreSQL takes no NUL; that must not look like a database that is out of order."""
+    for path, param in (("/users?organization=%00", "organization"), ("/keys?team=a%00b", "team")):
+        status, found = await desk.ask("GET", path)
+        assert (status, found["param"]) == (400, param)
+    for path in ("/requests/%00", "/users/%00", "/keys/a%00b", "/teams/%00/members"):
+        assert (await desk.ask("GET", path))[0] == 404, path
+
+
 async def test_another_organization_is_not_there(desk: Desk) -> None:
     """An admin of one sees nothing of the others, neither in lists nor by id."""
     theirs = desk.theirs["admin"]

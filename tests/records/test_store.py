@@ -61,7 +61,7 @@ async def test_find(store: ExchangeStore) -> None:
     found = await store.find("req_4")
     assert found is not None
     assert (found.seq, found.started_at, found.kind) == (4, 4.0, "embeddings")
-    for stranger in ("req_4' OR '1'='1", "\ud800", "req_", ""):
+    for stranger in ("req_4' OR '1'='1", "\ud800", "req_", "", "req_4\0"):
         assert await store.find(stranger) is None
 
 
