@@ -33,6 +33,8 @@ ROLE_NAMES = ("owner", "admin", "operator", "auditor", "member")
 RoleName = Annotated[Literal["owner", "admin", "operator", "auditor", "member"], Word]
 MAX_ISSUER_NAME = 48
 """Records keep `jwt:NAME` in 64 characters."""
+MAX_FIXED_NAME = 58
+"""Records keep `fixed:NAME` in 64 characters."""
 
 # --- forms ------------------------------------------------------------------------------------------
 
@@ -157,7 +159,7 @@ class Limited(Section):
 class FixedKey(Limited):
     """An API key that the file declares, for automation."""
 
-    name: Name = Field(description="Name of the key, as records show it.", examples=["ci"])
+    name: Name = Field(max_length=MAX_FIXED_NAME, description="Name of the key, as records show it.", examples=["ci"])
     key: SecretRef = Field(
         description="Where the key's text is found; at least 20 characters.", examples=[{"env": "CI_KEY"}]
     )

@@ -86,6 +86,7 @@ def test_an_issuer_is_kept_to_the_letter() -> None:
         (oidc(CORP, {**CORP, "issuer": "https://b"}), "oidc[1].name: 'corp' stands here twice"),
         (oidc(CORP, {**CORP, "name": "b"}), "oidc[1].issuer: 'https://login.example.com' stands here twice"),
         (oidc({**CORP, "name": "x" * 49}), "oidc[0].name: longer than 48 characters"),
+        (key(name="x" * 59), "keys[0].name: longer than 58 characters"),
         (
             oidc({**CORP, "issuer": "login.example.com"}),
             "oidc[0].issuer: 'login.example.com' is not an http(s) address",
