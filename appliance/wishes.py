@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from appliance.errors import BadRequest
+from appliance.redact import looks_secret
 
 TAGS_HEADER = "x-outpost-tags"
 PRIORITY_HEADER = "x-outpost-priority"
@@ -25,6 +26,11 @@ def parse_tags(text: str | None) -> list[str]:
             raise BadRequest(
                 f"{TAGS_HEADER}: a tag has 1 to 64 letters, digits and . _ : / @ + - , the first a letter or digit; "
                 "separate tags by commas",
+                param=TAGS_HEADER,
+            )
+        if looks_secret(tag):
+            raise BadRequest(
+                f"{TAGS_HEADER}: a tag looks like a key; tags are kept and shown, so name a cost centre instead",
                 param=TAGS_HEADER,
             )
     return tags

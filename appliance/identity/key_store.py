@@ -28,6 +28,7 @@ from appliance.identity.restrictions import checked
 from appliance.identity.snapshot import KeyRecord, Member, ServiceAccount, Team, User
 from appliance.records.tables import api_keys, team_members
 from appliance.records.transaction import Transaction
+from appliance.redact import looks_secret
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 LONGEST_S = 100 * 366 * 86400.0
@@ -175,6 +176,8 @@ def create(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> Cha
         raise BadRequest(
             "name: use 1 to 64 letters, digits and . _ @ + - , beginning with a letter or digit", param="name"
         )
+    if looks_secret(wish.name):
+        raise BadRequest("name: this looks like a key, and names are kept and shown; choose another", param="name")
     if wish.role is not None and wish.role not in ROLES:
         raise BadRequest(f"role: must be one of {', '.join(ROLES)}", param="role")
     info = _settled(tx, actor, wish, fresh)

@@ -34,6 +34,7 @@ from appliance.records.tables import (
     users,
 )
 from appliance.records.transaction import Transaction
+from appliance.redact import looks_secret
 
 EPOCH = "identity_epoch"
 T = TypeVar("T")
@@ -113,6 +114,8 @@ def check_name(name: str, longest: int) -> str:
         )
     if _ID.fullmatch(name):
         raise BadRequest("name: this looks like an id; choose a name that is none", param="name")
+    if looks_secret(name):
+        raise BadRequest("name: this looks like a key, and names are kept and shown; choose another", param="name")
     return name
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from appliance.errors import BadRequest
 from appliance.identity.principal import Priority, Restrictions
+from appliance.redact import looks_secret
 
 Network = IPv4Network | IPv6Network
 URGENCY: tuple[Priority, ...] = get_args(Priority)
@@ -36,6 +37,8 @@ def checked(restrictions: Restrictions, path: str = "restrictions") -> Restricti
         for value in values:
             if not 0 < len(value) <= 200 or not value.isprintable():
                 raise BadRequest(f"{name}: every entry must have 1 to 200 printable characters", param=name)
+            if looks_secret(value):
+                raise BadRequest(f"{name}: an entry looks like a key, and these lists are shown; remove it", param=name)
     if restrictions.addresses is None:
         return restrictions
     found = [str(_network(text, f"{path}.addresses")) for text in restrictions.addresses]

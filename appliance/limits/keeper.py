@@ -28,6 +28,7 @@ from appliance.limits.rules import Rule, rule_of
 from appliance.records.database import Database
 from appliance.records.tables import limits, organizations
 from appliance.records.transaction import Transaction
+from appliance.redact import looks_secret
 from appliance.settings import Settings
 from appliance.settings.checks_limiting import check_limit, limit_name
 from appliance.settings.document import Finding
@@ -264,6 +265,11 @@ class LimitKeeper:
             for each in errors:
                 each["loc"] = ("limits", 0, *each["loc"])
             raise _bad(from_pydantic(errors)[0], skip=2) from None
+        for field, value in {"name": limit.name, **limit.match.model_dump()}.items():
+            if value is not None and looks_secret(str(value)):
+                raise BadRequest(
+                    f"{field}: this looks like a key, and limits are kept and shown; choose another", param=field
+                )
         for finding in check_limit(limit, self._settings):
             raise _bad(finding, skip=0)
         return limit
