@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 import msgspec
 
+OTHER = "other"
+_REASON = re.compile(r"[A-Za-z]{1,24}(?:_[A-Za-z]{1,24}){0,3}")
 UsageSource = Literal["reported", "estimated", "none"]
 _MOST = (1 << 53) - 1
 """The largest count that a record can keep."""
@@ -24,8 +27,8 @@ class Tally(msgspec.Struct):
     """Choice → reason, for the choices that have ended."""
 
     def reasons(self) -> list[str]:
-        """In the order of the choices."""
-        return [self.finish_reasons[i] for i in sorted(self.finish_reasons)]
+        """In the order of the choices. What is no word is told as `other`: a target may say anything."""
+        return [why if _REASON.fullmatch(why) else OTHER for _, why in sorted(self.finish_reasons.items())]
 
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage object."""

@@ -7,13 +7,19 @@ gateway's own credentials, addresses or account at the upstream.
 from __future__ import annotations
 
 import email.utils
+import re
 from collections.abc import Mapping
 
 import msgspec
 
 from appliance import errors
+from appliance.redact import MIN_SECRET, REDACTED, redact_looks, spellings
 
 _LIMIT = 1000
+_MOST_READ = 16 * 1024
+_MOST_PARAM = 128
+_CODE = re.compile(r"[a-z][a-z0-9]*(?:[_.-][a-z0-9]+){0,7}")
+"""What may be on record as the code of an error; other words of an upstream may be anything."""
 
 
 class _Error(msgspec.Struct, frozen=True):
@@ -70,23 +76,31 @@ def _refused(target: str, status: int, body: bytes, secret: str | None) -> error
     error = found.error
     if isinstance(error, str) or error is None:
         error = _Error(message=error or found.message or found.detail)
-    code = error.code if isinstance(error.code, str) else None
+    code = error.code if isinstance(error.code, str) and len(error.code) <= 64 else None
+    if code is not None and (not _CODE.fullmatch(code) or clean(code, secret) != code):
+        code = None
+    param = clean(error.param, secret)[:_MOST_PARAM] or None
     message = clean(error.message, secret) or f"{target} refused the request ({status}) and did not say why."
     lowered = message.lower()
     if code == "context_length_exceeded" or any(words in lowered for words in _CONTEXT):
-        return errors.ContextLengthExceeded(message, param=error.param or "messages")
+        return errors.ContextLengthExceeded(message, param=param or "messages")
     if status == 413:
-        return errors.BadRequest(message, param=error.param, code="request_too_large")
-    return errors.BadRequest(message, param=error.param, code=code or "invalid_request")
+        return errors.BadRequest(message, param=param, code="request_too_large")
+    return errors.BadRequest(message, param=param, code=code or "invalid_request")
 
 
 def clean(message: str | None, secret: str | None) -> str:
-    """An upstream's words as they may be repeated: bounded, on one line, without the secret."""
+    """An upstream's words as they may be repeated: bounded, on one line, without our secret however it is spelled,
+    and without what looks like one of the upstream's own."""
     if not message:
         return ""
-    text = message[:_LIMIT]
+    text = message[:_MOST_READ]
     if secret:
-        text = message.replace(secret, "[redacted]")[:_LIMIT]
+        known = set(spellings(secret)) if len(secret) >= MIN_SECRET else {secret}
+        for spelling in sorted(known, key=lambda each: (-len(each), each)):
+            text = text.replace(spelling, REDACTED)
+    # Redacted before it is cut: nobody knows half a key for one.
+    text = redact_looks(text)[:_LIMIT]
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 

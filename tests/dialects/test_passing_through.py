@@ -218,3 +218,20 @@ def test_whole_answers_are_counted() -> None:
 def test_whole_answers_of_another_form_are_failures(body: bytes, vectors: bool) -> None:
     with pytest.raises(UpstreamFailed):
         read_whole(body, Tally(), "up", vectors=vectors)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("stop", "stop"),
+        ("tool_calls", "tool_calls"),
+        ("MAX_TOKENS", "MAX_TOKENS"),
+        ("op-0123456789abcdefghijklmnopqrstuvwxyzABCDEFG", "other"),
+        ("a sentence", "other"),
+        ("sk-0", "other"),
+        ("x" * 200, "other"),
+    ],
+)
+def test_the_reason_on_record_is_a_word(said: str, kept: str) -> None:
+    tally = Tally(finish_reasons={1: said, 0: "stop"})
+    assert tally.reasons() == ["stop", kept]

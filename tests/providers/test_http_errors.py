@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
@@ -45,6 +46,46 @@ def test_each_status(status: int, shown: int, code: str, elsewhere: bool, again:
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429, 500, 502, 503, 504, 529])
 def test_the_gateways_credential_never_shows(status: int) -> None:
     assert SECRET not in error(status, f"key {SECRET} is bad").message
+
+
+THEIRS = "sk-proj-" + "a1B2c3D4" * 5
+
+
+@pytest.mark.parametrize("field", ["message", "param", "code"])
+@pytest.mark.parametrize("whole", [{}, {"error": "text"}, {"detail": "text"}, {"message": "text"}])
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize(
+    "secret",
+    [
+        SECRET,
+        THEIRS,
+        SECRET.encode().hex(),
+        base64.b64encode(f"user:{SECRET}".encode()).decode(),
+        f"postgresql://svc:{SECRET}@db/x",
+        "-----BEGIN PRIVATE KEY-----\nMIIEvg",
+    ],
+)
+def test_nothing_of_a_refusal_holds_a_secret(secret: str, status: int, whole: dict[str, str], field: str) -> None:
+    if whole:
+        body = {next(iter(whole)): f"seen {secret}"}
+    else:
+        body = {"error": {"message": "no", "code": "bad", "param": "p", field: f"seen {secret}"}}  # type: ignore[dict-item]
+    found = from_status("up", status, {}, json.dumps(body).encode(), now=0.0, secret=SECRET)
+    for told in (found.message, found.param or "", found.code):
+        assert secret not in told
+        assert SECRET not in told
+        assert "MIIEvg" not in told
+
+
+@pytest.mark.parametrize("pad", range(960, 1001, 5))
+def test_a_secret_at_the_cut_does_not_show_its_beginning(pad: int) -> None:
+    assert SECRET[:6] not in error(400, "x" * pad + " " + SECRET).message
+
+
+def test_a_code_that_is_a_word_is_kept_and_no_other() -> None:
+    assert error(400, "m", "model_overloaded.v2").code == "model_overloaded.v2"
+    for code in ("Not A Word", "x" * 65, "sk-abcdefghijklmnop", "op-0123456789abcdef", "a\nb"):
+        assert error(400, "m", code).code == "invalid_request"
 
 
 def test_only_the_callers_own_mistakes_are_repeated_in_the_targets_words() -> None:
