@@ -6,17 +6,17 @@ import asyncio
 import csv
 import io
 from collections import defaultdict
+from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
 
 from appliance.errors import BadRequest
-from appliance.records.database import Database
+from appliance.records.database import Database, Where
 from appliance.records.rows import COLUMNS, Attempt, ExchangeRow, flatten
 from appliance.records.tables import exchanges
 from appliance.records.usage import (
@@ -33,6 +33,8 @@ from appliance.records.usage import (
 
 names = st.sampled_from(["a", "b", "=cmd"])
 tokens = st.integers(0, 10_000)
+moments = st.integers(0, 400_000_000_000).map(lambda us: us / 1e6)
+"""As records keep them: whole microseconds."""
 attempts = st.builds(
     Attempt,
     target=names,
@@ -47,7 +49,7 @@ rows = st.builds(
     ExchangeRow,
     id=st.just("x"),
     kind=st.just("chat.completions"),
-    started_at=st.floats(0, 400_000),
+    started_at=moments,
     organization_id=names,
     team_id=st.none() | names,
     user_id=st.none() | names,
@@ -96,39 +98,54 @@ def by_hand(kept: list[ExchangeRow], by: tuple[str, ...]) -> list[Usage]:
     return [Usage(**dict(zip(by, key, strict=True)), **sums[key]) for key in sorted(sums)]
 
 
-async def report(folder: Path, given_rows: list[ExchangeRow], *args: Any, **more: Any) -> list[Usage]:
-    database = await Database.open(folder / "outpost.db")
-    try:
-        async with database.write() as connection:
-            await connection.execute(exchanges.delete())
-            for seq, row in enumerate(given_rows, 1):
-                values = dict(zip(COLUMNS, flatten(seq, row), strict=False))
-                await connection.execute(insert(exchanges).values(**values))
-        return await UsageStore(database).report(*args, **more)
-    finally:
-        await database.close()
+class Reports:
+    """Reports over rows that are put into one database, in the place of those before."""
+
+    def __init__(self, where: Where) -> None:
+        self._runner = asyncio.Runner()
+        self._database = self._runner.run(Database.open(where))
+
+    def close(self) -> None:
+        self._runner.run(self._database.close())
+        self._runner.close()
+
+    def report(self, kept: list[ExchangeRow], *args: Any, **more: Any) -> list[Usage]:
+        async def run() -> list[Usage]:
+            async with self._database.write() as connection:
+                await connection.execute(exchanges.delete())
+                for seq, row in enumerate(kept, 1):
+                    values = dict(zip(COLUMNS, flatten(seq, row), strict=False))
+                    await connection.execute(insert(exchanges).values(**values))
+            return await UsageStore(self._database).report(*args, **more)
+
+        return self._runner.run(run())
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.fixture
+def reports(where: Where) -> Iterator[Reports]:
+    opened = Reports(where)
+    yield opened
+    opened.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     given_rows=st.lists(rows, max_size=12),
     by=st.lists(st.sampled_from(DIMENSIONS), unique=True, max_size=3).map(
         lambda wanted: tuple(name for name in DIMENSIONS if name in wanted)
     ),
-    window=st.tuples(st.floats(0, 400_000), st.floats(0, 400_000)).map(sorted),
+    window=st.tuples(moments, moments).map(sorted),
     organization=st.none() | names,
 )
 def test_sums_are_those_made_by_hand(
-    tmp_path_factory: pytest.TempPathFactory,
+    reports: Reports,
     given_rows: list[ExchangeRow],
     by: tuple[Any, ...],
     window: list[float],
     organization: str | None,
 ) -> None:
     since, until = window
-    found = asyncio.run(
-        report(tmp_path_factory.mktemp("usage"), given_rows, by, since, until, organization=organization)
-    )
+    found = reports.report(given_rows, by, since, until, organization=organization)
     kept = [
         row for row in given_rows if since <= row.started_at < until and organization in (None, row.organization_id)
     ]
