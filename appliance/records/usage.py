@@ -179,7 +179,8 @@ _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tok
 
 def _day(dialect: str) -> ColumnElement[Any]:
     if dialect == "sqlite":
-        return func.date(exchanges.c.started_at, "unixepoch")
+        # Whole seconds: SQLite would round the last half millisecond of a day up.
+        return func.date(cast(exchanges.c.started_at, Integer), "unixepoch")
     return cast(func.to_char(func.timezone("UTC", func.to_timestamp(exchanges.c.started_at)), "YYYY-MM-DD"), String)
 
 

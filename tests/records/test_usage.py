@@ -152,6 +152,16 @@ def test_sums_are_those_made_by_hand(
     assert found == (by_hand(kept, by) if kept or by else [Usage()])
 
 
+def test_a_day_ends_with_its_last_microsecond(reports: Reports) -> None:
+    ends = [row(86_399.9996), row(86_399.999999), row(86_400.0)]
+    found = reports.report(ends, ("day",), 0.0, 200_000.0)
+    assert [(each.day, each.requests) for each in found] == [("1970-01-01", 2), ("1970-01-02", 1)]
+
+
+def row(started_at: float) -> ExchangeRow:
+    return ExchangeRow(id="x", kind="chat.completions", started_at=started_at)
+
+
 @given(st.integers(0, 2**62))
 def test_usd_is_exact(amount: int) -> None:
     from decimal import Decimal
