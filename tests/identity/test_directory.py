@@ -29,7 +29,6 @@ from appliance.identity.people_work import (
 )
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
 from appliance.identity.snapshot import Member, Organization, ServiceAccount, Team, User
-from appliance.records.erase import erase
 from appliance.records.rows import ExchangeRow
 from tests.identity.conftest import OWNER, Box, open_box
 from tests.postgres import Cluster
@@ -396,22 +395,6 @@ async def test_other_processes_learn_of_changes_and_keys_end(box: Box) -> None:
     assert other.identify(rotated) is not None
     assert (await box.ring.revoke(OWNER, "app")).revoked_at is not None
     assert box.ring.identify(rotated) is None
-
-
-async def test_who_is_erased_is_forgotten_by_processes_that_run(box: Box) -> None:
-    issuer, subject = "https://issuer.example", "sub-ann"
-    known = await box.directory.signed_in(issuer, subject, "ann@example.org", "member")
-    assert known.user is not None
-    assert await box.directory.changed_elsewhere() is False
-    actor = {"key": OWNER.key_id, "role": OWNER.role, "organization": OWNER.organization}
-    await erase(box.recorder, box.database, None, known.user, actor)
-    assert await box.directory.changed_elsewhere()
-    await box.ring.reload()
-    left = box.directory.snapshot.get(User, known.user)
-    assert left is not None
-    assert (left.name, left.issuer, left.subject) == (f"erased-{known.user.removeprefix('user_')}", None, None)
-    again = await box.directory.signed_in(issuer, subject, "ann@example.org", "member")
-    assert again.user != known.user, "whoever comes back is somebody new"
 
 
 # --- the ledger ---
