@@ -67,7 +67,7 @@ class Trusted(NamedTuple):
 
 
 class Claims(msgspec.Struct, frozen=True):
-    """What a verified token says. `expires_at`: unix seconds from which on it is not accepted, without the tolerance for
+    """What a verified token says. `expires_at`: unix seconds until which it is accepted, without the tolerance for
     clocks."""
 
     policy: Policy

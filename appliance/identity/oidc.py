@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
@@ -50,7 +51,8 @@ class Source:
         self.metadata: Metadata | None = None
         """What discovery last said."""
         self._clock = clock
-        self._failed: tuple[float, ProviderError] | None = None
+        self._failed: tuple[float, str] | None = None
+        self._asking: asyncio.Task[Metadata] | None = None
         self.keys: Keys
         jwks = settings.jwks
         if jwks is not None and jwks.file is not None:
@@ -65,9 +67,20 @@ class Source:
         return same and isinstance(self.keys, RemoteKeys)
 
     async def discover(self) -> Metadata:
-        """What the issuer says of itself; asked for once, and after a failure at most once a minute. Raises
-        ProviderError."""
-        return self.metadata or await self._discover()
+        """What the issuer says of itself; asked for once, whoever waits for it, and after a failure at most once a
+        minute. Raises ProviderError."""
+        if self.metadata is not None:
+            return self.metadata
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._discover())
+            self._asking.add_done_callback(self._asked)
+        # Whoever stops waiting must not stop it for the others.
+        return await asyncio.shield(self._asking)
+
+    def _asked(self, task: asyncio.Task[Metadata]) -> None:
+        self._asking = None
+        if not task.cancelled():
+            task.exception()  # nobody may be left to hear of it
 
     async def _jwks_url(self) -> str:
         jwks = self.settings.jwks
@@ -79,12 +92,13 @@ class Source:
     async def _discover(self, *, patient: bool = False) -> Metadata:
         now = self._clock()
         if not patient and self._failed is not None and now - self._failed[0] < RETRY_S:
-            raise self._failed[1]
+            # A new error each time: the frames that it passes through stay with it.
+            raise ProviderError(self._failed[1])
         try:
             got = await self.fetcher.get(discovery_url(self.settings.issuer))
             self.metadata = parse_metadata(got.body or b"", self.settings.issuer)
         except ProviderError as error:
-            self._failed = (now, error)
+            self._failed = (now, error.message)
             raise
         self._failed = None
         return self.metadata

@@ -215,6 +215,32 @@ async def test_a_forged_issuer_costs_no_request(scene: Scene) -> None:
     assert scene.issuer.hits == {}
 
 
+async def test_however_many_log_in_the_provider_is_asked_once(scene: Scene) -> None:
+    """Anybody may open /login, before anything is known of who they are."""
+    (provider,) = scene.providers(login={"client_id": "console", "redirect_base": "http://127.0.0.1:8081"})
+    scene.issuer.gate = asyncio.Event()
+    asking = [asyncio.create_task(provider.endpoints()) for _ in range(20)]
+    await scene.issuer.entered.wait()
+    asking[0].cancel()
+    scene.issuer.gate.set()
+    found = await asyncio.gather(*asking, return_exceptions=True)
+    assert isinstance(found[0], asyncio.CancelledError)
+    assert {repr(each) for each in found[1:]} == {repr(await provider.endpoints())}
+    assert scene.issuer.hits == {"/.well-known/openid-configuration": 1}
+
+
+async def test_a_failure_that_is_told_again_and_again_gathers_no_frames(scene: Scene) -> None:
+    scene.issuer.metadata["issuer"] = "https://somebody.else"
+    (provider,) = scene.providers(login={"client_id": "console", "redirect_base": "http://127.0.0.1:8081"})
+    depths = []
+    for _ in range(20):
+        with pytest.raises(ProviderError) as refused:
+            await provider.endpoints()
+        depths.append(len(refused.traceback))
+    assert max(depths) < 10
+    assert scene.issuer.hits == {"/.well-known/openid-configuration": 1}
+
+
 async def test_an_older_token_gives_nothing_back(scene: Scene) -> None:
     """Somebody loses a role; the token from before is still valid, but the issuer's newest word counts."""
     old, new = scene.token(), scene.token(iat=NOW + 10, groups=["users"])
