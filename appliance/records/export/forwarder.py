@@ -98,13 +98,16 @@ class Forwarder:
                 sent = await self.step()
             except (OutpostError, SyslogError, OSError) as error:
                 self._note(str(error))
-                await self._sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
-                failures += 1
+            except Exception as error:  # noqa: BLE001 - nobody would miss an export that ended without a word
+                self._note(f"a defect of the gateway ({type(error).__name__}); its log has it", error)
+            else:
+                failures = 0
+                self._note(None)
+                if not sent:
+                    await self._sleep(self._poll_s)
                 continue
-            failures = 0
-            self._note(None)
-            if not sent:
-                await self._sleep(self._poll_s)
+            await self._sleep(_PAUSES[min(failures, len(_PAUSES) - 1)])
+            failures += 1
 
     async def step(self) -> int:
         """Deliver the next batch; answer how many records. Raises SyslogError, RecordsUnavailable, OSError."""
@@ -152,9 +155,9 @@ class Forwarder:
         async with self._database.read() as connection:
             return int(await connection.scalar(query) or 0)
 
-    def _note(self, trouble: str | None) -> None:
+    def _note(self, trouble: str | None, defect: Exception | None = None) -> None:
         if trouble is not None and self.progress.trouble is None:
-            logger.error("export_stopped", extra={"exporter": self._exporter.name, "cause": trouble})
+            logger.error("export_stopped", extra={"exporter": self._exporter.name, "cause": trouble}, exc_info=defect)
         elif trouble is None and self.progress.trouble is not None:
             logger.info("export_goes_on", extra={"exporter": self._exporter.name})
         self.progress = msgspec.structs.replace(self.progress, trouble=trouble)

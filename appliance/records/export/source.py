@@ -14,6 +14,9 @@ from appliance.records.tables import events, exchanges
 
 BATCH = 200
 """Records that are written out before others get a turn."""
+_LAST = 253402300799.0
+"""The last second that has a date."""
+_MOST_SHOWN = 200
 
 
 class RecordedEvent(msgspec.Struct, frozen=True):
@@ -62,15 +65,28 @@ def within(record: Record, window: Window) -> bool:
     )
 
 
-def event_of(seq: int, kind: str, at_us: int, text: str) -> RecordedEvent:
-    """A row of `events`. A body that somebody has damaged is shown as it is: verifying the ledger names it, and an
-    export goes on."""
+def exchange_of(values: Sequence[Any]) -> Record:
+    """A row of `exchanges`, in the order of `COLUMNS`. One that somebody has damaged becomes an event that shows it:
+    verifying the ledger names it, and an export goes on."""
+    try:
+        row = msgspec.convert(msgspec.structs.asdict(unflatten(values)), RecordedExchange)
+        if 0.0 <= row.started_at <= _LAST:
+            return row
+    except (ValueError, TypeError, OverflowError, msgspec.MsgspecError):
+        pass
+    shown = {name: str(value)[:_MOST_SHOWN] for name, value in zip(COLUMNS, values, strict=True) if value is not None}
+    return RecordedEvent(values[0], "exchange", 0.0, {"unreadable": shown})
+
+
+def event_of(seq: int, kind: str, at_us: Any, text: str) -> RecordedEvent:
+    """A row of `events`; as with `exchange_of`, what somebody has damaged is shown as it is."""
     try:
         body = msgspec.json.decode(text, type=dict[str, Any])
     except msgspec.MsgspecError:
         body = {"unreadable": text}
+    at = at_us / 1e6 if isinstance(at_us, int) and 0 <= at_us <= _LAST * 1e6 else 0.0
     own = ("seq", "kind", "at_us", "type")
-    return RecordedEvent(seq, kind, at_us / 1e6, {name: value for name, value in body.items() if name not in own})
+    return RecordedEvent(seq, kind, at, {name: value for name, value in body.items() if name not in own})
 
 
 class Source:
@@ -86,7 +102,7 @@ class Source:
         async with self._database.read() as connection:
             rows = (await connection.execute(row.order_by(exchanges.c.seq).limit(limit))).all()
             others = (await connection.execute(event.order_by(events.c.seq).limit(limit))).all()
-        records: list[Record] = [unflatten(each) for each in rows]
+        records: list[Record] = [exchange_of(each) for each in rows]
         records += [event_of(each.seq, each.kind, each.at_us, each.body) for each in others]
         return sorted(records, key=lambda record: record.seq)[:limit]
 
