@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,10 +21,10 @@ from tests.gateway import ROOT, Gateway, UpstreamThread, open_gateway
 class Office:
     """The operator's listener of a gateway, and the command beside it. `key`: whose it is where none is named."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, trust: ssl.SSLContext | None = None) -> None:
         self.gateway = gateway
         self.key = gateway.key
-        self.http = httpx.Client(timeout=60.0, trust_env=False, follow_redirects=False)
+        self.http = client(trust)
 
     def ask(self, method: str, path: str, body: Any = None, *, key: str | None = None, **query: Any) -> httpx.Response:
         return self.http.request(
@@ -76,8 +78,23 @@ class Office:
         return [record["body"] for record in self.data("GET", "/ledger", kind=kind, limit=1000)]
 
 
+def client(trust: ssl.SSLContext | None = None) -> httpx.Client:
+    """trust: whom it believes, and what it shows of itself, where the gateway speaks TLS."""
+    return httpx.Client(timeout=60.0, trust_env=False, verify=trust if trust is not None else False)
+
+
+def free_port() -> int:
+    """A port that nobody has at the moment."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port: int = one.getsockname()[1]
+        return port
+
+
 @contextmanager
-def open_office(folder: Path, **settings: Any) -> Iterator[Office]:
+def open_office(
+    folder: Path, *, trust: ssl.SSLContext | None = None, env: dict[str, str] | None = None, **settings: Any
+) -> Iterator[Office]:
     """A gateway over the fake upstream alone, less models: routes `ok` and `held` on the box, `far` in a cloud."""
     with UpstreamThread() as upstream:
         lab = {"name": "lab", "kind": "openai", "zone": "on_box", "base_url": upstream.url}
@@ -93,8 +110,8 @@ def open_office(folder: Path, **settings: Any) -> Iterator[Office]:
             ],
             **settings,
         }
-        with open_gateway(folder, document) as gateway:
-            office = Office(gateway)
+        with open_gateway(folder, document, env=env) as gateway:
+            office = Office(gateway, trust)
             try:
                 yield office
             finally:
