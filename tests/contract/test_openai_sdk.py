@@ -263,7 +263,7 @@ NEVER_ENDING: dict[str, Any] = {
 
 async def test_a_model_that_loads_and_a_queue_that_is_full(new_gateway: Callable[..., Gateway]) -> None:
     narrow = {"name": CHAT, "model": CHAT, "engine": "llamacpp", "args": {"slots": 1, "max_waiting": 1}}
-    gateway = new_gateway({"deployments": [narrow]}, ready=False)
+    gateway = new_gateway({"deployments": [narrow], "admission": {"max_waiting": 0}}, ready=False)
     with gateway.openai() as client:
         with pytest.raises(openai.InternalServerError) as error:
             ask(client)

@@ -16,6 +16,11 @@ CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": CA
 TOOL = {"type": "function", "function": {"name": "f", "description": CANARY, "parameters": {"type": "object"}}}
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "s", "description": CANARY, "schema": {"type": "object"}}}
 HI = {"role": "user", "content": "Hi"}
+CALLING = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+}
 
 
 @pytest.mark.parametrize(
@@ -26,7 +31,7 @@ HI = {"role": "user", "content": "Hi"}
         {"messages": [{"role": "user", "content": "x", "name": CANARY}]},
         {"messages": [HI, {"role": "assistant", "content": None, "tool_calls": [CALL]}]},
         {"messages": [HI, {"role": "assistant", "content": "x", "refusal": CANARY}]},
-        {"messages": [HI, {"role": "tool", "tool_call_id": "c", "content": CANARY}]},
+        {"messages": [HI, CALLING, {"role": "tool", "tool_call_id": "c", "content": CANARY}]},
         {"messages": [HI], "tools": [TOOL]},
         {"messages": [HI], "response_format": SCHEMA},
     ],

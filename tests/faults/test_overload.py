@@ -18,7 +18,10 @@ CONTEXT, SLOTS, WAITING = 160, 2, 6
 @pytest.fixture(scope="module")
 def small(model_store: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     args = {"context": CONTEXT, "slots": SLOTS, "max_waiting": WAITING}
-    settings = {"deployments": [{"name": CHAT, "model": CHAT, "engine": "llamacpp", "args": args}]}
+    settings = {
+        "deployments": [{"name": CHAT, "model": CHAT, "engine": "llamacpp", "args": args}],
+        "admission": {"max_waiting": WAITING},
+    }
     with open_gateway(tmp_path_factory.mktemp("small"), settings, store=model_store) as gateway:
         yield gateway
 
