@@ -54,6 +54,7 @@ def gateway(model_store: Path, upstream: UpstreamThread, tmp_path_factory: pytes
     settings = fake_routes(upstream, "ok", "429", "429-after", "500", "503", "401", "404", "400", "cut", "silent")
     with open_gateway(tmp_path_factory.mktemp("gateway"), settings, store=model_store) as gateway:
         yield gateway
+        gateway.hunt_answers().check()
         gateway.stop()
 
 

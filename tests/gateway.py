@@ -10,6 +10,7 @@ import concurrent.futures
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import yaml
 
 from appliance.commands.control import Control, ControlError
 from tests.fakes.upstream import FakeUpstream
+from tests.telemetry.canaries import Hunt, secrets_of
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -35,6 +37,11 @@ EMBEDDER = "all-minilm-l6-v2"
 MODELS = (CHAT, EMBEDDER)
 ADMIN_KEY = "op-contract-admin-0123456789abcdef"
 USER_KEY = "op-contract-user-0123456789abcdef"
+UPSTREAM_KEY = "sk-upstream-key"
+"""The gateway's key at the fake upstream, which repeats it in its errors."""
+FIXED_ENV = {"CONTRACT_ADMIN_KEY": ADMIN_KEY, "CONTRACT_USER_KEY": USER_KEY, "FAKE_UPSTREAM_KEY": UPSTREAM_KEY}
+_GREETING = re.compile(rb"(First admin key, shown this once:  |-H \"Authorization: Bearer )op-[A-Za-z0-9_-]{43}")
+"""The one place where a key is told: the terminal, at the first start of a box without any."""
 START_S = 120.0
 """Enough for a machine that has much else to do; a quiet one takes 3 s."""
 STOP_S = 30.0
@@ -67,7 +74,9 @@ class Gateway:
         self.stdout_path, self.stderr_path = folder / "stdout.log", folder / "stderr.log"
         self.url = self.operator_url = ""
         """Without a path; known once `start` has returned."""
-        self._env = dict(env or {})
+        self._env = {**FIXED_ENV, **(env or {})}
+        self.secrets = {ADMIN_KEY, USER_KEY}
+        """What must be found nowhere; those that the settings lead to are added by themselves."""
         self._process: subprocess.Popen[bytes] | None = None
         self._family: dict[int, psutil.Process] = {}
         self.data_dir.mkdir(parents=True, exist_ok=True)
@@ -77,6 +86,7 @@ class Gateway:
 
     def write_settings(self, settings: Mapping[str, Any]) -> None:
         """Write the file; a running gateway reads it at `reload`."""
+        self.secrets.update(secrets_of(dict(settings), self._env))
         keys = [
             {"name": "contract-admin", "key": {"env": "CONTRACT_ADMIN_KEY"}, "role": "admin"},
             {"name": "contract-user", "key": {"env": "CONTRACT_USER_KEY"}, "role": "member"},
@@ -102,7 +112,7 @@ class Gateway:
 
     def start(self, *, ready: bool = True, timeout: float = START_S) -> Gateway:
         """Start it and return when its doors are open, with `ready` when every model answers."""
-        env = {**os.environ, "CONTRACT_ADMIN_KEY": ADMIN_KEY, "CONTRACT_USER_KEY": USER_KEY, **self._env}
+        env = {**os.environ, **self._env}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, (env.get("PYTHONPATH"), str(ROOT))))
         with self.stdout_path.open("ab") as out, self.stderr_path.open("ab") as err:
             self._process = subprocess.Popen(
@@ -220,6 +230,29 @@ class Gateway:
         """What it wrote to stderr so far: its process log."""
         return self.stderr_path.read_text(encoding="utf-8", errors="replace")
 
+    def hunt(self) -> Hunt:
+        """Every file that it has written, searched for credentials; the master key and the ledger's included."""
+        kept = self.data_dir / "secrets"
+        own = [path.read_text(encoding="ascii").strip() for path in sorted(kept.glob("*")) if path.is_file()]
+        hunt = Hunt([*sorted(self.secrets), *own], forms=True)
+        for path in (self.stdout_path, self.config, *sorted(self.folder.glob("*/*.log"))):
+            if path.is_file():
+                hunt.file(path)
+        hunt.text(str(self.stderr_path), _GREETING.sub(rb"\1", self.stderr_path.read_bytes()))
+        hunt.folder(self.data_dir, leave=kept)
+        return hunt
+
+    def hunt_answers(self) -> Hunt:
+        """Whatever can be read at the operator's listener without naming a thing, the page of metrics included."""
+        hunt = Hunt(sorted(self.secrets), forms=True)
+        with httpx.Client(base_url=self.operator_url, headers=self.headers, timeout=60.0, trust_env=False) as http:
+            paths = http.get("/admin/v1/openapi.json").raise_for_status().json()["paths"]
+            for path in [name for name, ways in paths.items() if "get" in ways and "{" not in name]:
+                answer = http.get(path)
+                hunt.text(path, answer.content)
+                hunt.text(f"headers of {path}", repr(answer.headers.multi_items()))
+        return hunt
+
     def access_log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.stdout_path.read_bytes().splitlines() if line.startswith(b"{")]
 
@@ -268,12 +301,14 @@ def open_gateway(
     env: Mapping[str, str] | None = None,
     ready: bool = True,
 ) -> Iterator[Gateway]:
-    """A gateway that ends with the block, however the block ends."""
+    """A gateway that ends with the block, however the block ends. Raises SecretFound when it has left a credential."""
     gateway = Gateway(folder, settings, store=store, env=env)
     try:
         yield gateway.start(ready=ready)
     finally:
         gateway.kill()
+        if gateway.stderr_path.exists():
+            gateway.hunt().check()
 
 
 class UpstreamThread:
@@ -330,7 +365,8 @@ def fake_routes(upstream: UpstreamThread, *behaviours: str) -> dict[str, Any]:
     """
     # Port 1 (tcpmux) needs a privilege that nobody uses for it; a connection there is refused at once.
     nobody = {"name": "nobody", "kind": "openai", "zone": "on_box", "base_url": "http://127.0.0.1:1/v1"}
-    fake = {"name": "fake", "kind": "openai", "zone": "on_box", "base_url": upstream.url}
+    key = {"env": "FAKE_UPSTREAM_KEY"}
+    fake = {"name": "fake", "kind": "openai", "zone": "on_box", "base_url": upstream.url, "api_key": key}
     return {
         "deployments": [{"name": name, "model": name, "engine": "llamacpp"} for name in MODELS],
         "providers": [fake, nobody],
