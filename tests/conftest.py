@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from runtimes.catalogue import Catalogue, CatalogueError
-from tests.gateway import MODELS, Gateway, UpstreamThread, fake_routes, open_gateway
-from tests.postgres import Cluster, PostgresMissing, open_cluster
+from tests.gateway import ADMIN_KEY, MODELS, USER_KEY, Gateway, UpstreamThread, fake_routes, open_gateway
+from tests.postgres import PASSWORD, Cluster, PostgresMissing, open_cluster
+from tests.telemetry.canaries import Hunt
 
 ROOT = Path(__file__).parents[1]
 
@@ -85,3 +86,8 @@ def postgres() -> Iterator[Cluster]:
         except PostgresMissing as missing:
             pytest.fail(str(missing), pytrace=False)
         yield cluster
+        # What is on the disk of a server counts as well, its write-ahead log too.
+        cluster.stop()
+        hunt = Hunt([PASSWORD, ADMIN_KEY, USER_KEY], forms=True)
+        hunt.folder(cluster.data)
+        hunt.check()
