@@ -151,6 +151,11 @@ class Replicas:
     def replicas(self, deployment: str | None = None) -> list[Any]:
         return []
 
+    async def subscribe(self) -> AsyncIterator[Any]:
+        """Nothing ever happens."""
+        await asyncio.Event().wait()
+        yield
+
 
 class Box:
     """A running appliance and its file."""
