@@ -94,6 +94,7 @@ class App:
         self._log: AccessLog | None = None
         self._reloading = asyncio.Lock()
         self._changing: set[asyncio.Task[None]] = set()
+        self._reloads: set[asyncio.Task[dict[str, Any]]] = set()
         self.first_key: str | None = None
         """The first admin's key, if this start made it; shown once."""
         self.public_port = 0
@@ -158,12 +159,16 @@ class App:
             tls=_tls(settings),
         )
         self.public_port, self.operator_port = self._doors.public_port, self._doors.operator_port
-        self.first_key = await ensure_first_admin(office.ring)
+        try:
+            self.first_key = await ensure_first_admin(office.ring)
+        except BaseException:
+            await self._doors.close(0.0)
+            raise
 
     async def stop(self) -> None:
         """Take nothing new, let what runs finish within server.drain_timeout, then close everything."""
         await self._doors.close()
-        await asyncio.gather(*self.gateway.background, return_exceptions=True)
+        await asyncio.gather(*self.gateway.background, *self._reloads, return_exceptions=True)
         for task in self._changing:
             task.cancel()
         await asyncio.gather(*self._changing, return_exceptions=True)
@@ -207,6 +212,13 @@ class App:
 
         Running requests keep the route that they began with; replicas that changed are replaced behind it.
         """
+        # Whoever asked for it may leave; half of it must not be in force.
+        task = asyncio.create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+        return await asyncio.shield(task)
+
+    async def _reload(self) -> dict[str, Any]:
         async with self._reloading:
             try:
                 loaded = await asyncio.to_thread(load, self._path, self._env)

@@ -171,8 +171,15 @@ class Office:
         await self.exporters.change(settings.records.export)
 
     async def change(self, settings: Settings, people: People, changed: list[str]) -> None:
-        """Go by these settings from now on. Raises OutpostError, with the old keys still in force; `changed`: the
+        """Go by these settings from now on. Raises OutpostError, with the old ones still in force; `changed`: the
         sections that differ, for the ledger."""
+
+        def note(tx: Transaction) -> None:
+            tx.append("admin.settings.reload", {"changed": changed})
+
+        self.ring.check(people.fixed)
+        # On record first: from here on nothing is expected to fail, so that all of it comes into force.
+        await self.recorder.write(note)
         await self.ring.reload(people.fixed)
         self.authenticator.change(people.providers, people.subjects)
         self.login.change(people.providers)
@@ -182,11 +189,6 @@ class Office:
         self.retention.records = settings.records
         await self.exporters.change(settings.records.export)
         self.observer.know(settings, self._limit_names())
-
-        def note(tx: Transaction) -> None:
-            tx.append("admin.settings.reload", {"changed": changed})
-
-        await self.recorder.write(note)
 
     async def close(self) -> None:
         """Stop what runs, write what is left, close the database."""

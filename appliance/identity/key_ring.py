@@ -198,13 +198,17 @@ class KeyRing:
         """Read the database again; `fixed` replaces the declared keys. All or nothing. Raises IdentityError,
         RecordsUnavailable."""
         declared = self._fixed if fixed is None else [*fixed]
-        try:
-            entries = fixed_entries(self._hasher, declared)
-        except ValueError as error:
-            raise IdentityError(str(error)) from error
+        entries = self.check(declared)
         await self.directory.reload(entries, self._check_secret if self._strict else _anything)
         self._fixed = declared
         self.declared = [fixed_info(entry, self.directory) for entry in declared]
+
+    def check(self, fixed: Sequence[FixedKey]) -> Mapping[bytes, KeyRecord]:
+        """The declared keys made ready. Raises IdentityError for one that cannot be used."""
+        try:
+            return fixed_entries(self._hasher, fixed)
+        except ValueError as error:
+            raise IdentityError(str(error)) from error
 
     def _check_secret(self, stored: Sequence[KeyRecord]) -> None:
         now = self.directory.clock()

@@ -1,0 +1,92 @@
+"""A start or a reload that fails leaves nothing half done, whoever leaves meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import socket
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance import app as app_module
+from appliance.errors import RecordsUnavailable
+from appliance.identity.key_ring import KeyRing
+from tests.wiring.test_live_settings import Box, Doc, base, folder, running
+
+__all__ = ["folder"]
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Somebody else writes to the database."""
+    lock = sqlite3.connect(folder / "data" / "outpost.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    finally:
+        lock.execute("ROLLBACK")
+        lock.close()
+
+
+def changed(box: Box) -> Doc:
+    doc = copy.deepcopy(box.doc)
+    doc["identity"]["keys"] = [{"name": "b", "key": {"env": "KEY_B"}, "role": "member"}]
+    doc["limits"] = [{"scope": "key", "requests": "1/day"}]
+    doc["routes"] = doc["routes"][:1]
+    return doc
+
+
+def in_force(box: Box) -> Any:
+    office = box.app._office
+    return {**box.in_force(), "rules": office.limits.book.rules, "settings": box.app.settings}
+
+
+async def test_a_reload_that_cannot_be_put_on_record_changes_nothing(folder: Path) -> None:
+    async with running(folder) as box:
+        before = in_force(box)
+        with locked(folder), pytest.raises(RecordsUnavailable):
+            await box.reload(changed(box))
+        assert in_force(box) == before
+        await box.app._office.recorder.wait_available()
+        await box.reload(changed(box))
+        assert in_force(box) != before
+
+
+async def test_a_reload_is_done_although_who_asked_for_it_has_left(folder: Path) -> None:
+    async with running(folder) as box:
+        box.write(changed(box))
+        recorder = box.app._office.recorder
+        with locked(folder):
+            task = asyncio.create_task(box.app.reload())
+            async with asyncio.timeout(5):
+                while not recorder.depth:
+                    await asyncio.sleep(0.001)
+            task.cancel()
+            await asyncio.wait([task])
+        async with asyncio.timeout(5):
+            while len(box.app.gateway.router.routes) != 1:
+                await asyncio.sleep(0.001)
+        assert [rule.scope for rule in box.app._office.limits.book.rules] == ["key"]
+        assert box.app.settings.limits
+
+
+async def test_a_start_that_fails_at_its_end_closes_the_doors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(ring: KeyRing) -> str | None:
+        raise RecordsUnavailable("The disk is full.")
+
+    monkeypatch.setattr(app_module, "ensure_first_admin", fails)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    doc = base(folder)
+    doc["server"]["listen"] = f"127.0.0.1:{port}"
+    with pytest.raises(RecordsUnavailable):
+        await Box(folder, doc).app.start()
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0, "nobody listens"
+    assert not (folder / "data" / "run" / "control.sock").exists()
