@@ -102,7 +102,10 @@ def _failed(error: Exception, place: str, found: str | None, saved: Path | None)
 
 
 def copy_sqlite(path: Path, schema: str, now: float) -> Path:
-    """Copy the database, WAL included, to `backups/` beside it (mode 0600, synced); `now` is unix seconds."""
+    """Copy the database, WAL included, to `backups/` beside it (mode 0600, synced); `now` is unix seconds.
+
+    Raises SchemaError where that fails: a database with data is not changed without a way back.
+    """
     target, descriptor = _target(path.parent / "backups", f"{path.stem}-schema-{schema}", now, ".db")
     try:
         source = sqlite3.connect(path)
@@ -113,6 +116,12 @@ def copy_sqlite(path: Path, schema: str, now: float) -> Path:
             copy.close()
             source.close()
         os.fsync(descriptor)
+    except (sqlite3.Error, OSError) as error:
+        target.unlink(missing_ok=True)
+        raise SchemaError(
+            f"{path} has schema {schema} and must be brought to {SCHEMA}, but it could not be copied to "
+            f"{target.parent} first ({cause(error)}). Nothing was changed. Make room there and start again."
+        ) from error
     finally:
         os.close(descriptor)
     return target

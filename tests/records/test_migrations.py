@@ -7,6 +7,7 @@ import re
 import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,6 +186,27 @@ def test_the_copy_of_a_file_is_whole(tmp_path: Path) -> None:
     assert saved.execute("SELECT count(*) FROM sqlite_master WHERE name = 'exchanges'").fetchone() == (0,)
     assert saved.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     saved.close()
+
+
+def test_a_file_that_cannot_be_copied_is_not_changed(tmp_path: Path) -> None:
+    """A disk that is full in the middle of the copy, as a bound on the size of files makes one."""
+    where = tmp_path / "outpost.db"
+    older(where, "0002")
+    with sqlite3.connect(where) as filler:
+        filler.execute("INSERT INTO counters (name, value) VALUES (hex(zeroblob(200000)), 1)")
+    filler.close()
+    before = where.read_bytes()
+    script = (
+        "import asyncio, resource, sys; from pathlib import Path; from appliance.records.database import Database\n"
+        "from appliance.errors import OutpostError; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "try: asyncio.run(Database.open(Path(sys.argv[1])))\n"
+        "except OutpostError as error: print(error.code, error.message)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(where)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"database_schema {where} has schema 0002 and must be brought to {SCHEMA}, but")
+    assert "Make room there and start again" in done.stdout
+    assert list((tmp_path / "backups").iterdir()) == []
+    assert where.read_bytes() == before
 
 
 def test_the_copy_of_a_server_leads_back(postgres: Cluster, tmp_path: Path) -> None:
