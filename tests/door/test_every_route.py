@@ -86,7 +86,7 @@ async def test_the_table_is_whole_and_says_everything(whole: Whole) -> None:
 
 async def test_every_route_with_every_role(whole: Whole) -> None:
     for endpoint in guarded(whole):
-        body = {} if endpoint.takes is not None else None
+        body: Any = {} if endpoint.takes is not None else None
         permission: Any = endpoint.permission
         for keys, overseer in ((whole.keys, True), (whole.theirs, False)):
             for role in ROLES:
@@ -119,7 +119,7 @@ async def test_the_public_door_with_every_role(whole: Whole) -> None:
     assert {id_ for id_, permission in found.items() if permission == "models.use"} == PUBLIC
     assert len(found) == len(PUBLIC) + 2
     for method, path in PUBLIC:
-        body = {} if method == "POST" else None
+        body: Any = {} if method == "POST" else None
         for keys in (whole.keys, whole.theirs):
             for role in ROLES:
                 status, said = await whole.ask(method, path_of_text(path), body, key=keys[role], public=True)
@@ -234,7 +234,7 @@ async def test_the_document_tells_of_every_route_and_its_answers_fit(whole: Whol
     for endpoint in whole.operators:
         if id_of(endpoint) in PROBES | PAGES:
             continue
-        body = {} if endpoint.takes is not None else None
+        body: Any = {} if endpoint.takes is not None else None
         operation = told["paths"][endpoint.path][endpoint.method.lower()]
         assert ("requestBody" in operation) == (endpoint.takes is not None), endpoint.path
         for key in (whole.keys["owner"], whole.theirs["member"], "op-wrong"):

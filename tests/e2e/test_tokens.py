@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -13,7 +13,7 @@ import pytest
 from oidc_provider_mock import User, run_server_in_thread
 
 from appliance.errors import Unauthenticated
-from appliance.identity.jwt import looks_like_token
+from appliance.identity.jwt import looks_like_token, verify
 from tests.e2e.people import Office, open_office
 from tests.fakes.issuer import ec, ed, key_set, rsa, sign
 from tests.identity import test_jwt as forging
@@ -161,7 +161,7 @@ def forged(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str | None]]
     only = {forging.ISSUER: forging.ISSUERS[forging.ISSUER]}
     found: dict[str, tuple[str, str | None]] = {}
     # The clock goes on meanwhile.
-    later = {
+    later: dict[str, Callable[[], str]] = {
         "not yet valid": lambda: sign(forging.claims(nbf=now + 600), rsa()),
         "made in the future": lambda: sign(forging.claims(iat=now + 600), rsa()),
     }
@@ -170,7 +170,7 @@ def forged(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[str, str | None]]
         if not (token.isascii() and token.isprintable() and " " not in token and 0 < len(token) < MOST_SENT):
             continue
         with pytest.raises(Unauthenticated) as refused:
-            forging.verify(token, only, now)
+            verify(token, only, now)
         message = refused.value.message
         found[name] = token, None if message == "The token is not accepted here." else message
     return found
