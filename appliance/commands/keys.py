@@ -164,8 +164,9 @@ def revoke(
 
 
 def given(**fields: Any) -> dict[str, Any]:
-    """The fields that were given."""
-    return {name: value for name, value in fields.items() if value}
+    """The fields that were given. An empty text is one: a variable that a script has not set must not make a key that
+    never ends, or that belongs to nobody."""
+    return {name: value for name, value in fields.items() if value is not None and value != [] and value != {}}
 
 
 def state_of(key: dict[str, Any], now: float | None = None) -> str:

@@ -69,6 +69,9 @@ def test_mistakes_are_one_line_and_status_1(tmp_path: Path) -> None:
         ("revoke", "nobody"),
         ("rotate", "nobody"),
         ("rotate", "app", "--overlap", "soon"),
+        # What a script's unset variables make of an option.
+        *(("create", "b", option, "") for option in ("--expires-in", "--user", "--team", "--organization", "--route")),
+        ("rotate", "app", "--expires-in", ""),
     ):
         result = run(keys.app, *args, "--data-dir", tmp_path)
         assert result.exit_code == 1
