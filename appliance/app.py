@@ -28,6 +28,7 @@ from appliance.identity.jwks import ProviderError
 from appliance.identity.key_ring import ensure_first_admin
 from appliance.identity.keys import FixedKey
 from appliance.identity.oidc import build_providers, build_subjects, restrictions_of
+from appliance.identity.principal import Principal
 from appliance.ids import new_id
 from appliance.limits.admission import Gates, Opening, follow
 from appliance.limits.openings import openings, queue_rules
@@ -57,6 +58,9 @@ from runtimes.catalogue import ModelFiles
 from runtimes.supervisor import ReplicaSpec, Supervisor, run_directory
 
 logger = logging.getLogger("outpost")
+
+SIGNAL = Principal(key_id="signal", key_name="signal", role="owner")
+"""Who reloads the settings by a signal: only this user of the machine, and root, can send one."""
 
 
 class SystemClock:
@@ -207,18 +211,18 @@ class App:
             "operator": f"{scheme}://{_url_host(console.listen.host)}:{self.operator_port}",
         }
 
-    async def reload(self) -> dict[str, Any]:
+    async def reload(self, actor: Principal = SIGNAL) -> dict[str, Any]:
         """Read the settings file again and put it in force, all or nothing. Raises BadRequest with every problem.
 
         Running requests keep the route that they began with; replicas that changed are replaced behind it.
         """
         # Whoever asked for it may leave; half of it must not be in force.
-        task = asyncio.create_task(self._reload())
+        task = asyncio.create_task(self._reload(actor))
         self._reloads.add(task)
         task.add_done_callback(self._reloads.discard)
         return await asyncio.shield(task)
 
-    async def _reload(self) -> dict[str, Any]:
+    async def _reload(self, actor: Principal) -> dict[str, Any]:
         async with self._reloading:
             try:
                 loaded = await asyncio.to_thread(load, self._path, self._env)
@@ -227,7 +231,7 @@ class App:
                 prepared = await asyncio.to_thread(self._prepare, loaded, wanted)
             except SettingsError as error:
                 raise BadRequest("; ".join(str(problem) for problem in error.problems)) from error
-            await self._office.change(wanted, prepared.people, list(changes.sections))
+            await self._office.change(wanted, prepared.people, list(changes.sections), actor)
             learn(self._secrets, wanted, self._env)
             self.settings = wanted
             self._gates.apply(queue_rules(wanted), prepared.openings)

@@ -36,15 +36,15 @@ class Exchanges(Protocol):
 class Operator:
     """The collaborators of the operator's API.
 
-    status: what the rest of the house reports about itself, as plain data. reload: applies the settings file anew,
-    all or nothing; gives what changed; raises OutpostError with the old settings still in force.
+    status: what the rest of the house reports about itself, as plain data. reload: applies the settings file anew
+    for whoever asks, all or nothing; gives what changed; raises OutpostError with the old settings still in force.
     """
 
     gateway: Gateway
     keys: KeyRing
     exchanges: Exchanges
     status: Callable[[], dict[str, Any]]
-    reload: Callable[[], Awaitable[dict[str, Any]]]
+    reload: Callable[[Principal], Awaitable[dict[str, Any]]]
 
 
 class Reloaded(msgspec.Struct, frozen=True):
@@ -92,7 +92,8 @@ def _house(operator: Operator) -> tuple[Endpoint, ...]:
         return _json(visit, {"data": row})
 
     async def reload(visit: Visit) -> web.StreamResponse:
-        return _json(visit, {"data": await operator.reload()})
+        assert visit.principal is not None  # it has a permission, so the door has found one
+        return _json(visit, {"data": await operator.reload(visit.principal)})
 
     after = Query("after_seq", "Begin after the request with this number. Default: the newest.", "integer")
     return (

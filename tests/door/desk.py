@@ -20,6 +20,7 @@ from appliance.identity.key_ring import KeyRing
 from appliance.identity.key_store import NewKey
 from appliance.identity.people_work import ORGANIZATION
 from appliance.identity.permissions import Role
+from appliance.identity.principal import Principal
 from tests.fakes.house import House, open_house
 from tests.identity.conftest import OWNER, Box, open_box
 
@@ -90,5 +91,5 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
             await listener.close(0.2)
 
 
-async def _reload() -> dict[str, Any]:
+async def _reload(actor: Principal) -> dict[str, Any]:
     return {"changed": [], "applied": [], "needs_restart": []}

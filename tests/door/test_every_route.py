@@ -219,6 +219,17 @@ async def test_limits_of_another_organization_are_not_there(whole: Whole) -> Non
     assert (await whole.ask("GET", "/admin/v1/limits/ours"))[1]["data"] == ours
 
 
+async def test_who_reloads_the_settings_is_on_the_ledger(whole: Whole) -> None:
+    status, found = await whole.ask("POST", "/admin/v1/reload", key=whole.keys["operator"])
+    assert status == 200, found
+    await whole.app.reload()
+    _, found = await whole.ask("GET", "/admin/v1/ledger?kind=admin.settings.reload")
+    actors = [record["body"]["actor"] for record in found["data"]]
+    assert [actor["role"] for actor in actors] == ["operator", "owner"]
+    assert actors[0]["key"].startswith("key_")
+    assert actors[1]["key"] == "signal"
+
+
 # --- the document ---
 
 

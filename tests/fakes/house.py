@@ -260,7 +260,7 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
     async with FakeUpstream() as upstream, make_session() as session:
         house = House(gateway, recorder, keys, engine, upstream, None, session, lines, folder / "c.sock")  # type: ignore[arg-type]
 
-        async def reload() -> dict[str, Any]:
+        async def reload(actor: Principal) -> dict[str, Any]:
             result = house.reloads.pop(0)
             if isinstance(result, OutpostError):
                 raise result
