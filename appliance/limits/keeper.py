@@ -18,7 +18,7 @@ import msgspec
 from pydantic import ValidationError
 from sqlalchemy import delete, insert, or_, select, update
 
-from appliance.errors import BadRequest, NotFound, PermissionDenied
+from appliance.errors import BadRequest, NotFound, PermissionDenied, RecordsUnavailable
 from appliance.identity.grants import check_organization
 from appliance.identity.people_work import new_id, note
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
@@ -95,6 +95,7 @@ class _Kept(msgspec.Struct, frozen=True):
 
 class LimitKeeper:
     """For the event loop that owns the book. clock: this moment. wall: unix seconds. random: bytes for ids.
+    again_s: how often is looked what became of a change that was given up.
 
     Every method that reads or writes the database may raise RecordsUnavailable.
     """
@@ -108,6 +109,7 @@ class LimitKeeper:
         *,
         wall: Callable[[], float] = time.time,
         random: Callable[[int], bytes] = secrets.token_bytes,
+        again_s: float = 1.0,
     ) -> None:
         self.book = book
         self._database = database
@@ -118,6 +120,14 @@ class LimitKeeper:
         self._settings = Settings()
         self._kept: dict[str, _Kept] = {}
         self._changing = asyncio.Lock()
+        self._again_s = again_s
+        self._looking: asyncio.Task[None] | None = None
+
+    async def close(self) -> None:
+        """To be awaited before the recorder is closed."""
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.gather(self._looking, return_exceptions=True)
 
     async def load(self, settings: Settings) -> None:
         """Take over the limits of the file and of the database."""
@@ -143,6 +153,26 @@ class LimitKeeper:
     def _use(self) -> None:
         declared = [rule_of(limit) for limit in self._settings.limits]
         self.book.change([*declared, *(kept.rule for kept in self._kept.values())], self._clock())
+
+    async def _write(self, work: Callable[[Transaction], T]) -> T:
+        try:
+            return await self._recorder.write(work)
+        except (RecordsUnavailable, asyncio.CancelledError):
+            # It may be written all the same, or have been.
+            if self._looking is None or self._looking.done():
+                self._looking = asyncio.create_task(self._look_again())
+            raise
+
+    async def _look_again(self) -> None:
+        """Go by what is kept, once the writer has gone on and it is known what that is."""
+        while True:
+            try:
+                await self._recorder.write(lambda tx: None, durable=False)
+                await self.load(self._settings)
+            except RecordsUnavailable:
+                await asyncio.sleep(self._again_s)
+            else:
+                return
 
     # --- for operators -----------------------------------------------------------------------------
 
@@ -186,7 +216,7 @@ class LimitKeeper:
 
         async with self._changing:
             self._check_undeclared(name)
-            kept = await self._recorder.write(work)
+            kept = await self._write(work)
             self._kept[limit_id] = kept
             self._use()
         return kept.info
@@ -212,7 +242,7 @@ class LimitKeeper:
                 note(tx, actor, "limit.change", row.id, before.info, kept.info)
                 return kept
 
-            kept = await self._recorder.write(work)
+            kept = await self._write(work)
             self._kept[kept.info.id] = kept
             self._use()
         return kept.info
@@ -226,7 +256,7 @@ class LimitKeeper:
                 tx.connection.execute(delete(limits).where(limits.c.id == kept.info.id))
                 note(tx, actor, "limit.delete", kept.info.id, kept.info, None)
 
-            await self._recorder.write(work)
+            await self._write(work)
             del self._kept[kept.info.id]
             self._use()
         return kept.info
