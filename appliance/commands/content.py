@@ -56,7 +56,12 @@ def show(
 
 
 def erase_subject(
-    subject: Annotated[str, typer.Option("--subject", help="Id of the user, service account or key.")],
+    subject: Annotated[
+        str,
+        typer.Option(
+            "--subject", help="Id of a user, service account or key, as requests show it (user_…, sa_…, key_…)."
+        ),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,

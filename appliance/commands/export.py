@@ -40,8 +40,11 @@ class ExportFailed(OutpostError):
 def export(
     form: Annotated[FormatName, typer.Option("--format", help="How a record is written.")] = FormatName.jsonl,
     after: Annotated[int, typer.Option(min=0, help="Begin after the record with this number.")] = 0,
-    since: Annotated[str | None, typer.Option(help="Only records from this moment on: 2026-11-01, 7d …")] = None,
-    until: Annotated[str | None, typer.Option(help="Only records from before this moment.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(help="Only records from this moment on: 2026-11-01, 2026-11-01T12:00:00Z, or a time ago (7d)."),
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only records from before this moment, in the same forms.")] = None,
     to: Annotated[Path | None, typer.Option("--to", help="File to write; else the standard output.")] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,

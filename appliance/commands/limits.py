@@ -51,11 +51,15 @@ class WindowName(StrEnum):
 
 @app.command()
 def create(
-    scope: Annotated[ScopeName, typer.Option(help="What is counted apart.")],
+    scope: Annotated[
+        ScopeName, typer.Option(help="What has a counter of its own: each team, each key, …; box is one for all.")
+    ],
     name: Annotated[str | None, typer.Argument(help="Name of the limit; else made from scope and match.")] = None,
     match: Annotated[
         list[str] | None,
-        typer.Option(help="Whom it applies to, e.g. team=research; may be given several times.", metavar="WHAT=NAME"),
+        typer.Option(
+            help="Whom it applies to, e.g. team=research; may be repeated. Left out: everybody.", metavar="WHAT=NAME"
+        ),
     ] = None,
     requests: Annotated[Quotas, typer.Option(help="Most requests, e.g. 600/minute.")] = None,
     tokens: Annotated[Quotas, typer.Option(help="Most tokens, e.g. 2_000_000/day.")] = None,
@@ -63,10 +67,13 @@ def create(
     output_tokens: Annotated[Quotas, typer.Option(help="Most tokens of answers.")] = None,
     usd: Annotated[Quotas, typer.Option(help="Most money, e.g. 200/month.")] = None,
     in_flight: Annotated[int | None, typer.Option(help="Most requests at the same time.")] = None,
-    window: Annotated[WindowName | None, typer.Option(help="How periods begin.")] = None,
+    window: Annotated[
+        WindowName | None,
+        typer.Option(help="rolling or calendar. Left out: calendar for days, weeks and months, else rolling."),
+    ] = None,
     timezone: Annotated[str | None, typer.Option(help="Where calendar windows begin, e.g. Europe/Berlin.")] = None,
     organization: Annotated[
-        str | None, typer.Option(help="Whose limit it is, by id or name; left out, the box's.")
+        str | None, typer.Option(help="Whose limit it is: id or name. Left out: the one that runs the box.")
     ] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,

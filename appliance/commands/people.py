@@ -14,7 +14,9 @@ from appliance.commands.terminal import command, moment, table, visible
 
 Which = Annotated[str, typer.Argument(help="Id or name.")]
 NewName = Annotated[str, typer.Argument(help="Its name.")]
-InOrganization = Annotated[str | None, typer.Option("--organization", help="Id or name; else the box's own.")]
+InOrganization = Annotated[
+    str | None, typer.Option("--organization", help="Id or name. Left out: the one that runs the box.")
+]
 OfOrganization = Annotated[str | None, typer.Option("--organization", help="Only those of this organization: its id.")]
 Role = Annotated[RoleName, typer.Option(help="What keys of theirs may do at most.")]
 OfTeam = Annotated[str | None, typer.Option("--team", help="The team that its keys work for: id or name.")]
@@ -28,6 +30,7 @@ service_accounts = typer.Typer(no_args_is_help=True, help="Service accounts: pro
 
 def _commands(app: typer.Typer, path: str, word: str) -> None:
     """What can be done with every kind of thing alike."""
+    one = f"an {word}" if word[0] in "aeio" else f"a {word}"
 
     @app.command(name="list", help=f"Show every {word}.")
     def list_(
@@ -51,7 +54,7 @@ def _commands(app: typer.Typer, path: str, word: str) -> None:
             found = desk.ask("GET", f"/{path}/{escaped(which)}")
         show_all(found, desk, path, as_json)
 
-    @app.command(help=f"Give a {word} another name.")
+    @app.command(help=f"Give {one} another name.")
     def rename(
         which: Which,
         name: NewName,
@@ -69,19 +72,19 @@ def _commands(app: typer.Typer, path: str, word: str) -> None:
             data_dir,
         )
 
-    @app.command(help=f"Disable a {word}: all keys that belong to it end at once, until it is enabled.")
+    @app.command(help=f"Disable {one}: all keys that belong to it end at once, until it is enabled.")
     def disable(
         which: Which, as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None
     ) -> None:
         change(path, which, {"disabled": True}, f"The {word} {visible(which)} is disabled", as_json, config, data_dir)
 
-    @app.command(help=f"Enable a {word} again, with its keys.")
+    @app.command(help=f"Enable {one} again, with its keys.")
     def enable(
         which: Which, as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None
     ) -> None:
         change(path, which, {"disabled": False}, f"The {word} {visible(which)} is enabled", as_json, config, data_dir)
 
-    @app.command(help=f"Delete a {word} that is disabled and that nothing on record refers to.")
+    @app.command(help=f"Delete {one} that is disabled and that nothing on record refers to.")
     def delete(
         which: Which, as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None
     ) -> None:

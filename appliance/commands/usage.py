@@ -47,7 +47,7 @@ def usage() -> None:
 def report(
     by: Annotated[
         str,
-        typer.Option(help="What to sum by: organization, team, user, service_account, key, model, target, tag, day."),
+        typer.Option(help="One or several of organization, team, user, service_account, key, model, target, tag, day."),
     ] = "team,model",
     since: Annotated[
         str | None, typer.Option(help="First day, YYYY-MM-DD (UTC); default: the first of this month.")

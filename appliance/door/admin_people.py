@@ -92,6 +92,7 @@ def _of(
     """List, create, show, change, delete: the same for every kind."""
     many, one = f"/admin/v1/{path}", f"/admin/v1/{path}/{{id}}"
     words = path.replace("-", " ")
+    a_word = f"an {kind.word}" if kind.word[0] in "aeio" else f"a {kind.word}"
 
     async def list_all(asked: Asked) -> Page:
         rows = await directory.list(
@@ -122,14 +123,14 @@ def _of(
     narrowed = PAGE if kind is ORGANIZATION else (*PAGE, IN_ORGANIZATION)
     return (
         Operation("GET", many, "people.read", list_all, f"All {words}, oldest first.", rows_of, query=narrowed),
-        Operation("POST", many, "people.write", make, f"Make a {kind.word}.", kind.struct, create, status=201),
+        Operation("POST", many, "people.write", make, f"Make {a_word}.", kind.struct, create, status=201),
         Operation("GET", one, "people.read", show, f"One {kind.word}, by id or name.", kind.struct),
         Operation(
             "PATCH",
             one,
             "people.write",
             alter,
-            f"Change a {kind.word}. `disabled` ends all keys that belong to it at once, and gives them back.",
+            f"Change {a_word}. `disabled` ends all keys that belong to it at once, and gives them back.",
             kind.struct,
             change,
         ),
@@ -138,7 +139,7 @@ def _of(
             one,
             "people.write",
             remove,
-            f"Delete a {kind.word} that is disabled and that nothing on record refers to.",
+            f"Delete {a_word} that is disabled and that nothing on record refers to.",
             kind.struct,
         ),
     )
