@@ -30,6 +30,7 @@ from appliance.identity.certificates import Subject
 from appliance.identity.key_ring import KeyRing
 from appliance.identity.keys import FixedKey, hkdf
 from appliance.identity.oidc import Provider
+from appliance.identity.principal import Principal
 from appliance.identity.secret import load_secret
 from appliance.identity.sessions import Logins, Sessions
 from appliance.identity.snapshot import Organization, ServiceAccount, Team, User
@@ -171,12 +172,12 @@ class Office:
         self._stack.push_async_callback(self.exporters.close)
         await self.exporters.change(settings.records.export)
 
-    async def change(self, settings: Settings, people: People, changed: list[str]) -> None:
+    async def change(self, settings: Settings, people: People, changed: list[str], actor: Principal) -> None:
         """Go by these settings from now on. Raises OutpostError, with the old ones still in force; `changed`: the
-        sections that differ, for the ledger."""
+        sections that differ, and `actor`: who asked for it, for the ledger."""
 
         def note(tx: Transaction) -> None:
-            tx.append("admin.settings.reload", {"changed": changed})
+            tx.append("admin.settings.reload", {"actor": actor.actor, "changed": changed})
 
         self.ring.check(people.fixed)
         # On record first: from here on nothing is expected to fail, so that all of it comes into force.
