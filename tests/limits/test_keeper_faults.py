@@ -1,0 +1,104 @@
+"""Changes of limits while operators leave and the database is locked: what is on record is in force."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from appliance.errors import RecordsUnavailable
+from appliance.limits.book import Book
+from appliance.limits.keeper import LimitKeeper
+from appliance.records.database import Database
+from appliance.records.recorder import Recorder
+from tests.limits.test_keeper import NOW, OWNER, SETTINGS, Desk
+
+WISH = {"name": "tight", "scope": "team", "requests": "10/hour"}
+
+
+class Impatient(Desk):
+    """Its recorder gives up after a tenth of a second."""
+
+    path: Path
+    recorder: Recorder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        lock = sqlite3.connect(self.path, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        finally:
+            lock.execute("ROLLBACK")
+            lock.close()
+
+    def rules(self) -> list[str]:
+        return sorted(rule.name for rule in self.keeper.book.rules)
+
+    async def stored(self) -> int:
+        with sqlite3.connect(self.path) as connection:
+            return int(connection.execute("SELECT count(*) FROM limits").fetchone()[0])
+
+
+@pytest.fixture
+async def desk(tmp_path: Path) -> AsyncIterator[Impatient]:
+    path = tmp_path / "outpost.db"
+    database = await Database.open(path)
+    recorder = Recorder(database, patience_s=0.1, probe_s=0.05)
+    await recorder.start()
+    keeper = LimitKeeper(database, recorder, Book([], NOW), lambda: NOW, wall=lambda: NOW.wall)
+    await keeper.load(SETTINGS)
+    opened = Impatient(keeper, database)
+    opened.path, opened.recorder = path, recorder
+    yield opened
+    await keeper.close()
+    await recorder.close()
+    await database.close()
+
+
+async def leave(desk: Impatient, *asked: Any) -> None:
+    """Ask, and leave while the change is being written."""
+    with desk.locked():
+        task = asyncio.create_task(desk.ask(*asked))
+        while not desk.recorder.depth:
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def settled(desk: Impatient, names: list[str]) -> None:
+    async with asyncio.timeout(5):
+        while desk.rules() != names:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_change_counts_although_who_asked_has_left(desk: Impatient) -> None:
+    await leave(desk, "POST", "", WISH)
+    await settled(desk, ["declared", "tight"])
+    assert [info.name for info in desk.keeper.list(OWNER)] == ["declared", "tight"]
+    await leave(desk, "PATCH", "/tight", {"name": "tighter"})
+    await settled(desk, ["declared", "tighter"])
+    await leave(desk, "DELETE", "/tighter")
+    await settled(desk, ["declared"])
+    assert await desk.stored() == 0
+
+
+async def test_what_was_written_after_all_is_in_force_after_all(desk: Impatient) -> None:
+    with desk.locked(), pytest.raises(RecordsUnavailable):
+        await desk.ask("POST", "", WISH)
+    await desk.recorder.wait_available()
+    await desk.recorder.write(lambda tx: None)
+    expected = ["declared", "tight"] if await desk.stored() else ["declared"]
+    await settled(desk, expected)
+    assert len(desk.keeper.list(OWNER)) == len(expected)
+    if "tight" in expected:
+        with desk.locked(), pytest.raises(RecordsUnavailable):
+            await desk.ask("DELETE", "/tight")
+        await desk.recorder.wait_available()
+        await desk.recorder.write(lambda tx: None)
+        await settled(desk, ["declared"] if not await desk.stored() else expected)
