@@ -129,6 +129,7 @@ class Office:
             random=os.urandom,
             limits=self._limit_names(),
         )
+        self.keeper.changed = lambda: self.observer.know_limits(self._limit_names())
         stack.push_async_callback(self.observer.close)
         self._run(self.observer.run(time.monotonic))
 

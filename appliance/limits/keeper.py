@@ -112,6 +112,8 @@ class LimitKeeper:
         again_s: float = 1.0,
     ) -> None:
         self.book = book
+        self.changed: Callable[[], None] = lambda: None
+        """Called whenever the limits in force are others."""
         self._database = database
         self._recorder = recorder
         self._clock = clock
@@ -153,6 +155,7 @@ class LimitKeeper:
     def _use(self) -> None:
         declared = [rule_of(limit) for limit in self._settings.limits]
         self.book.change([*declared, *(kept.rule for kept in self._kept.values())], self._clock())
+        self.changed()
 
     async def _write(self, work: Callable[[Transaction], T]) -> T:
         try:

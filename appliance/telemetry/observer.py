@@ -90,6 +90,10 @@ class Observer:
         if self.tracing is not None:
             self.tracing.know(describe(settings))
 
+    def know_limits(self, limits: Iterable[str]) -> None:
+        """These are the names of all limits from now on."""
+        self.metrics.known = self.metrics.known._replace(limits=frozenset(limits))
+
     async def run(self, clock: Callable[[], float]) -> None:
         """Measure the event loop until cancelled. clock: monotonic seconds."""
         await LagMeter(self.metrics.lagged, clock, asyncio.sleep).run()
