@@ -23,6 +23,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
+import msgspec
 from sqlalchemy import delete, func, insert, select
 
 from appliance.errors import OutpostError
@@ -31,7 +32,7 @@ from appliance.limits.counters import Counter, Reservation
 from appliance.limits.rules import read_key
 from appliance.limits.windows import SMALL_STEP_S, Calendar, Usage
 from appliance.records.database import Database
-from appliance.records.rows import read_charges
+from appliance.records.rows import Charge, read_charges
 from appliance.records.tables import exchanges, limit_counters
 from appliance.records.transaction import Transaction
 
@@ -96,7 +97,7 @@ class LimitStore:
             try:
                 usage = read_key(row.counter).window.usage()
                 usage.fill(json.loads(row.state), now.wall)
-            except (ValueError, TypeError) as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 logger.warning("limit_counter_unreadable", extra={"counter": row.counter, "cause": str(error)})
                 continue
             self._folded[row.counter] = usage
@@ -321,7 +322,7 @@ class LimitStore:
                 )
                 rows = (await connection.execute(query)).all()
             for row in rows:
-                for charge in read_charges(row.charges):
+                for charge in _charges(row.seq, row.charges):
                     if row.seq > as_of.get(charge.counter, 0):
                         self._add(charge.counter, min(charge.at, wall), charge.amount)
             if len(rows) < _CHUNK:
@@ -356,6 +357,15 @@ class LimitStore:
 
     def _mark(self) -> Row:
         return {"counter": _MARK, "window_start": 0.0, "state": "[]", "held": 0, "as_of": self._as_of}
+
+
+def _charges(seq: int, text: str) -> list[Charge]:
+    """What a row has charged; nothing, if somebody has damaged it: verifying the ledger names it."""
+    try:
+        return read_charges(text)
+    except msgspec.MsgspecError as error:
+        logger.warning("charges_unreadable", extra={"seq": seq, "cause": str(error)})
+        return []
 
 
 def _allowed(counter: Counter | None) -> tuple[float, int]:
