@@ -217,9 +217,11 @@ class LimitStore:
     async def close(self, now: Now) -> None:
         """The last checkpoint: to be awaited when nothing is under way, before the recorder is closed. Raises
         RecordsUnavailable."""
-        for counter in self._holding.values():
-            counter.peak = counter.covered
-        await self.checkpoint(now)
+        # What the first one puts into the states need not be held any longer by the second one.
+        for _ in range(2):
+            for counter in self._holding.values():
+                counter.peak = counter.covered
+            await self.checkpoint(now)
 
     async def checkpoint(self, now: Now) -> None:
         """Bring the states up to the newest row, and lower what is held. Raises RecordsUnavailable; then the next one

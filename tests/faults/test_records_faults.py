@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import resource
 import sqlite3
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 
@@ -17,6 +19,8 @@ from tests.e2e.clients import Answer, chat, client, post
 from tests.gateway import Gateway, UpstreamThread
 
 TOLD_WITHIN_S = 2.0
+LOCKED_S = 10.0
+LIMITS = "/admin/v1/limits"
 SLACK_S = 2.0
 """For a machine that has much else to do."""
 NewGateway = Callable[..., Gateway]
@@ -26,6 +30,7 @@ NewGateway = Callable[..., Gateway]
 def recording(new_gateway: NewGateway, upstream: UpstreamThread) -> Gateway:
     settings = {**fake_routes(upstream, "ok", "500"), "deployments": []}
     settings["routes"] = [route for route in settings["routes"] if route["model"].startswith("fake-")]
+    settings["limits"] = [{"name": "all", "scope": "box", "requests": "1000000/day", "tokens": "1000000000/day"}]
     return new_gateway(settings)
 
 
@@ -61,6 +66,59 @@ async def check_healed(gateway: Gateway) -> None:
     assert {answer.id for answer in healed} <= found
 
 
+def used(gateway: Gateway) -> dict[str, int]:
+    """What is charged to the limit over everything, by measure. Nothing may be reserved."""
+    found = gateway.control.call("GET", f"{LIMITS}/usage", query={"limit": "all"})
+    assert [each for each in found if each["reserved"]] == []
+    return {each["measure"]: each["used"] for each in found}
+
+
+async def check_nothing_is_lost_or_double(gateway: Gateway, done: list[Answer]) -> None:
+    """Limits say after a restart what they said before, and at least what was answered."""
+    before = used(gateway)
+    assert before["requests"] >= sum(answer.status == 200 and answer.error is None for answer in done)
+    assert await asyncio.to_thread(gateway.stop) == 0
+    await asyncio.to_thread(gateway.start)
+    assert used(gateway) == before
+
+
+async def change_in_vain(gateway: Gateway, name: str) -> None:
+    """An operator's change while nothing can be written: refused in time."""
+    began = time.monotonic()
+    async with gateway_operator(gateway) as operator:
+        response = await operator.post(LIMITS, json={"name": name, "scope": "user", "requests": "1/day"})
+    assert response.status_code == 503, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == "records_unavailable"
+    assert time.monotonic() - began < TOLD_WITHIN_S + SLACK_S
+
+
+async def check_changes_are_whole(gateway: Gateway, names: list[str]) -> None:
+    """Each change that was refused has happened as a whole, ledger and all, or not at all; and all that is kept is in
+    force."""
+    connection = sqlite3.connect(f"file:{gateway.data_dir}/outpost.db?mode=ro", uri=True)
+    try:
+        kept = {name for (name,) in connection.execute("SELECT name FROM limits")}
+        query = "SELECT json_extract(body, '$.after.name') FROM events WHERE kind = 'admin.limit.create'"
+        noted = [name for (name,) in connection.execute(query)]
+    finally:
+        connection.close()
+    assert sorted(noted) == sorted(kept)
+
+    def in_force() -> bool:
+        return {each["name"] for each in gateway.control.call("GET", LIMITS)} == kept | {"all"}
+
+    await asyncio.to_thread(gateway.wait_for, in_force, "what is kept to be in force")
+    for name in set(names) - kept:
+        async with gateway_operator(gateway) as operator:
+            response = await operator.post(LIMITS, json={"name": name, "scope": "user", "requests": "1/day"})
+        assert response.status_code == 201, response.text
+
+
+def gateway_operator(gateway: Gateway) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=gateway.operator_url, headers=gateway.headers, timeout=30.0)
+
+
 def recorded_ids(gateway: Gateway) -> set[str]:
     connection = sqlite3.connect(f"file:{gateway.data_dir}/outpost.db?mode=ro", uri=True)
     try:
@@ -69,12 +127,14 @@ def recorded_ids(gateway: Gateway) -> set[str]:
         connection.close()
 
 
-async def test_a_locked_database(recording: Gateway, upstream: UpstreamThread) -> None:
+async def test_a_database_that_is_locked_for_ten_seconds(recording: Gateway, upstream: UpstreamThread) -> None:
     await check_healed(recording)
     lock = sqlite3.connect(recording.data_dir / "outpost.db", isolation_level=None)
     lock.execute("BEGIN EXCLUSIVE")
+    began = time.monotonic()
+    seen: list[Answer] = []
     try:
-        refused = await ask(recording, 20)
+        refused, _ = await asyncio.gather(ask(recording, 20), change_in_vain(recording, "locked-1"))
         check_refused(refused)
         async with asyncio.timeout(10):
             readyz = await _get(recording, "/readyz")
@@ -86,10 +146,18 @@ async def test_a_locked_database(recording: Gateway, upstream: UpstreamThread) -
         check_refused(refused)
         assert {answer.status for answer in refused} == {503}
         assert len(upstream.fake.seen) == asked
+        await change_in_vain(recording, "locked-2")
+        while time.monotonic() - began < LOCKED_S:
+            # Whoever comes before it is noticed again must be told in time, too.
+            seen += await ask(recording, 4)
+            await asyncio.sleep(0.3)
+        check_refused(seen)
     finally:
         lock.execute("ROLLBACK")
         lock.close()
     await check_healed(recording)
+    await check_changes_are_whole(recording, ["locked-1", "locked-2"])
+    await check_nothing_is_lost_or_double(recording, seen)
 
 
 async def test_a_full_disk(recording: Gateway) -> None:
@@ -113,12 +181,18 @@ async def test_a_full_disk(recording: Gateway) -> None:
         refused = [answer for answer in last if (answer.error or {}).get("code") == "records_unavailable"]
         assert refused
         check_refused(refused)
+        assert sorted(answer.ended_s - answer.began_s for answer in refused)[len(refused) // 2] < 1.0
+        big = ["full-" + "x" * 50 + str(number) for number in range(3)]
+        for name in big:
+            await change_in_vain(recording, name)
     finally:
         process.rlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     await check_healed(recording)
     found = recorded_ids(recording)
     kept = [answer for answer in seen if answer.done and (answer.error or {}).get("code") != "records_unavailable"]
     assert [answer.id for answer in kept if answer.id not in found] == []
+    await check_changes_are_whole(recording, big)
+    await check_nothing_is_lost_or_double(recording, kept)
 
 
 async def _get(gateway: Gateway, path: str) -> Answer:

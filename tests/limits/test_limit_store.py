@@ -230,6 +230,15 @@ async def test_a_row_that_could_not_be_written_is_kept_in_the_state(path: Path) 
         assert two.left(now(5, 5)) == 960
 
 
+async def test_a_clean_end_holds_nothing_of_a_row_that_could_not_be_written(path: Path) -> None:
+    async with house(path, rules(), now(), clean=True) as one:
+        held = await one.begin(now())
+        one.book.settle(held, Used(40), now(1))
+        one.store.lost(held, "never written")
+    async with house(path, rules(), now(5, 5)) as two:
+        assert two.left(now(5, 5)) == 960
+
+
 async def test_nothing_is_dispatched_that_the_database_does_not_allow_for(path: Path) -> None:
     async with house(path, rules(), now()) as one:
         await one.recorder.close()
