@@ -1,4 +1,4 @@
-"""What every gateway of the suite goes through at its end can fail: a planted credential ends its test with an error."""
+"""The hunt that every gateway of the suite goes through can fail: a planted credential ends its test with an error."""
 
 from __future__ import annotations
 
