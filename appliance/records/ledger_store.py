@@ -145,7 +145,8 @@ def exchange_record(row: Sequence[Any]) -> Record:
         body = exchange_body(values)
         # A row has one form only. Another one that comes to the same body is not what was written, either.
         again = flatten(seq, unflatten(values))
-        same = all(
+        # Of records from before there was a ledger nothing says what that was: times were not whole microseconds yet.
+        same = digest is None or all(
             a == b and (type(a) is type(b) or i == _STREAM) for i, (a, b) in enumerate(zip(values, again, strict=True))
         )
     except (ValueError, TypeError, OverflowError, msgspec.MsgspecError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sqlite3
 import stat
@@ -22,6 +23,7 @@ from sqlalchemy import Connection, Engine, inspect, select, text
 
 from appliance.records.database import Database, DatabaseInUse, Where
 from appliance.records.engine_postgres import PostgresEngines
+from appliance.records.ledger_store import LedgerStore
 from appliance.records.migrate import MIGRATIONS, SchemaError, find_pg_dump
 from appliance.records.postgres_server import PostgresServer
 from appliance.records.store import ExchangeStore
@@ -174,6 +176,24 @@ async def test_an_older_database_is_copied_then_brought_up_to_date(empty: Where,
     assert re.fullmatch(rf"(outpost|box_\d+)-schema-{schema}-20010909T014640Z\.(db|dump)", copy.name)
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert stat.S_IMODE(copy.parent.stat().st_mode) == 0o700
+
+
+async def test_what_was_recorded_before_the_ledger_is_shown(empty: Where) -> None:
+    older(empty, "0002")
+    engine = engine_of(empty)
+    with engine.connect().execution_options(write=True) as connection, connection.begin():
+        # A clock's own number, and attempts in seconds, as they were written then.
+        attempt = '[{"target":"small","started_s":0.1234567,"duration_s":1.5,"outcome":"completed"}]'
+        change = text(
+            "UPDATE exchanges SET started_at = 1795529228.1234567, duration_s = 0.1234567, attempts = :attempts"
+        )
+        connection.execute(change, {"attempts": attempt})
+    engine.dispose()
+    database = await Database.open(empty)
+    (record,) = await LedgerStore(database).tail(1)
+    await database.close()
+    assert (record.seq, record.hash, record.fault) == (7, None, None)
+    assert json.loads(record.body)["id"] == "req_1"
 
 
 def test_the_copy_of_a_file_is_whole(tmp_path: Path) -> None:
