@@ -29,6 +29,8 @@ from appliance.records.usage import (
 app = typer.Typer(no_args_is_help=True, help="Who used how much.")
 
 PATH = "/admin/v1/usage"
+PATIENCE_S = 300.0
+"""Sums over years of records take longer than other answers."""
 
 
 class Format(StrEnum):
@@ -86,7 +88,7 @@ def fetch(place: Place, by: tuple[Dimension, ...], since: str | None, until: str
         raise BadRequest("until: must be a later day than since", param="until")
     query = {"by": ",".join(by), "since": since, "until": until}
     try:
-        return Control(place.control_socket).call("GET", PATH, query=query)
+        return Control(place.control_socket, timeout_s=PATIENCE_S).call("GET", PATH, query=query)
     except NotRunning:
         return to_plain(asyncio.run(_from_database(place, by, first, last)), by)
 
