@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import secrets
 import time
@@ -54,6 +55,8 @@ from appliance.settings import Settings
 from appliance.telemetry.metrics import Ledger, Sources
 from appliance.telemetry.observer import Observer
 
+logger = logging.getLogger("outpost")
+
 _NAMED: dict[str, Any] = {
     "organization": Organization,
     "team": Team,
@@ -73,6 +76,12 @@ class People(msgspec.Struct, frozen=True):
 def now() -> Now:
     """This moment."""
     return Now(time.time(), time.monotonic())
+
+
+def _told(task: asyncio.Task[None]) -> None:
+    """None of the tasks should end before the office does; nobody else would notice."""
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.critical("background_task_ended", extra={"task": str(task.get_coro())}, exc_info=error)
 
 
 class Office:
@@ -241,4 +250,6 @@ class Office:
         return [rule.name for rule in self.limits.book.rules]
 
     def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        self._tasks.append(asyncio.create_task(work))
+        task = asyncio.create_task(work)
+        task.add_done_callback(_told)
+        self._tasks.append(task)

@@ -16,6 +16,7 @@ import pytest
 from appliance import app as app_module
 from appliance.errors import RecordsUnavailable
 from appliance.identity.key_ring import KeyRing
+from appliance.office import Office
 from tests.wiring.test_live_settings import Box, Doc, base, folder, running
 
 __all__ = ["folder"]
@@ -73,6 +74,20 @@ async def test_a_reload_is_done_although_who_asked_for_it_has_left(folder: Path)
                 await asyncio.sleep(0.001)
         assert [rule.scope for rule in box.app._office.limits.book.rules] == ["key"]
         assert box.app.settings.limits
+
+
+async def test_a_task_of_the_office_that_ends_by_itself_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        raise ValueError("a defect")
+
+    office = Office(tmp_path, {}, None)  # type: ignore[arg-type]  # it is not opened
+    office._run(work())
+    await asyncio.sleep(0)
+    await office.close()
+    [record] = [record for record in caplog.records if record.levelname == "CRITICAL"]
+    assert record.message == "background_task_ended"
 
 
 async def test_a_start_that_fails_at_its_end_closes_the_doors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
