@@ -164,6 +164,8 @@ class Office:
         began = now()
         book, store = Book((), began, self.name), LimitStore(self.recorder, self.database)
         book.restore(await store.load(began), began)
+        # Limits may name people and teams, who may be called differently from now on.
+        self.ring.directory.changed = book.names_changed
         self.keeper = LimitKeeper(self.database, self.recorder, book, now)
         await self.keeper.load(settings)
         self._stack.push_async_callback(self.keeper.close)

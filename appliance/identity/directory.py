@@ -54,8 +54,11 @@ class Directory:
         self.clock = clock
         self.random = random
         self.snapshot = Snapshot()
+        self.changed: Callable[[], None] = lambda: None
+        """Called after each change of the snapshot."""
         self._recorder = recorder
         self._changing = asyncio.Lock()
+        self._under_way: set[asyncio.Task[Any]] = set()
         self._epoch = -1
         self._seen: object | None = None
 
@@ -77,24 +80,37 @@ class Directory:
             stored = [key_store.record_of(row) for row in (await connection.execute(key_store.valid_keys())).all()]
         check(stored)
         self.snapshot = Snapshot([*things, *fixed.values(), *stored])
+        self.changed()
         self._fixed, self._check, self._epoch = fixed, check, epoch
 
     async def change(self, work: Callable[[Transaction], Changed[T]]) -> T:
         """Run a change in the recorder's thread and take it into memory. Raises what the work raises."""
         if self._recorder is None:
             raise InternalError("The directory was opened for reading only.")
+        changing = asyncio.create_task(self._change(self._recorder, work))
+        self._under_way.add(changing)
+        changing.add_done_callback(self._done)
+        # Whoever asked may leave; what has become true in the database must become true in memory all the same.
+        return await asyncio.shield(changing)
 
+    def _done(self, changing: asyncio.Task[Any]) -> None:
+        self._under_way.discard(changing)
+        if not changing.cancelled():
+            changing.exception()  # nobody may be left to hear of it
+
+    async def _change(self, recorder: Writer, work: Callable[[Transaction], Changed[T]]) -> T:
         def numbered(tx: Transaction) -> tuple[Changed[T], int | None]:
             changed = work(tx)
             touched = bool(changed.put or changed.drop)
             return changed, people_work.raise_epoch(tx.connection) if touched else None
 
         async with self._changing:
-            changed, epoch = await self._recorder.write(numbered)
+            changed, epoch = await recorder.write(numbered)
             if epoch is None:
                 return changed.value
             if epoch == self._epoch + 1:
                 self.snapshot = self.snapshot.with_(changed.put, changed.drop)
+                self.changed()
                 self._epoch = epoch
             else:
                 # Somebody else has changed something in between, which this snapshot does not have yet.

@@ -31,3 +31,20 @@ async def test_a_limit_of_the_database_has_its_name_in_metrics(tmp_path: Path) -
         assert (await whole.ask("DELETE", "/admin/v1/limits/renamed"))[0] == 200
         whole.app.gateway.observer.refused("renamed", "key")
         assert await told(whole) == {"made-now", "renamed", "other"}
+
+
+async def test_a_limit_that_names_a_team_goes_by_its_name_of_now(tmp_path: Path) -> None:
+    async with open_whole(tmp_path) as whole:
+        await whole.made("/teams", {"name": "lab"})
+        key = (await whole.made("/keys", {"name": "of-lab", "team": "lab"}))["key"]
+        await whole.made("/limits", {"scope": "team", "match": {"team": "research"}, "requests": "0/day"})
+
+        async def ask() -> int:
+            body = {"model": "far", "messages": [{"role": "user", "content": "?"}]}
+            return (await whole.ask("POST", "/v1/chat/completions", body, key=key, public=True))[0]
+
+        assert await ask() == 502
+        assert (await whole.ask("PATCH", "/admin/v1/teams/lab", {"name": "research"}))[0] == 200
+        assert await ask() == 403
+        assert (await whole.ask("PATCH", "/admin/v1/teams/research", {"name": "lab"}))[0] == 200
+        assert await ask() == 502
