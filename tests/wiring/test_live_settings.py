@@ -19,111 +19,11 @@ import pytest
 import yaml
 
 from appliance.app import App
-from appliance.errors import BadRequest
+from appliance.errors import BadRequest, OutpostError
 from appliance.settings import SettingsError, load
 from appliance.settings.shape import leaves
 from runtimes.supervisor import ReplicaSpec
-
-KEYS = [f"op-live-settings-key-{n}-0123456789" for n in range(3)]
-ENV = {"KEY_A": KEYS[0], "KEY_B": KEYS[1], "LAB": "sk-lab", "OTHER_LAB": "sk-other-lab"}
-CHAT, EMBEDDER = "smollm2-135m-instruct", "all-minilm-l6-v2"
-Doc = dict[str, Any]
-
-
-def base(folder: Path) -> Doc:
-    lab = {"base_url": "http://127.0.0.1:1/v1", "zone": "on_box", "api_key": {"env": "LAB"}}
-    return {
-        "server": {"listen": "127.0.0.1:0"},
-        "console": {"listen": "127.0.0.1:0"},
-        "data_dir": str(folder / "data"),
-        "log": {"level": "info"},
-        "identity": {"keys": [{"name": "a", "key": {"env": "KEY_A"}, "role": "member"}]},
-        "deployments": [{"name": name, "model": CHAT} for name in ("spare", "one", "two")],
-        "providers": [{"name": "lab", **lab}, {"name": "lab2", **lab}],
-        "routes": [
-            {"model": "far", "targets": [{"provider": "lab", "model": "x"}]},
-            {"model": "near", "targets": [{"deployment": "one"}]},
-        ],
-    }
-
-
-VALUES: dict[str, Any] = {
-    "server.max_body": "1MiB",
-    "server.max_json_depth": 10,
-    "server.header_timeout": "1s",
-    "server.body_timeout": "1s",
-    "server.write_timeout": "1s",
-    "server.drain_timeout": "1s",
-    "server.max_connections": 7,
-    "offline": True,
-    "log.level": "error",
-    "log.access": False,
-    "identity.keys[].name": "b",
-    "identity.keys[].key.env": "KEY_B",
-    "identity.keys[].role": "admin",
-    "deployments[].name": "other",
-    "deployments[].model": EMBEDDER,
-    "deployments[].replicas.min": 2,
-    "deployments[].args.context": 128,
-    "deployments[].args.slots": 3,
-    "deployments[].args.threads": 1,
-    "deployments[].args.prefill_chunk": 16,
-    "deployments[].args.max_waiting": 5,
-    "deployments[].args.gpu_layers": 1,
-    "deployments[].args.flash_attention": True,
-    "deployments[].start_timeout": "7s",
-    "deployments[].drain_timeout": "7s",
-    "providers[].base_url": "http://127.0.0.1:2/v1",
-    "providers[].api_key.env": "OTHER_LAB",
-    "routes[].model": "farther",
-    "routes[].aliases": ["alias"],
-    "routes[].targets[].provider": "lab2",
-    "routes[].targets[].model": "y",
-    "routes[].targets[].overrides": {"temperature": 0.5},
-    "routes[].deadlines.connect": "1s",
-    "routes[].deadlines.first_token": "1s",
-    "routes[].deadlines.idle": "1s",
-    "routes[].deadlines.total": "1s",
-    "routes[].retries": 5,
-    "routes[].drop_unsupported": True,
-}
-"""Key → another value, put into the first entry of a list."""
-
-
-def _rename_provider(doc: Doc) -> None:
-    doc["providers"][0]["name"] = doc["routes"][0]["targets"][0]["provider"] = "renamed"
-
-
-def _other_deployment(doc: Doc) -> None:
-    doc["routes"][1]["targets"][0]["deployment"] = "two"
-
-
-def _key_from_a_file(doc: Doc) -> None:
-    doc["identity"]["keys"][0]["key"] = {"file": str(_secret(doc, KEYS[2]))}
-
-
-def _provider_key_from_a_file(doc: Doc) -> None:
-    doc["providers"][0]["api_key"] = {"file": str(_secret(doc, "sk-from-a-file"))}
-
-
-def _secret(doc: Doc, text: str) -> Path:
-    path = Path(doc["data_dir"]).parent / "secret"
-    path.write_text(text)
-    path.chmod(0o600)
-    return path
-
-
-STEPS = {
-    "providers[].name": _rename_provider,
-    "routes[].targets[].deployment": _other_deployment,
-    "identity.keys[].key.file": _key_from_a_file,
-    "providers[].api_key.file": _provider_key_from_a_file,
-}
-"""Key → a change that takes more than one value."""
-ELSEWHERE = {
-    "catalogue.paths": "test_a_folder_of_models_comes_with_a_reload",
-    "providers[].zone": "only checked: test_an_offline_box_takes_no_cloud_at_a_reload",
-}
+from tests.wiring.live_values import CERTIFICATES, CHAT, ELSEWHERE, ENV, KEYS, STEPS, VALUES, Doc, base
 
 
 def put(doc: Doc, key: str, value: Any) -> None:
@@ -188,6 +88,13 @@ class Box:
         ):
             return response.status, (await response.json())["error"]["code"]
 
+    def owner(self, key: str) -> Any:
+        """Whose a key is, or why it is nobody's."""
+        try:
+            return self.app.gateway.authenticator.identify_now(key)
+        except OutpostError as error:
+            return error.message
+
     def in_force(self) -> dict[str, Any]:
         """Everything that the running parts go by, as data."""
         app = self.app
@@ -199,7 +106,15 @@ class Box:
             "access": terms.log is not None,
             "level": logging.getLogger().level,
             "offline": app.status()["offline"],
-            "keys": [gateway.authenticator.identify_now(key) for key in KEYS],
+            "keys": [self.owner(key) for key in KEYS],
+            "issuers": [(each.settings, each.__dict__.get("_secret")) for each in gateway.authenticator.providers],
+            "rules": gateway.limits.book.rules,
+            "prices": vars(gateway.limits.prices),
+            "priorities": (gateway.max_priority, gateway.default_priority),
+            "queues": (app._gates._rules, sorted(app._gates._openings.items())),
+            "records": app._office.retention.records,
+            "contents": (gateway.contents._settings, gateway.contents.most),
+            "exports": sorted(map(str, app._office.exporters._tasks)),
             "replicas": list(self.replicas.specs),
             "routes": [
                 (
@@ -245,7 +160,10 @@ LIVE = [
     shape.key
     for shape in leaves()
     # A key with one value so far has no other to change to.
-    if not shape.restart and len(shape.choices) != 1 and shape.key not in ELSEWHERE
+    if not shape.restart
+    and len(shape.choices) != 1
+    and shape.key not in ELSEWHERE
+    and not shape.key.startswith(CERTIFICATES)
 ]
 
 
