@@ -204,7 +204,13 @@ class Relay:
 
     def _attempt(self, candidate: Candidate) -> _Attempt:
         self.row.target = candidate.target.name
-        return _Attempt(candidate.target.name, self)
+        return _Attempt(candidate.target.name, self, far=candidate.target.provider is not None)
+
+    def count_abandoned(self, far: bool) -> None:
+        """A client that leaves before a provider has said anything has had it work all the same: that costs the prompt,
+        and is a request. Else whoever leaves in time would be bound by no limit."""
+        if far and self.tally.source == "none":
+            self.tally.source = "estimated"
 
     def ended(self, target: str, at: int, started_s: float, outcome: str, code: str | None) -> None:
         """Put an attempt and what it used on record."""
@@ -229,10 +235,12 @@ class Relay:
 class _Attempt:
     """One try at one target, on record from its start. Enter it around all that the try does."""
 
-    __slots__ = ("_at", "_relay", "_started", "_target")
+    __slots__ = ("_at", "_far", "_relay", "_started", "_target")
 
-    def __init__(self, target: str, relay: Relay) -> None:
+    def __init__(self, target: str, relay: Relay, *, far: bool) -> None:
+        """far: the target is a provider's, which only tells at the end what it has used."""
         self._target = target
+        self._far = far
         self._relay = relay
         self._started = relay._now()
         self._at = len(relay.row.attempts)
@@ -249,6 +257,7 @@ class _Attempt:
             outcome, code = "failed", failure.code
         elif isinstance(failure, asyncio.CancelledError):
             outcome = "cancelled"
+            self._relay.count_abandoned(self._far)
         elif failure is not None:
             outcome, code = "failed", InternalError.code
         self._relay.ended(self._target, self._at, self._started, outcome, code)

@@ -63,6 +63,25 @@ async def test_a_request_that_waits_for_hours_keeps_its_place(house: House) -> N
     nothing_is_left(house)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_leaves_before_a_provider_answers_is_bound_by_limits(house: House, stream: bool) -> None:
+    """The provider works, and is paid, all the same."""
+    limit(house, {"scope": "key", "requests": "2/hour", "tokens": "1000/hour"})
+    house.upstream.behave("slow", lambda seen: Reply(body=chat_whole(), hold=True))
+    house.route("slow", "slow")
+    for number in range(2):
+        task = asyncio.create_task(house.chat("slow", stream=stream, max_tokens=9))
+        async with asyncio.timeout(5):
+            while len(house.upstream.seen) <= number:
+                await asyncio.sleep(0.001)
+        task.cancel()
+        row = await house.recorder.wait_for(number + 1)
+        assert (row.outcome, row.usage_source, row.prompt_tokens) == ("client_closed", "estimated", 64)
+    assert standing(house)["k-user:tokens"].used == 128
+    assert (await house.chat("slow", max_tokens=9)).status == 429
+    nothing_is_left(house)
+
+
 class Counting(FakeEngine):
     """Counts `tokens` a prompt; `counted` is how often it was asked."""
 
