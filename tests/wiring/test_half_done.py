@@ -17,7 +17,8 @@ from appliance import app as app_module
 from appliance.errors import RecordsUnavailable
 from appliance.identity.key_ring import KeyRing
 from appliance.office import Office
-from tests.wiring.test_live_settings import Box, Doc, base, folder, running
+from tests.wiring.live_values import Doc, base
+from tests.wiring.test_live_settings import Box, folder, running
 
 __all__ = ["folder"]
 
