@@ -111,7 +111,7 @@ class KeyRing:
     ) -> tuple[KeyInfo, str]:
         """A new key with the same rights; the old one ends after the overlap. `own`: only one's personal access tokens.
         Raises NotFound, BadRequest, PermissionDenied, RecordsUnavailable."""
-        self._not_declared(id_or_name)
+        self._not_declared(actor, id_or_name, own=own)
         fresh, key = self._fresh()
         info = await self.directory.change(
             lambda tx: key_store.rotate(
@@ -123,7 +123,7 @@ class KeyRing:
     async def revoke(self, actor: Principal, id_or_name: str, *, own: bool = False) -> KeyInfo:
         """End a key. When this returns nobody is let in by it. Raises NotFound, BadRequest, PermissionDenied,
         RecordsUnavailable."""
-        self._not_declared(id_or_name)
+        self._not_declared(actor, id_or_name, own=own)
         now = self.directory.clock()
         return await self.directory.change(lambda tx: key_store.revoke(tx, actor, id_or_name, now=now, own=own))
 
@@ -139,11 +139,19 @@ class KeyRing:
         )
         return fresh, key
 
-    def _not_declared(self, id_or_name: str) -> None:
-        if any(id_or_name in (entry.name, entry.id) for entry in self.declared):
+    def _not_declared(self, actor: Principal, id_or_name: str, *, own: bool) -> None:
+        if self._declared(actor, id_or_name, own=own) is not None:
             raise BadRequest(
                 f"{id_or_name!a} is declared in the settings file (identity.keys); change it there and reload"
             )
+
+    def _declared(self, actor: Principal, id_or_name: str, *, own: bool) -> KeyInfo | None:
+        """The key of the settings that is meant, if `actor` may know of it."""
+        wanted = key_store.reach(actor, own=own)
+        for entry in self.declared:
+            if id_or_name in (entry.name, entry.id) and all(getattr(entry, f) == v for f, v in wanted.items()):
+                return entry
+        return None
 
     # --- what is shown ---
 
@@ -177,10 +185,9 @@ class KeyRing:
 
     async def show(self, actor: Principal, id_or_name: str, *, own: bool = False) -> KeyInfo:
         """One key. Raises NotFound."""
+        if (entry := self._declared(actor, id_or_name, own=own)) is not None:
+            return self._with_use(entry)
         wanted = key_store.reach(actor, own=own)
-        for entry in self.declared:
-            if id_or_name in (entry.name, entry.id) and all(getattr(entry, f) == v for f, v in wanted.items()):
-                return self._with_use(entry)
         if storable_text(id_or_name) and len(id_or_name) <= 64:
             async with self.directory.database.read() as connection:
                 rows = (await connection.execute(key_store.wanted_keys(id_or_name, wanted))).all()
