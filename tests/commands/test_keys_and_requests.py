@@ -98,8 +98,8 @@ def test_declared_keys_are_shown_and_protected(tmp_path: Path) -> None:
         result = run(keys.app, *args, "--config", config)
         assert result.exit_code == 1
         assert "settings file" in result.stderr
-    shown = data(run(keys.app, "list", "--json", "--config", config))
-    assert [key["name"] for key in shown] == ["ci", "app"]
+    both = data(run(keys.app, "list", "--json", "--config", config))
+    assert [key["name"] for key in both] == ["ci", "app"]
     assert (tmp_path / "data" / "outpost.db").exists()
 
 
