@@ -10,16 +10,23 @@ import pytest
 
 from tests.conftest import fake_routes
 from tests.faults.test_records_faults import ask, check_healed, check_refused
-from tests.gateway import Gateway, GatewayFailed, UpstreamThread
+from tests.gateway import ADMIN_KEY, UPSTREAM_KEY, USER_KEY, Gateway, GatewayFailed, UpstreamThread
 from tests.postgres import PASSWORD, Cluster, find_binaries
+from tests.telemetry.canaries import Hunt
 
 
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """One of this test's own: others must not see it crash."""
     made = Cluster(find_binaries(os.environ))
-    yield made
-    made.remove()
+    try:
+        yield made
+        made.stop()
+        hunt = Hunt([PASSWORD, ADMIN_KEY, USER_KEY, UPSTREAM_KEY], forms=True)
+        hunt.folder(made.data)
+        hunt.check()
+    finally:
+        made.remove()
 
 
 async def test_a_server_that_crashes(
