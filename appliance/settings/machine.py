@@ -45,6 +45,8 @@ def warn_machine(settings: Settings) -> list[Finding]:
         for index, provider in enumerate(settings.providers)
         if provider.api_key is not None
     ]
+    if settings.database.password is not None:
+        places.append((("database", "password"), settings.database.password))
     found = [
         Finding((*path, "file"), f"every user of this machine can read {ref.file}", f"run chmod 600 {ref.file}")
         for path, ref in places
@@ -62,9 +64,15 @@ def warn_machine(settings: Settings) -> list[Finding]:
             if ref.file is not None and readable_by_others(ref.file)
         ]
     tls = settings.server.tls
-    if tls is not None and readable_by_others(tls.key):
-        message, cure = f"every user of this machine can read {tls.key}", f"run chmod 600 {tls.key}"
-        found.append(Finding(("server", "tls", "key"), message, cure))
+    keys: list[tuple[Path, FilePath]] = [] if tls is None else [(("server", "tls", "key"), tls.key)]
+    for index, exporter in enumerate(settings.records.export):
+        # Without `key` the key stands in `cert`.
+        name = "cert" if exporter.key is None else "key"
+        if (file := getattr(exporter, name)) is not None:
+            keys.append((("records", "export", index, name), file))
+    for place, file in keys:
+        if readable_by_others(file):
+            found.append(Finding(place, f"every user of this machine can read {file}", f"run chmod 600 {file}"))
     return found
 
 
