@@ -90,6 +90,12 @@ def read_whole(body: bytes, tally: Tally, target: str, *, vectors: bool) -> None
                 tally.finish_reasons[choice.index] = choice.finish_reason
 
 
+def check_secret(data: bytes, secret: bytes, target: str) -> None:
+    """Raises UpstreamFailed for an answer that holds the key which it was asked with, as it stands in the request."""
+    if secret and secret in data:
+        raise UpstreamFailed(f"{target} repeated the gateway's credential in its answer, which is withheld.")
+
+
 class PassThrough:
     """A stream on its way through: reads in, bytes to send out. Before the first token it lets nothing out.
 
@@ -97,8 +103,12 @@ class PassThrough:
     itself reports as an error.
     """
 
-    def __init__(self, target: str, tally: Tally, *, keep_usage: bool) -> None:
+    def __init__(self, target: str, tally: Tally, *, keep_usage: bool, secret: bytes = b"") -> None:
+        """secret: what must not pass."""
         self.done = False
+        self._secret = secret
+        self._before = b""
+        """The end of what was read before, which may be the secret's beginning."""
         self._target = target
         self._tally = tally
         self._keep_usage = keep_usage
@@ -108,6 +118,9 @@ class PassThrough:
 
     def feed(self, read: bytes) -> bytes:
         """What may be sent after `read`; b"" as `read` means that the connection has ended."""
+        if self._secret:
+            check_secret(probe := self._before + read, self._secret, self._target)
+            self._before = probe[1 - len(self._secret) :] if len(self._secret) > 1 else b""
         try:
             events, verbatim = self._framer.feed(read) if read else (self._framer.end(), False)
         except sse.EventTooLarge:

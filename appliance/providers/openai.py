@@ -19,12 +19,13 @@ from aiohttp.connector import AddrInfoType
 
 from appliance import errors
 from appliance.dialects import parameters
-from appliance.dialects.passing import PassThrough, read_whole
+from appliance.dialects.passing import PassThrough, check_secret, read_whole
 from appliance.dialects.wire import encode
 from appliance.providers.http_errors import from_status
 from appliance.providers.relayed import RelayedStream
 from appliance.providers.tap import Tap, nothing
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness
+from appliance.redact import MIN_SECRET
 
 PATHS = {
     "chat.completions": "chat/completions",
@@ -99,6 +100,8 @@ class OpenAIUpstream:
         self._name = name
         self._model = model
         self._api_key = api_key
+        # A short one ("none", "EMPTY") is a word that answers have for other reasons.
+        self._secret = api_key.encode() if api_key and len(api_key) >= MIN_SECRET else b""
         self._session = session
         self._capabilities = capabilities
         self._wall = wall
@@ -131,13 +134,15 @@ class OpenAIUpstream:
             body = await self._read(response, MAX_ANSWER)
         finally:
             response.release()
+        check_secret(body, self._secret, self._name)
         read_whole(body, call.tally, self._name, vectors=call.kind.name == "embeddings")
         return body
 
     async def stream(self, call: Call) -> RelayedStream:
         response = await self._post(call)
         options = call.request.stream_options  # type: ignore[union-attr]  # embeddings are not streamed
-        reader = PassThrough(self._name, call.tally, keep_usage=bool(options and options.include_usage))
+        counted = bool(options and options.include_usage)
+        reader = PassThrough(self._name, call.tally, keep_usage=counted, secret=self._secret)
         stream = RelayedStream(self._name, response, reader, self._leave)
         try:
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):

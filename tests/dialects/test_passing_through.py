@@ -235,3 +235,18 @@ def test_whole_answers_of_another_form_are_failures(body: bytes, vectors: bool) 
 def test_the_reason_on_record_is_a_word(said: str, kept: str) -> None:
     tally = Tally(finish_reasons={1: said, 0: "stop"})
     assert tally.reasons() == ["stop", kept]
+
+
+@given(st.binary(min_size=1, max_size=20), st.lists(st.integers(1, 40), max_size=8), st.integers(0, 2))
+def test_a_secret_never_passes_whole_however_it_is_cut(secret: bytes, cuts: list[int], at: int) -> None:
+    key = secret.hex().encode()
+    texts = ["one", "two", "three"]
+    texts[at] = f"it is {key.decode()}, is it not"
+    data = b"".join(map(event, fake.chat_events(texts))) + event(b"[DONE]")
+    reader, out, rest = PassThrough("up", Tally(), keep_usage=True, secret=key + b","), b"", data
+    with pytest.raises(UpstreamFailed, match="credential"):
+        for cut in [*cuts, len(data)]:
+            piece, rest = rest[:cut], rest[cut:]
+            if piece:
+                out += reader.feed(piece)
+    assert key + b"," not in out

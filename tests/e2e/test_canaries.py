@@ -25,7 +25,7 @@ from appliance.dialects.chat import ChatRequest
 from appliance.dialects.completions import CompletionRequest
 from appliance.dialects.embeddings import EmbeddingRequest
 from tests.fakes.issuer import ec, key_set, sign
-from tests.fakes.upstream import Reply, Seen, chat_events
+from tests.fakes.upstream import Reply, Seen, chat_events, chat_whole
 from tests.gateway import CHAT, UPSTREAM_KEY, Gateway, UpstreamThread, fake_routes, open_gateway
 from tests.telemetry.canaries import Hunt
 from tests.telemetry.collector import Collector, collecting
@@ -58,6 +58,14 @@ def theirs(seen: Seen) -> Reply:
     return Reply(400, {"WWW-Authenticate": told, "X-Key": told}, json.dumps({"error": error, "message": told}).encode())
 
 
+def their_echo(seen: Seen) -> Reply:
+    """An answer, not an error, that repeats the key which it was asked with."""
+    told = f"You sent {seen.headers.get('authorization')}"
+    if seen.body.get("stream"):
+        return Reply(events=chat_events(["Hello", told, "!"]), pace_s=0.05)
+    return Reply(body=chat_whole(told))
+
+
 def their_reason(seen: Seen) -> Reply:
     answer = {"index": 0, "message": {"role": "assistant", "content": "x"}, "finish_reason": f"op-{MARK}{FILL}{FILL}"}
     return Reply(body=json.dumps({"id": "x", "object": "chat.completion", "choices": [answer]}).encode())
@@ -69,6 +77,7 @@ def box(model_store: Path, upstream: UpstreamThread, tmp_path_factory: pytest.Te
     (folder / "keys.json").write_bytes(key_set(ec("canary")))
     upstream.call(lambda: upstream.fake.behave("theirs", theirs))
     upstream.call(lambda: upstream.fake.behave("their-reason", their_reason))
+    upstream.call(lambda: upstream.fake.behave("their-echo", their_echo))
     with collecting() as collector:
         oidc = {
             "name": "corp",
@@ -86,7 +95,7 @@ def box(model_store: Path, upstream: UpstreamThread, tmp_path_factory: pytest.Te
         }
         headers = {"Authorization": {"env": "COLLECTOR_TOKEN"}}
         settings = {
-            **fake_routes(upstream, "ok", "theirs", "their-reason", "401", "500", "cut-before-token"),
+            **fake_routes(upstream, "ok", "theirs", "their-reason", "their-echo", "401", "500", "cut-before-token"),
             "deployments": [{"name": CHAT, "model": CHAT, "engine": "llamacpp", "args": {"context": 512}}],
             "log": {"level": "debug"},
             "identity": {"oidc": [oidc]},
@@ -248,7 +257,7 @@ def public(canaries: Canaries) -> Iterator[Sending]:
     yield from targets(canaries, ["/v1/models", CHAT_PATH, "/healthz", "", "/v1"])
     for path in (CHAT_PATH, EMBEDDINGS_PATH):
         yield from bodies(canaries, path)
-    for model in ("fake-theirs", "fake-401", "fake-500", "fake-cut-before-token"):
+    for model in ("fake-theirs", "fake-their-echo", "fake-401", "fake-500", "fake-cut-before-token"):
         for stream in (False, True):
             body = {"model": model, "messages": HELLO, "stream": stream, "user": canaries.new(model)}
             yield Sending(f"{model} {stream}", "POST", CHAT_PATH, json.dumps(body).encode())
@@ -339,6 +348,13 @@ def test_the_public_listener(box: Box) -> None:
     # What a provider answers passes as it is, but only to its caller.
     odd = Sending("reason", "POST", CHAT_PATH, json.dumps({"model": "fake-their-reason", "messages": HELLO}).encode())
     assert MARK.encode() in send(gateway.url, odd, gateway.user_key)
+    asked = {"model": "fake-their-echo", "messages": HELLO}
+    assert b" 502 " in send(gateway.url, Sending("e", "POST", CHAT_PATH, json.dumps(asked).encode()), gateway.user_key)
+    streamed = json.dumps({**asked, "stream": True}).encode()
+    told = send(gateway.url, Sending("echo", "POST", CHAT_PATH, streamed), gateway.user_key)
+    assert b"Hello" in told
+    assert b"repeated the gateway's credential" in told
+    assert b"[DONE]" not in told
     # Enough of them went the whole way, and enough were refused.
     assert statuses.count(200) > 20
     assert sum(400 <= status < 500 for status in statuses) > 300
