@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from appliance.errors import RecordsUnavailable
-from appliance.records.refusals import KIND, OTHERS, Refusals
+from appliance.records.refusals import KIND, OTHERS, Refusals, network_of
 
 
 class Ledger:
@@ -77,6 +79,33 @@ async def test_a_flood_from_many_addresses_is_bounded_and_nothing_is_uncounted()
     assert len(ledger.writes[1]) == 11
     assert sum(body["count"] for bodies in ledger.writes for body in bodies) == 1000
     assert OTHERS in {body["address"] for body in ledger.writes[1]}
+
+
+async def test_while_they_keep_coming_the_records_become_rarer() -> None:
+    ledger = Ledger()
+    refusals = Refusals(ledger, lambda: 1.0, every_s=0.01, slowest_s=0.08)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    while loop.time() - began < 0.6:
+        refusals.note("invalid_api_key", "10.0.0.1", "/v1/models")
+        await asyncio.sleep(0.001)
+    assert len(ledger.writes) <= 13, "one at once, then after 10, 20, 40 and from there every 80 ms"
+    await refusals.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("10.1.2.3", "10.1.2.3"),
+        ("unix", "unix"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2:ffff::1", "2001:db8:1:2::/64"),
+        ("::ffff:10.1.2.3", "10.1.2.3"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_of_ipv6_the_network_counts(address: str, told: str) -> None:
+    assert network_of(address) == told
 
 
 async def test_trouble_with_the_disk_does_not_reach_the_caller() -> None:
