@@ -12,7 +12,7 @@ import msgspec
 from appliance.errors import PermissionDenied
 from appliance.identity.jwt import MAX_SUBJECT, BadToken, Claims
 from appliance.identity.permissions import Role
-from appliance.identity.principal import Principal
+from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
 
 BY_POWER: tuple[Role, ...] = ("owner", "admin", "operator", "auditor", "member")
 MAX_VALUES = 1000
@@ -132,6 +132,10 @@ def _team(claims: Claims, rules: Rules) -> str | None:
     return next((team for value, team in rules.teams.items() if value in values), None)
 
 
+_RUNS_THE_BOX = frozenset({DEFAULT_ORGANIZATION, DEFAULT_ORGANIZATION.removeprefix("org_")})
+"""Its id and its name."""
+
+
 def _organization(claims: Claims, rules: Rules) -> str | None:
     if rules.fixed_organization is not None or rules.organization is None:
         return rules.fixed_organization
@@ -139,6 +143,9 @@ def _organization(claims: Claims, rules: Rules) -> str | None:
     if len(values) != 1:
         # Never the organisation that runs the box for want of another.
         raise PermissionDenied(f"The token must name one organization in its claim {rules.organization}.")
+    if values[0] in _RUNS_THE_BOX:
+        # Whoever may name any organisation must not be able to name this one; the settings may (`organization`).
+        raise PermissionDenied("A token cannot name the organization that runs the box.")
     return values[0]
 
 

@@ -95,6 +95,11 @@ def test_an_organization_is_never_the_boxs_own_by_omission() -> None:
     for wrong in (None, "", [], ["acme", "other"], 7, {"acme": 1}):
         with pytest.raises(PermissionDenied, match="one organization"):
             person(rules, tenant=wrong)
+    for own in ("default", "org_default", ["default"]):
+        with pytest.raises(PermissionDenied, match="that runs the box"):
+            person(rules, tenant=own)
+    own = Rules(organization="tenant", fixed_organization="default", default_role="member")
+    assert person(own, tenant="acme").organization == "default", "the settings may"
     assert person(Rules(default_role="member")).organization is None
     fixed = Rules(organization="tenant", fixed_organization="lab", default_role="member")
     assert person(fixed, tenant="acme").organization == "lab"
