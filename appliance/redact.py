@@ -70,8 +70,8 @@ _USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z][A-Za-z0-9+.-]{1,30}://)[^\s/:@
 _PRIVATE_KEY = re.compile(r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PRIVATE_KEY_END = re.compile(r"-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----")
 _PREFIXES = (
-    "op-", "op%2", "sk-", "eyJ", "AIza", "ya29.", "gh", "github_", "gl", "hf_", "xox", "xapp-", "AKIA", "ASIA", "ABIA", "ACCA",
-    "gsk_", "xai-", "r8_", "pplx-", "nvapi-", "k_live_", "k_test_", "whsec_", "npm_", "pypi-", "dop_v1_", "SG.",
+    "op-", "op%2", "sk-", "eyJ", "AIza", "ya29.", "gh", "github_", "gl", "hf_", "xox", "xapp-", "AKIA", "ASIA", "ABIA",
+    "ACCA", "gsk_", "xai-", "r8_", "pplx-", "nvapi-", "k_live_", "k_test_", "whsec_", "npm_", "pypi-", "dop_v1_", "SG.",
 )  # fmt: skip
 """One of these is in everything that looks like a key."""
 _ASSIGNED = re.compile(
