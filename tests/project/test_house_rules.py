@@ -126,6 +126,12 @@ def test_no_file_of_ours_is_too_long() -> None:
     assert [name for name in LONG_FILES if lengths.get(name, 0) <= MAX_LINES] == [], "these excuses are not needed"
 
 
+def test_every_test_file_has_a_name_of_its_own() -> None:
+    """pytest knows modules by their name alone."""
+    names = [path.name for path in ours() if name_of(path).startswith("tests/") and path.suffix == ".py"]
+    assert sorted({name for name in names if names.count(name) > 1} - {"conftest.py", "__init__.py"}) == []
+
+
 # --- locks ---------------------------------------------------------------------------------------
 
 
