@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import Coroutine, Generator
 from types import SimpleNamespace
@@ -28,6 +29,7 @@ from appliance.providers.upstream import Capabilities
 from appliance.routing.plan import Candidate
 from appliance.routing.routes import Target
 from appliance.settings.limiting import Limit, Price
+from tests.fakes.house import House
 
 T = TypeVar("T")
 
@@ -297,3 +299,36 @@ def test_a_client_that_leaves_while_its_prompt_is_counted_holds_nothing(leaves: 
     account.recorded()
     assert machine.book.usage(machine.clock()) == []
     assert machine.store.allowed == set()
+
+
+@pytest.mark.parametrize("jump_s", [3600.0, -3600.0, -86_400.0])
+@pytest.mark.parametrize("window", ["rolling", "calendar"])
+async def test_a_wall_clock_that_is_set_gives_nothing_away(house: House, jump_s: float, window: str) -> None:
+    jump = 0.0
+
+    def clock() -> Now:
+        # Noon, so that an hour does not reach into another day.
+        return Now(1_700_049_600.0 + jump + time.monotonic() - began, time.monotonic())
+
+    began = time.monotonic()
+    gateway = house.gateway
+    limit = {"scope": "key", "requests": "2/day", "tokens": "1000/day", "in_flight": 1, "window": window}
+    gateway.limits.book = Book([rule_of(Limit.model_validate(limit))], clock())
+    gateway.limits.clock = clock
+    assert (await house.chat("local", max_tokens=10)).status == 200
+    hold = asyncio.create_task(house.chat("local", "!hold", max_tokens=10))
+    await house.engine.holding.acquire()
+    jump = jump_s
+    assert (await house.chat("local", max_tokens=10)).status == 429
+    house.engine.release.set()
+    assert (await hold).status == 200
+    refused = await house.chat("local", max_tokens=10)
+    assert refused.status == 429
+    assert int(refused.headers["Retry-After"]) <= 2 * 86_400
+    rows = house.recorder.rows
+    assert [sum(charge.amount for charge in row.charges) for row in rows] == [14, 0, 14, 0]
+    (requests, tokens) = (each for _, each in gateway.limits.book.usage(clock()))
+    assert (requests.used, requests.reserved, tokens.used, tokens.reserved) == (2, 0, 26, 0)
+    assert gateway.limits.book.under_way(clock()) == []
+    jump = 0.0
+    assert (await house.chat("local", max_tokens=10)).status == 429
