@@ -221,7 +221,11 @@ def give_back(pages: int = 2000) -> Callable[[Transaction], Dropped]:
     def work(transaction: Transaction) -> Dropped:
         connection = transaction.connection
         if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA auto_vacuum").scalar_one() == 2:
-            connection.exec_driver_sql(f"PRAGMA incremental_vacuum({pages})").all()
+            # Every step gives a row, and none where nothing is free: only the driver's own cursor takes both.
+            cursor = connection.connection.cursor()
+            cursor.execute(f"PRAGMA incremental_vacuum({pages})")
+            cursor.fetchall()
+            cursor.close()
         return Dropped(0)
 
     return work

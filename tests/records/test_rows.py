@@ -8,7 +8,7 @@ import string
 import msgspec
 import pytest
 import rfc8785
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from appliance.records.chain import MAX_EXACT
@@ -79,6 +79,7 @@ def test_unflatten_undoes_flatten(row: ExchangeRow, seq: int) -> None:
 
 @given(ROWS)
 def test_storable_leaves_good_rows_alone(row: ExchangeRow) -> None:
+    assume("\\x00" not in repr(row))  # PostgreSQL takes no NUL, so that it is written another way
     assert storable(row) == row
 
 
