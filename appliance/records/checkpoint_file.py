@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from appliance.records.ledger_key import sync_folder
 from appliance.records.notes import claimed_seq, split
+from appliance.secret_file import sync_folder
 
 _WINDOW = 1 << 16
 """Bytes from the end in which the last note is looked for; a note has some 200."""

@@ -71,4 +71,4 @@ def dialect_of(engine: Engine) -> Dialect:
         from appliance.records.dialect_postgres import PostgresDialect
 
         return PostgresDialect(engine)
-    raise NotImplementedError(f"no writer for {engine.dialect.name}")
+    raise ValueError(f"there is no writer for {engine.dialect.name}; known are sqlite and postgresql")

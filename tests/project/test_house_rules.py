@@ -40,7 +40,7 @@ MACHINE_FOLDERS = (str(ROOT), f"{Path.home()}/", "/wor" + "k/", "/roo" + "t/", "
 FORBIDDEN = re.compile(rf"{REGISTRY}|(?<![\w.~:/$}}])(?:" + "|".join(map(re.escape, MACHINE_FOLDERS)) + ")")
 
 # Who may import whom inside the appliance (DESIGN: door → exchange → …; routing → providers → dialects).
-LEAVES = frozenset({"errors", "redact", "wishes", "__init__"})
+LEAVES = frozenset({"errors", "redact", "secret_file", "wishes", "__init__"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "dialects": frozenset(),
     "settings": frozenset(),
