@@ -130,7 +130,7 @@ async def test_an_engine_that_hangs_is_replaced(new_gateway: NewGateway) -> None
     """A stopped process keeps its connection open and says nothing: only the probes can tell."""
     gateway = new_gateway(SETTINGS)
     streams = [asyncio.ensure_future(post(gateway, endless(number), patience_s=300)) for number in range(3)]
-    await busy(gateway, 4)
+    await busy(gateway, 3)
     victim = engine_pid(gateway)
     os.kill(victim, signal.SIGSTOP)
     replaced = lambda: gateway.replicas(CHAT)[0]["restarts"] == 1  # noqa: E731

@@ -359,6 +359,7 @@ def test_subjects_from_the_settings() -> None:
 
 async def test_people_are_made_known_and_can_be_disabled(scene: Scene, box: Box) -> None:
     directory: Directory = box.directory
+    box.as_of(NOW)
     await directory.create(OWNER, TEAM, {"name": "ops"})
     who = Authenticator(box.ring, directory, scene.providers(claims={"role": "groups", "team": "t"}), clock=lambda: NOW)
     token = scene.token(t="ops", preferred_username="Ann/Lee")

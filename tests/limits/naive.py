@@ -8,9 +8,9 @@ from appliance.limits.rules import Rule
 from appliance.limits.windows import BUCKETS, Window, bounds
 
 
-@dataclass
+@dataclass(eq=False)
 class Entry:
-    """What one request holds of one owner of one bound."""
+    """What one request holds of one owner of one bound. Two that look the same are two."""
 
     rule: str
     whom: str
