@@ -1,7 +1,7 @@
 """Browser login to the operator's listener: authorization code with PKCE, and what its session cookie is worth.
 
-Two cookies. The answer of a provider comes from another site, so the login under way has a short-lived Lax one; the
-session has a Strict one, which no other site's request carries. What changes something needs a header besides
+Two cookies. The answer of a provider comes from another site, so the login under way is in a short-lived, sealed Lax
+one; the session has a Strict one, which no other site's request carries. What changes something needs a header besides
 (`x-outpost-csrf`), and an Origin that is ours. Names that are not ours in `Host` are refused, so that no page of
 somebody else's can be pointed at this listener by a change in DNS.
 """
@@ -221,7 +221,7 @@ class Login:
             return _choice(visit, list(on_site), goal)
         provider = _chosen(on_site, wanted)
         old = request.cookies.get(site.session_cookie)
-        id, login = self._logins.begin(provider.name, goal, replaces=None if old is None else digest(old))
+        cookie, login = self._logins.begin(provider.name, goal, replaces=None if old is None else digest(old))
         try:
             address = await provider.authorization_url(login.state, login.nonce, login.verifier)
         except OutpostError as error:
@@ -229,7 +229,7 @@ class Login:
         response = respond(b"", visit.id, status=302, headers={**_PAGE_HEADERS, "Location": address})
         response.set_cookie(
             site.login_cookie,
-            id,
+            cookie,
             path="/login",
             max_age=int(LOGIN_S),
             httponly=True,

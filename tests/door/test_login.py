@@ -11,7 +11,7 @@ import pytest
 from oidc_provider_mock import User, run_server_in_thread
 
 from appliance.door.login import CSRF_HEADER
-from appliance.identity.sessions import ABSOLUTE_S, IDLE_S
+from appliance.identity.sessions import ABSOLUTE_S, IDLE_S, MAX_USED
 from tests.door.login_console import Console, change, log_in, open_console, refreshed_to
 from tests.fakes.issuer import FakeIssuer, open_issuer
 
@@ -240,6 +240,46 @@ async def test_a_login_makes_a_new_session_each_time(
     assert len(console.sessions) == 1
     shown = await httpx.AsyncClient().get(console.url + "/thing", headers={"Cookie": f"outpost_session={old}"})
     assert shown.status_code == 401
+
+
+async def test_logins_of_nobody_do_not_push_out_one_under_way(
+    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
+) -> None:
+    console.use(console.entry(issuer.url))
+    begun = await browser.get(console.url + "/login?next=/mine")
+    async with httpx.AsyncClient(trust_env=False) as nobody:
+        assert (await nobody.get(console.url + "/login")).status_code == 302
+    for _ in range(MAX_USED + 1):
+        console.login._logins.begin("corp", "/")
+    back = await browser.get(begun.headers["Location"])
+    page = await browser.get(back.headers["Location"])
+    assert (page.status_code, refreshed_to(page)) == (200, "/mine")
+
+
+async def test_a_login_is_answered_once_whoever_has_the_cookie(
+    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
+) -> None:
+    """The browser drops the cookie with the first answer; a copy of it, with the same code, is worth nothing."""
+    console.use(console.entry(issuer.url))
+    begun = await browser.get(console.url + "/login")
+    copy = {"Cookie": begun.headers["Set-Cookie"].partition(";")[0]}
+    back = (await browser.get(begun.headers["Location"])).headers["Location"]
+    assert (await browser.get(back)).status_code == 200
+    async with httpx.AsyncClient(trust_env=False) as other:
+        again = await other.get(back, headers=copy)
+    assert (again.status_code, len(console.sessions)) == (401, 1)
+    assert "was not begun here" in again.text
+
+
+@pytest.mark.parametrize("cookie", ["", "x", "A" * 4000, "A" * 8000, "é", "..", '"a"'])
+async def test_a_cookie_that_is_not_ours_begins_nothing(
+    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient, cookie: str
+) -> None:
+    console.use(console.entry(issuer.url))
+    headers = {"Cookie": f"outpost_login={cookie}".encode()}
+    page = await browser.get(console.url + "/login/callback?code=x&state=y", headers=headers)
+    assert (page.status_code, len(console.sessions)) == (401, 0)
+    assert "was not begun here" in page.text
 
 
 async def test_a_planted_session_is_not_taken_over(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import itertools
 from collections.abc import Callable
 
@@ -11,7 +12,17 @@ from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
 from appliance.identity.principal import Principal
-from appliance.identity.sessions import ABSOLUTE_S, IDLE_S, LOGIN_S, Logins, Session, Sessions, digest
+from appliance.identity.sessions import (
+    ABSOLUTE_S,
+    IDLE_S,
+    LOGIN_S,
+    MAX_COOKIE,
+    MAX_USED,
+    Logins,
+    Session,
+    Sessions,
+    digest,
+)
 
 ANN = Principal("session", "ann", "admin", user="user_ann")
 BOB = Principal("session", "bob", "member", user="user_bob")
@@ -56,8 +67,8 @@ def test_a_session(sessions: Sessions, clock: Clock) -> None:
 
 def test_the_id_is_not_kept(sessions: Sessions) -> None:
     id, session = sessions.begin(ANN, ISSUER)
-    assert id not in repr(vars(sessions)) + repr(sessions._kept.things) + repr(session)
-    assert list(sessions._kept.things) == [digest(id)]
+    assert id not in repr(vars(sessions)) + repr(sessions._kept) + repr(session)
+    assert list(sessions._kept) == [digest(id)]
 
 
 def test_idle_sessions_end_and_used_ones_end_too(sessions: Sessions, clock: Clock) -> None:
@@ -143,19 +154,21 @@ def test_any_order_of_events(steps: list[tuple[str, int, float]]) -> None:
 
 def test_a_login_answers_once(clock: Clock) -> None:
     logins = Logins(clock, counting())
-    id, login = logins.begin("corp", "/x")
-    assert len({login.state, login.nonce, login.verifier, id}) == 4
-    assert logins.take(id, login.state) == login
-    assert logins.take(id, login.state) is None
+    cookie, login = logins.begin("corp", "/x", replaces=b"\0\xff")
+    assert (login.provider, login.goal, login.replaces) == ("corp", "/x", b"\0\xff")
+    assert len({login.state, login.nonce, login.verifier}) == 3
+    assert logins.take(cookie, login.state) == login
+    assert logins.take(cookie, login.state) is None
+    assert logins.take(f"{cookie}==", login.state) is None, "however the cookie is written"
 
 
-def test_a_wrong_state_ends_the_login(clock: Clock) -> None:
+def test_a_wrong_state_does_not_count(clock: Clock) -> None:
     logins = Logins(clock, counting())
-    id, login = logins.begin("corp", "/")
-    assert logins.take(id, login.state[:-1]) is None
-    assert logins.take(id, login.state) is None
-    id, login = logins.begin("corp", "/")
-    assert logins.take(id, "\ud800") is None
+    cookie, login = logins.begin("corp", "/")
+    for wrong in (login.state[:-1], login.state + "A", login.state.swapcase(), "", "\ud800", "x" * 100_000):
+        assert logins.take(cookie, wrong) is None
+    assert len(logins) == 0
+    assert logins.take(cookie, login.state) == login
 
 
 def test_a_state_of_another_browser_does_not_count(clock: Clock) -> None:
@@ -166,9 +179,67 @@ def test_a_state_of_another_browser_does_not_count(clock: Clock) -> None:
 
 
 def test_logins_end(clock: Clock) -> None:
-    logins = Logins(clock, counting(), most=3)
-    id, login = logins.begin("corp", "/")
+    logins = Logins(clock, counting())
+    cookie, login = logins.begin("corp", "/")
     clock.now += LOGIN_S
-    assert logins.take(id, login.state) is None
-    ids = [logins.begin("corp", "/") for _ in range(5)]
-    assert [logins.take(id, login.state) is not None for id, login in ids] == [False, False, True, True, True]
+    assert logins.take(cookie, login.state) is None
+    cookie, login = logins.begin("corp", "/")
+    clock.now += LOGIN_S - 1
+    assert logins.take(cookie, login.state) == login
+
+
+def test_logins_that_nobody_answers_cost_nobody_anything(clock: Clock) -> None:
+    """Whoever is nobody may begin any number of them: that pushes out none and fills no memory."""
+    logins = Logins(clock, counting())
+    mine, login = logins.begin("corp", "/")
+    for _ in range(MAX_USED + 1):
+        logins.begin("corp", "/" + "x" * 1023)
+    assert len(logins) == 0
+    assert logins.take(mine, login.state) == login
+
+
+def test_answers_are_remembered_while_they_could_come_again_and_never_too_many(clock: Clock) -> None:
+    logins = Logins(clock, counting(), most=3)
+    begun = [logins.begin("corp", "/") for _ in range(5)]
+    assert all(logins.take(cookie, login.state) for cookie, login in begun)
+    assert len(logins) == 3
+    assert [logins.take(cookie, login.state) for cookie, login in begun[2:]] == [None] * 3
+    clock.now += LOGIN_S
+    cookie, login = logins.begin("corp", "/")
+    assert logins.take(cookie, login.state) == login
+    assert len(logins) == 1, "those that have ended need no remembering"
+
+
+def test_a_cookie_shows_nothing_and_fits(clock: Clock) -> None:
+    logins = Logins(clock, counting())
+    cookie, login = logins.begin("c" * 64, "/" + "x" * 1023, replaces=bytes(32))
+    again, _ = logins.begin("c" * 64, "/" + "x" * 1023, replaces=bytes(32))
+    assert len(cookie) < MAX_COOKIE / 2
+    inside = base64.urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4))
+    for secret in (login.state, login.nonce, login.verifier, "xxxx", "cccc"):
+        assert secret not in cookie
+        assert secret.encode() not in inside
+    # No two are sealed with the same nonce: that would give both away.
+    assert cookie[:16] != again[:16]
+
+
+def test_a_cookie_of_another_process_is_worth_nothing(clock: Clock) -> None:
+    """Of the one before a restart, say: it does not know which were answered."""
+    cookie, login = Logins(clock, lambda size: b"a" * size).begin("corp", "/")
+    assert Logins(clock, lambda size: b"b" * size).take(cookie, login.state) is None
+    assert Logins(clock, lambda size: b"a" * size).take(cookie, login.state) == login
+
+
+@bounds(deadline=None)
+@given(st.data())
+def test_a_cookie_that_was_changed_is_worth_nothing(data: st.DataObject) -> None:
+    logins = Logins(Clock(), counting())
+    cookie, login = logins.begin("corp", "/x")
+    raw = bytearray(base64.urlsafe_b64decode(cookie + "=" * (-len(cookie) % 4)))
+    raw[data.draw(st.integers(0, len(raw) - 1))] ^= data.draw(st.integers(1, 255))
+    assert logins.take(base64.urlsafe_b64encode(raw).decode(), login.state) is None
+    cut = cookie[: data.draw(st.integers(0, len(cookie) - 1))]
+    assert logins.take(cut, login.state) is None
+    assert logins.take(data.draw(st.text()), login.state) is None
+    assert logins.take("A" * (MAX_COOKIE + 1), login.state) is None
+    assert len(logins) == 0
