@@ -32,6 +32,8 @@ A_FILE = 4096
 """Tokens that an image or another file may come to."""
 A_SYSTEM_MESSAGE = 128
 """Tokens of what a deployment's manifest may put before a chat that has no system message."""
+ONE_REQUEST = Demand()
+MOST_CONTEXTS = 4096
 COUNTABLE = frozenset({"tokens", "input_tokens", "output_tokens", "usd"})
 """Measures under which the exact number of a prompt's tokens may make a difference."""
 
@@ -63,6 +65,32 @@ class Limits:
         self.prices = prices
         self.clock = clock
         self.estimate = estimate
+        self._contexts: dict[tuple[int, str, str, tuple[str, ...]], tuple[Principal, Context]] = {}
+
+    def context(self, principal: Principal, route: str, tags: tuple[str, ...], candidate: Candidate) -> Context:
+        """What a request is to the limits; the same object where principal, route, tags and target are the same."""
+        target = candidate.target
+        # By its identity, which tells as much as all of its fields and costs less to look up.
+        key = (id(principal), route, target.name, tags)
+        known = self._contexts.get(key)
+        if known is not None and known[0] is principal and known[1].provider == target.provider:
+            return known[1]
+        if len(self._contexts) >= MOST_CONTEXTS:
+            self._contexts.clear()
+        context = Context(
+            organization=principal.organization,
+            team=principal.team,
+            user=principal.user,
+            service_account=principal.service_account,
+            key=principal.credential,
+            route=route,
+            model=target.name,
+            provider=target.provider,
+            tags=tags,
+            key_name=principal.key_name,
+        )
+        self._contexts[key] = (principal, context)
+        return context
 
     def account(
         self, principal: Principal, route: str, tags: Sequence[str], work_s: float, wait_s: float = 0.0
@@ -130,7 +158,7 @@ class Account:
                 continue
             self._reservation, self.target = outcome, candidate.target.name
             await self.cover()
-            return tuple(candidates[place:])
+            return tuple(candidates[place:]) if place else tuple(candidates)
         assert told is not None  # a plan is never empty
         self.refusal = told
         raise told.error()
@@ -229,24 +257,11 @@ class Account:
         return limits.book.reserve(context, self._demand(candidate), limits.clock(), lease_s=lease_s)
 
     def _context_of(self, candidate: Candidate) -> Context:
-        principal, route, tags = self._context
-        name = candidate.target.name
-        return Context(
-            organization=principal.organization,
-            team=principal.team,
-            user=principal.user,
-            service_account=principal.service_account,
-            key=principal.credential,
-            route=route,
-            model=name,
-            provider=candidate.target.provider,
-            tags=tags,
-            key_name=principal.key_name,
-        )
+        return self._limits.context(*self._context, candidate)
 
     def _demand(self, candidate: Candidate) -> Demand:
         if not self._limits.book.rules:
-            return Demand()
+            return ONE_REQUEST
         name = candidate.target.name
         prompt = self._prompt_tokens(name)
         output = _most_output(candidate, self._counted.get(name, 0))

@@ -154,6 +154,7 @@ class Answer(msgspec.Struct):
     status: int
     body: bytes
     headers: dict[str, str]
+    """None for a stream, which began with them."""
     row: ExchangeRow
     streamed: bool = False
     cut: bool = False
@@ -294,7 +295,8 @@ class Exchange:
             self._principal, route.model, self.row.tags, route.deadlines.total, wait_s
         )
         self._account = self._relay.account = account
-        return msgspec.structs.replace(plan, candidates=await account.reserve(plan.candidates))
+        left = await account.reserve(plan.candidates)
+        return plan if len(left) == len(plan.candidates) else msgspec.structs.replace(plan, candidates=left)
 
     async def relay(self, plan: Plan) -> Answer:
         """Ask the targets in turn and pass the answer on, all but its last piece."""
@@ -302,7 +304,7 @@ class Exchange:
             body = await self._relay.whole(plan)
             return Answer(200, body, self._headers(), self.row)
         await self._relay.stream(plan)
-        return Answer(200, DONE_EVENT, self._headers(), self.row, streamed=True)
+        return Answer(200, DONE_EVENT, {}, self.row, streamed=True)
 
     def settle(self) -> None:
         """What was used, by the count of the target that did the work."""
@@ -333,7 +335,7 @@ class Exchange:
         row.outcome = _outcome(error, any(attempt.error_code == error.code for attempt in row.attempts))
         if self._relay.streaming:
             cut = isinstance(error, ClientStalled)
-            return Answer(200, openai_errors.stream_event(error), self._headers(), self.row, streamed=True, cut=cut)
+            return Answer(200, openai_errors.stream_event(error), {}, self.row, streamed=True, cut=cut)
         return Answer(error.status, openai_errors.body(error), {**self._headers(), **error_headers(error)}, self.row)
 
     def abandon(self) -> None:

@@ -62,14 +62,12 @@ def worst_cost(price: Price, prompt_tokens: int, completion_tokens: int, gpu_us:
     """The most that one attempt can cost, whatever is cached and however much it reasons."""
     if price is FREE:
         return 0
-    dearest = Price(
-        input=max(price.input, price.cached or 0),
-        output=max(price.output, price.reasoning or 0),
-        gpu_second=price.gpu_second,
-        request=price.request,
+    millionths = (
+        max(0, prompt_tokens) * max(price.input, price.cached or 0)
+        + max(0, completion_tokens) * max(price.output, price.reasoning or 0)
+        + max(0, gpu_us) * price.gpu_second
     )
-    used = Consumption(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, gpu_us=gpu_us)
-    return cost(dearest, used)
+    return -(-millionths // MILLION) + price.request
 
 
 class Prices:

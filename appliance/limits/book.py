@@ -13,11 +13,11 @@ from typing import NamedTuple
 from appliance.limits.clock import Now
 from appliance.limits.counters import Counter, Hold, Places, Reservation, Selection
 from appliance.limits.refusal import IN_FLIGHT, Refusal
-from appliance.limits.rules import MEASURES, REQUESTS, USD, Bound, Context, Demand, Names, Rule, Scope, Used, read_key
+from appliance.limits.rules import MEASURES, REQUESTS, Bound, Context, Demand, Names, Rule, Scope, Used, read_key
 from appliance.limits.windows import Usage
 from appliance.records.rows import Charge
 
-__all__ = ["Book", "Now", "Reservation", "Standing"]
+__all__ = ["Book", "Near", "Now", "Reservation", "Standing"]
 
 LEASE_S = 900.0
 """How long a place is kept for a request that gives no sign of life."""
@@ -46,6 +46,17 @@ class Standing(NamedTuple):
     period: str
     reset_s: float
     """Until nothing of what counts now counts any longer."""
+
+
+class Near(NamedTuple):
+    """What a caller is told of a counter: amounts are counts, times are seconds."""
+
+    limit: str
+    measure: str
+    amount: int
+    window_s: int
+    remaining: int
+    reset_s: float
 
 
 def _nameless(scope: str, id: str) -> str | None:
@@ -78,20 +89,15 @@ class Book:
         vector = demand.vector()
         wall, steady = now.wall, now.monotonic + self._offset
         for counter in selection.counters:
-            usage = counter.usage
-            usage.advance(steady if counter.rolling else wall)
-            need = vector[counter.measure]
+            usage, need = counter.usage, vector[counter.measure]
+            at = steady if counter.rolling else wall
+            if not usage.floor <= at < usage.turn:
+                usage.advance(at)
             if (need and usage.total + need > counter.amount) or counter.dropped:
-                if selection.outdated:
-                    del self._selections[context]
-                    return self.reserve(context, demand, now, lease_s=lease_s)
-                return self._refuse(selection, vector, now, {})
+                return self._no_room(selection, context, demand, now, lease_s)
         for places in selection.places:
             if places.full(now) or places.dropped:
-                if selection.outdated:
-                    del self._selections[context]
-                    return self.reserve(context, demand, now, lease_s=lease_s)
-                return self._refuse(selection, vector, now, {})
+                return self._no_room(selection, context, demand, now, lease_s)
         holds = []
         for counter in selection.counters:
             need = vector[counter.measure]
@@ -102,6 +108,14 @@ class Book:
         for places in selection.places:
             places.take(reservation, now)
         return reservation
+
+    def _no_room(
+        self, selection: Selection, context: Context, demand: Demand, now: Now, lease_s: float
+    ) -> Reservation | Refusal:
+        if selection.outdated:
+            del self._selections[context]
+            return self.reserve(context, demand, now, lease_s=lease_s)
+        return self._refuse(selection, demand.vector(), now, {})
 
     def move(
         self, reservation: Reservation, context: Context, demand: Demand, now: Now, used: Used | None = None
@@ -309,28 +323,36 @@ class Book:
         selection = self._selections.get(context) or self._select(context, now)
         return [self._standing(counter, now) for counter in selection.counters]
 
-    def tightest(self, context: Context, now: Now) -> tuple[Standing | None, Standing | None]:
+    def tightest(self, context: Context, now: Now) -> tuple[Near | None, Near | None]:
         """Of the limits for requests and of those for tokens the one with the least left each, for the headers of
         every answer; among equals the one that lasts longest."""
         selection = self._selections.get(context) or self._select(context, now)
-        wall, steady = now.wall, now.monotonic + self._offset
-        requests: Counter | None = None
-        tokens: Counter | None = None
-        least_requests = least_tokens = (1 << 62, 0)
-        for counter in selection.counters:
-            if counter.measure == USD:
-                continue
+        return self._nearest(selection.requests, now), self._nearest(selection.tokens, now)
+
+    def _nearest(self, counters: tuple[Counter, ...], now: Now) -> Near | None:
+        nearest: Counter | None = None
+        least, at = 0, 0.0
+        for counter in counters:
             usage = counter.usage
-            usage.advance(steady if counter.rolling else wall)
-            left = (counter.amount - usage.total, -counter.window.seconds)
-            if counter.measure == REQUESTS:
-                if left < least_requests:
-                    requests, least_requests = counter, left
-            elif left < least_tokens:
-                tokens, least_tokens = counter, left
-        return (
-            None if requests is None else self._standing(requests, now),
-            None if tokens is None else self._standing(tokens, now),
+            t = now.monotonic + self._offset if counter.rolling else now.wall
+            if not usage.floor <= t < usage.turn:
+                usage.advance(t)
+            left = counter.amount - usage.total
+            if (
+                nearest is None
+                or left < least
+                or (left == least and counter.window.seconds > nearest.window.seconds)
+            ):
+                nearest, least, at = counter, left, t
+        if nearest is None:
+            return None
+        return Near(
+            nearest.limit,
+            MEASURES[nearest.measure],
+            nearest.amount,
+            nearest.window.seconds,
+            least if least > 0 else 0,
+            max(0.0, nearest.usage.reset_at() - at),
         )
 
     def usage(self, now: Now) -> list[tuple[str, Standing]]:

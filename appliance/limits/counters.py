@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
-
 from appliance.limits.clock import Now
-from appliance.limits.rules import Context, Rule, counter_key
+from appliance.limits.rules import REQUESTS, USD, Context, Rule, counter_key
 from appliance.limits.windows import Bucket, Calendar, Rolling, Window
 from appliance.records.rows import Charge
 
@@ -160,11 +158,16 @@ class Hold:
         """How much of it the store has been told of."""
 
 
-class Selection(NamedTuple):
+class Selection:
     """What a context's requests count against."""
 
-    counters: tuple[Counter, ...]
-    places: tuple[Places, ...]
+    __slots__ = ("counters", "places", "requests", "tokens")
+
+    def __init__(self, counters: tuple[Counter, ...], places: tuple[Places, ...]) -> None:
+        self.counters = counters
+        self.places = places
+        self.requests = tuple(each for each in counters if each.measure == REQUESTS)
+        self.tokens = tuple(each for each in counters if each.measure not in (REQUESTS, USD))
 
     @property
     def outdated(self) -> bool:

@@ -7,31 +7,43 @@ draft-ietf-httpapi-ratelimit-headers writes them. Each measure is told of the li
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-from appliance.limits.book import Standing
+from appliance.limits.book import Near
 from appliance.limits.refusal import IN_FLIGHT, Refusal
 
 
-def headers(requests: Standing | None, tokens: Standing | None) -> dict[str, str]:
+def headers(requests: Near | None, tokens: Near | None) -> dict[str, str]:
     """For an answer, of what `Book.tightest` gave; none where no limit applies. Money is not shown to those who ask
     models."""
-    found: dict[str, str] = {}
-    policies: list[str] = []
-    limits: list[str] = []
-    for name, standing in (("requests", requests), ("tokens", tokens)):
-        if standing is None:
-            continue
-        remaining, reset_s = standing.remaining, standing.reset_s
-        found[f"x-ratelimit-limit-{name}"] = str(standing.amount)
-        found[f"x-ratelimit-remaining-{name}"] = str(remaining)
-        found[f"x-ratelimit-reset-{name}"] = reset_text(reset_s)
-        quoted = _quoted(f"{standing.limit}-{standing.measure}")
-        policies.append(f"{quoted};q={standing.amount};w={standing.window_s}")
-        limits.append(f"{quoted};r={remaining};t={math.ceil(reset_s)}")
-    if limits:
-        found["RateLimit-Policy"] = ", ".join(policies)
-        found["RateLimit"] = ", ".join(limits)
+    if requests is None:
+        return {} if tokens is None else _one(tokens, "tokens")
+    found = _one(requests, "requests")
+    if tokens is not None:
+        policy, limit = found["RateLimit-Policy"], found["RateLimit"]
+        found |= _one(tokens, "tokens")
+        found["RateLimit-Policy"] = f"{policy}, {found['RateLimit-Policy']}"
+        found["RateLimit"] = f"{limit}, {found['RateLimit']}"
     return found
+
+
+def _one(near: Near, name: str) -> dict[str, str]:
+    amount, quoted, policy = _constant(near.limit, near.measure, near.amount, near.window_s)
+    remaining = near.remaining
+    return {
+        f"x-ratelimit-limit-{name}": amount,
+        f"x-ratelimit-remaining-{name}": str(remaining),
+        f"x-ratelimit-reset-{name}": reset_text(near.reset_s),
+        "RateLimit-Policy": policy,
+        "RateLimit": f"{quoted};r={remaining};t={math.ceil(near.reset_s)}",
+    }
+
+
+@lru_cache(maxsize=1024)
+def _constant(limit: str, measure: str, amount: int, window_s: int) -> tuple[str, str, str]:
+    """What of it stays the same as long as the limit does."""
+    quoted = _quoted(f"{limit}-{measure}")
+    return str(amount), quoted, f"{quoted};q={amount};w={window_s}"
 
 
 def refusal_headers(refusal: Refusal) -> dict[str, str]:

@@ -42,7 +42,7 @@ Vector = tuple[int, int, int, int, int]
 """One amount a measure."""
 
 
-class Context(msgspec.Struct, frozen=True):
+class Context(msgspec.Struct, frozen=True, cache_hash=True):
     """What a request is, as far as limits can tell. Ids from the credential, never from the request."""
 
     organization: str | None = None

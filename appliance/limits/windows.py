@@ -7,6 +7,7 @@ the window, so that never too little is counted and at most a sixtieth too long.
 from __future__ import annotations
 
 import bisect
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,12 +62,16 @@ def window_of(code: str) -> Window:
 
 
 class Rolling:
-    """Used in the last `seconds`. Times are those of one clock that does not jump."""
+    """Used in the last `seconds`. Times are those of one clock that does not jump.
 
-    __slots__ = ("_width", "buckets", "oldest", "total")
+    floor, turn: at floor ≤ t < turn `advance` would change nothing and may be left out.
+    """
+
+    __slots__ = ("_width", "buckets", "floor", "oldest", "total", "turn")
 
     def __init__(self, seconds: float) -> None:
         self._width = seconds / BUCKETS
+        self.floor = self.turn = -math.inf
         self.buckets: deque[Bucket] = deque()
         """In the order of their index."""
         self.oldest = -(1 << 62)
@@ -75,9 +80,11 @@ class Rolling:
 
     def advance(self, t: float) -> None:
         """Forget what has left the window at `t`."""
-        oldest = int(t // self._width) - BUCKETS
+        index = int(t // self._width)
+        oldest = index - BUCKETS
         if oldest > self.oldest:
             self.oldest = oldest
+            self.turn = (index + 1) * self._width
             buckets = self.buckets
             while buckets and buckets[0][0] < oldest:
                 self.total -= buckets.popleft()[1]
@@ -100,7 +107,20 @@ class Rolling:
         self.total += amount
         return bucket
 
-    take = add
+    def take(self, t: float, amount: int) -> Bucket:
+        """`add` right after `advance`, at the same moment."""
+        buckets = self.buckets
+        index = self.oldest + BUCKETS
+        if buckets and buckets[-1][0] == index:
+            bucket = buckets[-1]
+            bucket[1] += amount
+        elif not buckets or buckets[-1][0] < index:
+            bucket = [index, amount]
+            buckets.append(bucket)
+        else:
+            return self.add(t, amount)
+        self.total += amount
+        return bucket
 
     def has(self, bucket: Bucket) -> bool:
         """Whether a bucket that `add` gave still counts."""
@@ -144,64 +164,68 @@ class Rolling:
 
 
 class Calendar:
-    """Used since the calendar's unit began. Times are those of the wall clock."""
+    """Used since the calendar's unit began. Times are those of the wall clock. floor, turn: as `Rolling` has them."""
 
-    __slots__ = ("_bucket", "_unit", "_zone", "end", "start")
+    __slots__ = ("_bucket", "_unit", "_zone", "end", "floor", "start", "total", "turn")
 
     def __init__(self, unit: str, zone: str) -> None:
         self._unit = unit
         self._zone = zone
-        self.start = self.end = 0.0
+        self.start = self.end = self.floor = self.turn = 0.0
         self._bucket: Bucket = [0.0, 0]
-
-    @property
-    def total(self) -> int:
-        return int(self._bucket[1])
+        self.total = 0
 
     def advance(self, t: float) -> None:
         """A clock that goes back a little stays in the window that it was in; one that goes back far has been wrong,
         and what was used moves along."""
         if t >= self.end:
-            self.start, self.end = bounds(self._unit, self._zone, t)
+            self._enter(t)
             self._bucket = [self.start, 0]
-        elif t < self.start - SMALL_STEP_S:
-            self.start, self.end = bounds(self._unit, self._zone, t)
+            self.total = 0
+        elif t < self.floor:
+            self._enter(t)
             self._bucket[0] = self.start
+
+    def _enter(self, t: float) -> None:
+        self.start, self.end = bounds(self._unit, self._zone, t)
+        self.floor, self.turn = self.start - SMALL_STEP_S, self.end
 
     def add(self, t: float, amount: int) -> Bucket:
         """Count `amount` at `t`. What belongs to a window that is over counts nowhere."""
-        if t >= self.end or t < self.start - SMALL_STEP_S:
-            self.advance(t)
+        self.advance(t)
         if t < self.start:
             return [t, amount]
-        self._bucket[1] += amount
-        return self._bucket
+        return self.take(t, amount)
 
     def take(self, t: float, amount: int) -> Bucket:
         """Count `amount` in the window that `advance` has found, whatever the clock says since."""
         self._bucket[1] += amount
+        self.total += amount
         return self._bucket
 
     def has(self, bucket: Bucket) -> bool:
         return bucket is self._bucket
 
     def correct(self, bucket: Bucket, by: int) -> None:
-        bucket[1] += by  # a window that is over has given its bucket up
+        bucket[1] += by
+        if bucket is self._bucket:  # a window that is over has given its bucket up
+            self.total += by
 
     def free_at(self, amount: int) -> float:
         return self.end
 
     def reset_at(self) -> float:
-        return self.end if self._bucket[1] else 0.0
+        return self.end if self.total else 0.0
 
     def plain(self) -> list[list[Any]]:
-        return [[self.start, self._bucket[1]]] if self._bucket[1] else []
+        return [[self.start, self.total]] if self.total else []
 
     def fill(self, plain: Sequence[Sequence[Any]], t: float) -> None:
         """Take what `plain` gave, before anything was added."""
         for start, amount in plain:
-            self.start, self.end = bounds(self._unit, self._zone, float(start))
-            self._bucket = [self.start, amount]
+            self._enter(float(start))
+            self.total = int(amount)
+            self._bucket = [self.start, self.total]
         self.advance(t)
 
 
