@@ -17,6 +17,7 @@ from appliance.door.http import SERVER, read_body
 from appliance.door.render import respond
 from appliance.door.terms import Terms
 from appliance.errors import BadRequest, NotFound
+from appliance.identity.permissions import above
 from appliance.identity.principal import Principal
 from appliance.records.content import Keeper, OpenedContent
 from appliance.records.database import Database
@@ -82,6 +83,7 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
             wanted.subject,
             actor_of(principal),
             oversees=principal.oversees,
+            above=above(principal.role),
         )
         return respond(encode({"data": done}), visit.id)
 

@@ -76,6 +76,11 @@ def may_grant(grantor: Role, role: Role) -> bool:
     return ROLES[role] <= ROLES[grantor]
 
 
+def above(role: Role) -> frozenset[Role]:
+    """Roles that may do all that this one may, and more."""
+    return frozenset(each for each in ROLES if ROLES[each] > ROLES[role])
+
+
 def within(role: Role, holder: Role) -> Role | None:
     """The greatest role that exceeds neither `role` nor what its holder has now; None if they share none."""
     if may_grant(holder, role):

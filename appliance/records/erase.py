@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,7 +16,7 @@ import msgspec
 from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, update
 from sqlalchemy.exc import DBAPIError
 
-from appliance.errors import NotFound
+from appliance.errors import NotFound, PermissionDenied
 from appliance.records.database import Database, unavailable
 from appliance.records.subject_keys import SubjectKeys, subject_name
 from appliance.records.tables import api_keys, contents, counters, exchanges, service_accounts, subject_keys, users
@@ -56,28 +56,30 @@ async def erase(
     actor: Actor,
     *,
     oversees: str | None = None,
+    above: Collection[str] = (),
 ) -> Erased:
     """Erase a subject for good. keys: those that are open in this process, None where no gateway runs in it.
-    oversees: the one organisation whose people may be erased; None = everybody.
+    oversees: the one organisation whose people may be erased; None = everybody. above: roles whose holders may not be.
 
-    Raises NotFound for a subject that nothing is kept of, RecordsUnavailable.
+    Raises NotFound for a subject that nothing is kept of, PermissionDenied for one with a role in `above`,
+    RecordsUnavailable.
     """
     subject = subject_name(subject)
 
     def work(transaction: Transaction) -> Erased:
+        _check(transaction.connection, subject, oversees, above)
         if keys is not None:
             # In this transaction: whoever sealed with the key before is written before it, or not at all.
             keys.mark_erased(subject)
-        return _erase(transaction, subject, actor, oversees)
+        return _erase(transaction, subject, actor)
 
     done: Erased = await recorder.write(work)
     remarks = await asyncio.to_thread(_clean, database)
     return msgspec.structs.replace(done, remarks=tuple(remarks))
 
 
-def _erase(transaction: Transaction, subject: str, actor: Actor, oversees: str | None) -> Erased:
+def _erase(transaction: Transaction, subject: str, actor: Actor) -> Erased:
     connection = transaction.connection
-    _check_known(connection, subject, oversees)
     if connection.dialect.name == "sqlite":
         # Zeroes over what is deleted, in the main file and so in what the log carries there.
         connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
@@ -97,11 +99,15 @@ def _erase(transaction: Transaction, subject: str, actor: Actor, oversees: str |
     return Erased(subject, parts, key, bool(person), seq)
 
 
-def _check_known(connection: Connection, subject: str, oversees: str | None) -> None:
-    """Raises NotFound; the same where there is no such subject and where it is another organisation's."""
+def _check(connection: Connection, subject: str, oversees: str | None, above: Collection[str]) -> None:
+    """Raises NotFound, the same where there is no such subject and where it is another organisation's; PermissionDenied
+    for a role in `above`."""
     organizations: set[str | None] = set()
+    roles: set[str] = set()
     for table in (users, service_accounts, api_keys):
-        organizations |= set(connection.scalars(select(table.c.organization_id).where(table.c.id == subject)))
+        for row in connection.execute(select(table.c.organization_id, table.c.role).where(table.c.id == subject)):
+            organizations.add(row.organization_id)
+            roles.add(row.role)
     if not organizations:
         held = connection.scalar(
             select(func.count()).select_from(subject_keys).where(subject_keys.c.subject == subject)
@@ -112,6 +118,12 @@ def _check_known(connection: Connection, subject: str, oversees: str | None) -> 
         raise NotFound(
             f"Nothing is kept of a subject {subject!r}. It is the id of a user (user_…), a service account (sa_…) or "
             "a key (key_…), as requests show it."
+        )
+    for role in sorted(roles.intersection(above)):
+        raise PermissionDenied(
+            f"subject: this is an {role}'s, which is above your own role; an {role} may erase it, or whoever runs "
+            "`outpost erase` on the box",
+            param="subject",
         )
 
 

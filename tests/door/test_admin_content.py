@@ -22,7 +22,7 @@ from appliance.door.render import problem
 from appliance.door.terms import Terms
 from appliance.errors import RecordsUnavailable
 from appliance.identity.authenticator import Authenticator
-from appliance.identity.people_work import ORGANIZATION
+from appliance.identity.people_work import ORGANIZATION, SERVICE_ACCOUNT, USER
 from appliance.identity.permissions import Role
 from appliance.ids import new_id
 from appliance.records.content import Keeper
@@ -141,6 +141,31 @@ async def test_erasing_over_the_api(contents: Contents) -> None:
     assert (found["parts"], found["subject_erased"]) == ([], True)
     status, text = await contents.ask("POST", "/erase", {"subject": "user_a"})
     assert status == 404
+
+
+async def test_an_admin_does_not_erase_an_owner(contents: Contents) -> None:
+    """Nor what an owner's key or program asked; whom an admin may disable, an admin may erase."""
+    directory = contents.box.directory
+    owners = [
+        (await directory.create(OWNER, USER, {"name": "Boss", "role": "owner"})).id,
+        (await directory.create(OWNER, SERVICE_ACCOUNT, {"name": "root", "role": "owner"})).id,
+        (await contents.box.key("bare", "owner"))[0].id,
+    ]
+    others = [(await directory.create(OWNER, USER, {"name": role, "role": role})).id for role in ROLES[1:]]
+    for number, subject in enumerate([*owners, *others]):
+        await contents.keep(f"req_{number}", subject, b"secret")
+    for subject in owners:
+        status, text = await contents.ask("POST", "/erase", {"subject": subject}, key=contents.keys["admin"])
+        refusal = json.loads(text)
+        assert (status, refusal["code"], refusal["param"]) == (403, "permission_denied", "subject"), text
+        assert "an owner may erase it" in refusal["detail"]
+        # Where another organisation's admin is told that there is no such subject, that stays so.
+        assert (await contents.ask("POST", "/erase", {"subject": subject}, key=contents.theirs["admin"]))[0] == 404
+    assert await contents.events("admin.content.erase") == []
+    for subject in others:
+        assert (await contents.ask("POST", "/erase", {"subject": subject}, key=contents.keys["admin"]))[0] == 200
+    for subject in owners:
+        assert (await contents.ask("POST", "/erase", {"subject": subject}))[0] == 200
 
 
 @pytest.mark.parametrize(

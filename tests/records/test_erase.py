@@ -7,7 +7,7 @@ import dataclasses
 import random
 import sqlite3
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event, insert, select
 
-from appliance.errors import NotFound
+from appliance.errors import NotFound, PermissionDenied
 from appliance.records.content import Keeper
 from appliance.records.database import Database
 from appliance.records.erase import Erased, erase
@@ -51,8 +51,10 @@ class Box:
         )
         await written
 
-    async def erase(self, subject: str, *, oversees: str | None = None) -> Erased:
-        return await erase(self.recorder, self.database, self.keeper.keys, subject, ACTOR, oversees=oversees)
+    async def erase(self, subject: str, *, oversees: str | None = None, above: Collection[str] = ()) -> Erased:
+        return await erase(
+            self.recorder, self.database, self.keeper.keys, subject, ACTOR, oversees=oversees, above=above
+        )
 
     async def read(self, exchange: str) -> list[str]:
         return [part.text for part in await Keeper(self.database, WRAPPING).read(exchange)]
@@ -238,6 +240,36 @@ async def test_an_organisation_erases_its_own_people_only(any_box: Box) -> None:
     with pytest.raises(NotFound):
         await any_box.erase("jwt:somebody", oversees="org_c")
     assert (await any_box.erase("jwt:somebody", oversees="org_b")).contents == 1
+
+
+async def test_whoever_has_a_role_above_is_not_erased(any_box: Box) -> None:
+    await any_box.write(organizations, id="org_b", name="b", created_at=1.0)
+    for person, role in (("user_boss", "owner"), ("user_a", "member")):
+        await any_box.write(users, id=person, organization_id="org_b", name=person, role=role, created_at=1.0)
+        await any_box.keep(person, f"req_{person}", b"x", organization="org_b")
+    events = len(await walk(any_box.database))
+    with pytest.raises(PermissionDenied, match=r"^subject: this is an owner's") as caught:
+        await any_box.erase("user_boss", oversees="org_b", above={"owner"})
+    assert caught.value.param == "subject"
+    with pytest.raises(NotFound):
+        await any_box.erase("user_boss", oversees="org_c", above={"owner"})
+    assert await any_box.read("req_user_boss") == ["x"]
+    assert len(await walk(any_box.database)) == events
+    assert (await any_box.erase("user_a", oversees="org_b", above={"owner"})).contents == 1
+    assert (await any_box.erase("user_boss")).contents == 1
+
+
+async def test_an_erasure_that_is_refused_takes_nothing_from_what_is_being_kept(box: Box) -> None:
+    """Texts that were sealed before it and are written after it."""
+    await box.write(users, id="user_a", organization_id="org_default", name="a", role="owner", created_at=1.0)
+    for number, (oversees, above) in enumerate([("org_b", ()), (None, {"owner"})]):
+        exchange = f"req_{number}"
+        kept = await box.keeper.keep("user_a", exchange, "full", {"request": b"x"})
+        assert kept is not None
+        with pytest.raises((NotFound, PermissionDenied)):
+            await box.erase("user_a", oversees=oversees, above=above)
+        await box.recorder.write(box.keeper.insert_content(kept))
+        assert await box.read(exchange) == ["x"]
 
 
 async def test_backups_are_told_of(tmp_path: Path) -> None:
