@@ -13,6 +13,7 @@ from appliance.door.endpoint import Visit
 _encode = msgspec.json.Encoder().encode
 FLUSH_S = 0.1
 _MAX_PATH = 256
+_MOST_NAMES = 4096
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -46,6 +47,8 @@ class AccessLog:
         self._write = write
         self._wall = wall
         self._redact = redact or str
+        self._names: dict[str, str] = {}
+        """Names of keys without what looks like a credential."""
         self._lines: list[bytes] = []
         self._handle: asyncio.TimerHandle | None = None
 
@@ -57,12 +60,12 @@ class AccessLog:
             request_id=visit.id,
             client=client,
             method=visit.request.method,
-            path=self._path(visit.request.raw_path),
+            path=self._path(visit),
             status=status,
             duration_s=round(duration_s, 6),
         )
         if row is not None:
-            line.key = row.key_name and self._redact(row.key_name)
+            line.key = row.key_name and self._name(row.key_name)
             line.route = row.route
             line.target = row.target
             line.outcome = row.outcome
@@ -70,7 +73,7 @@ class AccessLog:
             line.prompt_tokens = row.prompt_tokens
             line.completion_tokens = row.completion_tokens
         elif visit.principal is not None:
-            line.key = self._redact(visit.principal.key_name)
+            line.key = self._name(visit.principal.key_name)
         data = _encode(line)
         if not data.isascii() or b"\x7f" in data:
             data = data.decode().replace("\x7f", "?").encode("ascii", "backslashreplace").replace(b"\\x", b"\\\\x")
@@ -78,7 +81,18 @@ class AccessLog:
         if self._handle is None:
             self._handle = asyncio.get_running_loop().call_later(FLUSH_S, self.flush)
 
-    def _path(self, target: str) -> str:
+    def _name(self, name: str) -> str:
+        clean = self._names.get(name)
+        if clean is None:
+            if len(self._names) >= _MOST_NAMES:
+                self._names.clear()
+            clean = self._names[name] = self._redact(name)
+        return clean
+
+    def _path(self, visit: Visit) -> str:
+        target = visit.request.raw_path
+        if target == visit.path:
+            return target  # one of ours, with nothing of the caller's in it
         path = target.partition("?")[0]
         if "%" in path:
             # An escaped key is a key.

@@ -23,6 +23,9 @@ EARLY_S = 0.001
 """The loop's clock is this coarse: a timer may ring that much before its time."""
 
 
+_RANK = {each: rank for rank, each in enumerate(PRIORITIES)}
+
+
 def choose_priority(asked: str | None, most: Priority | None, default: Priority) -> Priority:
     """The class of a request: what its header asks for or else `default`, but no more urgent than `most`.
 
@@ -42,7 +45,11 @@ def choose_priority(asked: str | None, most: Priority | None, default: Priority)
 
 def least_urgent(first: Priority, *others: Priority | None) -> Priority:
     """The least urgent of some classes; None counts as no bound."""
-    return max((each for each in (first, *others) if each is not None), key=PRIORITIES.index)
+    least = first
+    for other in others:
+        if other is not None and _RANK[other] > _RANK[least]:
+            least = other
+    return least
 
 
 class Visit:

@@ -16,6 +16,7 @@ import aiohttp
 import msgspec
 import yarl
 from aiohttp.connector import AddrInfoType
+from multidict import CIMultiDict
 
 from appliance import errors
 from appliance.dialects import parameters
@@ -78,7 +79,6 @@ def make_session() -> aiohttp.ClientSession:
         auto_decompress=False,
         trust_env=False,
         read_bufsize=READ_AHEAD,
-        skip_auto_headers=("Accept", "Accept-Encoding", "User-Agent", "Content-Type"),
         timeout=aiohttp.ClientTimeout(total=None),
     )
 
@@ -107,12 +107,16 @@ class OpenAIUpstream:
         self._wall = wall
         base = base_url.rstrip("/") + "/"
         self._urls = {kind: yarl.URL(base + path) for kind, path in PATHS.items()}
-        self._headers = {
-            "Content-Type": "application/json",
-            "Accept-Encoding": "identity",
-            "User-Agent": "outpost",
-            **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
-        }
+        # All that the HTTP client would add by itself is here, so that it need not look what it may leave out.
+        self._headers = CIMultiDict(
+            {
+                "Content-Type": "application/json",
+                "Accept": "application/json, text/event-stream",
+                "Accept-Encoding": "identity",
+                "User-Agent": "outpost",
+                **({"Authorization": f"Bearer {api_key}"} if api_key else {}),
+            }
+        )
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self.lingering: set[asyncio.Task[None]] = set()
         """Answers whose last bytes are still being read, so that their connections can be used again."""
@@ -171,7 +175,7 @@ class OpenAIUpstream:
             response = await self._session.post(
                 self._urls[call.kind.name],
                 data=encode(outgoing(call.request, self._model)),
-                headers={**self._headers, "traceparent": call.traceparent} if call.traceparent else self._headers,
+                headers=self._traced(call.traceparent) if call.traceparent else self._headers,
                 allow_redirects=False,
                 timeout=timeout,
             )
@@ -192,6 +196,11 @@ class OpenAIUpstream:
             )
         finally:
             response.release()
+
+    def _traced(self, traceparent: str) -> CIMultiDict[str]:
+        headers = self._headers.copy()
+        headers["traceparent"] = traceparent
+        return headers
 
     async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
         parts: list[bytes] = []

@@ -13,8 +13,10 @@ from appliance.records.dialect import TailMoved, Values
 from appliance.records.rows import COLUMNS
 from appliance.records.tables import exchanges
 
+_ALONE = 64
+"""Rows that one INSERT takes along by itself: each statement more gives the interpreter's lock away twice more."""
 _SIZES = (64, 32, 16, 8, 4, 2, 1)
-"""Rows of one INSERT. A few fixed sizes keep the driver's statements prepared."""
+"""Rows of one INSERT among others. A few fixed sizes keep the driver's statements prepared."""
 
 _PROBE = "INSERT INTO counters (name, value) VALUES ('probe', 1) ON CONFLICT (name) DO UPDATE SET value = value + 1"
 _UNLESS_PASSED = "CASE WHEN EXISTS (SELECT 1 FROM events WHERE seq >= ?1) THEN 'passed' ELSE ?1 END"
@@ -50,7 +52,7 @@ _STATEMENT_ERRORS = frozenset(
 
 class SqliteDialect:
     def __init__(self, engine: Engine) -> None:
-        self._guarded = {size: _statement(engine, size) for size in _SIZES}
+        self._guarded = {size: _statement(engine, size) for size in range(1, _ALONE + 1)}
         self._plain = {size: _statement(engine, size, guarded=False) for size in _SIZES}
 
     def opened(self, cursor: DBAPICursor) -> None:

@@ -21,6 +21,10 @@ from appliance.records.failures import DatabaseError, unavailable
 from appliance.records.migrate import copy_sqlite, migrate
 
 
+_STATEMENTS = 256
+"""That a connection of the writer keeps prepared: an INSERT for each size of a batch, and the others."""
+
+
 class SqliteEngines:
     def __init__(self, path: Path, timeout_s: float) -> None:
         self.path = path
@@ -32,7 +36,11 @@ class SqliteEngines:
         return engine
 
     def writing(self) -> Engine:
-        engine = create_engine(URL.create("sqlite", database=str(self.path)), poolclass=NullPool)
+        engine = create_engine(
+            URL.create("sqlite", database=str(self.path)),
+            poolclass=NullPool,
+            connect_args={"cached_statements": _STATEMENTS},
+        )
         _configure(engine, self._timeout_s)
         return engine
 

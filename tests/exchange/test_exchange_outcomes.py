@@ -98,7 +98,7 @@ async def test_what_the_upstream_sees(house: House) -> None:
         "stream_options": {"include_usage": True},
     }
     assert set(seen.headers) == {
-        "host", "authorization", "content-type", "content-length", "accept-encoding", "user-agent",
+        "host", "authorization", "content-type", "content-length", "accept", "accept-encoding", "user-agent",
     }  # fmt: skip
     assert seen.headers["authorization"] == f"Bearer {UPSTREAM_KEY}"
 
