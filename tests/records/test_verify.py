@@ -177,6 +177,8 @@ def test_the_beginning_must_be_vouched_for() -> None:
     digest = link(GENESIS, b"{}")
     report = verify([*older, Record(3, "x", b"{}", digest)], {}, behind, SIGNER.public)
     assert (report.ok, report.older, report.records) == (True, 2, 1)
+    added = check([older[1], *records[10:]], signed[1:], anchor)
+    assert [(problem.seq, "before the ledger" in problem.what) for problem in added.problems] == [(2, True)]
 
 
 def test_numbers_given_twice_and_to_nobody() -> None:
@@ -370,6 +372,9 @@ async def test_one_bit_of_any_column_of_an_event_is_named(box: Path, column: str
         ("DELETE FROM checkpoints", 10, "the database lacks the checkpoint of record 10"),
         ("UPDATE checkpoints SET note = replace(note, 'A', 'B')", 10, "not genuine"),
         ("UPDATE checkpoints SET seq = 19 WHERE seq = 20", 19, ""),
+        ("INSERT INTO events SELECT -5, kind, at_us, body, hash FROM events WHERE seq = 8", -5, "numbers begin at 1"),
+        ("UPDATE exchanges SET seq = -9223372036854775808 WHERE seq = 30", -(2**63), "numbers begin at 1"),
+        ("UPDATE exchanges SET seq = 0, hash = NULL WHERE seq = 30", 0, "numbers begin at 1"),
         ("DELETE FROM anchors", 0, "anchor"),
         ("UPDATE anchors SET seq = 3, hash = (SELECT hash FROM exchanges WHERE seq = 3)", 1, "before the ledger"),
         ("UPDATE anchors SET hash = randomblob(32)", 0, "no signed checkpoint"),
