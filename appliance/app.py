@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -47,6 +48,7 @@ from appliance.settings import (
     SecretMissing,
     Settings,
     SettingsError,
+    choose_file,
     diff,
     keep_fixed,
     load,
@@ -225,7 +227,9 @@ class App:
     async def _reload(self, actor: Principal) -> dict[str, Any]:
         async with self._reloading:
             try:
-                loaded = await asyncio.to_thread(load, self._path, self._env)
+                # A gateway that was started without a file goes by one that has been written since.
+                path = self._path or choose_file(None, self._env, Path.cwd())
+                loaded = await asyncio.to_thread(load, path, self._env)
                 wanted = keep_fixed(self.settings, loaded.settings)
                 changes = diff(self.settings, loaded.settings)
                 prepared = await asyncio.to_thread(self._prepare, loaded, wanted)
@@ -233,7 +237,7 @@ class App:
                 raise BadRequest("; ".join(str(problem) for problem in error.problems)) from error
             await self._office.change(wanted, prepared.people, list(changes.sections), actor)
             learn(self._secrets, wanted, self._env)
-            self.settings = wanted
+            self.settings, self._path = wanted, path
             self._gates.apply(queue_rules(wanted), prepared.openings)
             self.gateway.max_priority = wanted.admission.max_priority
             self.gateway.default_priority = wanted.admission.default_priority

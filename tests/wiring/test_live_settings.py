@@ -10,6 +10,7 @@ import contextlib
 import copy
 import logging
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -335,3 +336,24 @@ async def test_a_reload_does_not_wait_for_one_that_it_overrules(folder: Path) ->
             await asyncio.gather(*box.app._changing, return_exceptions=True)
         assert ended == ["overruled", "done"]
         assert begun[0] != begun[1]
+
+
+async def test_a_file_that_is_written_after_the_start_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    box = Box(folder, base(folder))
+    box.path.rename(folder / "later.yaml")
+    box.app = App(replace(load(folder / "later.yaml", ENV), path=None), ENV)
+    box.app._supervisor = box.replicas  # type: ignore[assignment]
+    await box.app.start()
+    try:
+        assert box.app.status()["config"] is None
+        wrong = copy.deepcopy(box.doc)
+        wrong["limits"] = [{"scope": "nothing"}]
+        with pytest.raises(BadRequest):
+            await box.reload(wrong)
+        assert box.app.status()["config"] is None
+        wrong["limits"] = [{"scope": "box", "requests": "7/minute"}]
+        assert (await box.reload(wrong))["applied"] == ["limits"]
+        assert box.app.status()["config"] == str(folder / "outpost.yaml")
+    finally:
+        await box.app.stop()
