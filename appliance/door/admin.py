@@ -67,7 +67,9 @@ def endpoints(operator: Operator, terms: Terms, more: Sequence[Endpoint] = ()) -
         *(operation.endpoint(each, terms) for each in operations(operator.keys)),
         *more,
     )
-    document = openapi.endpoint(own)
+    # The page of metrics and the login have askers of their own, who may add to the address what they like.
+    own = tuple(operation.strict(each) if each.path.startswith("/admin/") else each for each in own)
+    document = operation.strict(openapi.endpoint(own))
     return (healthz(), readyz(operator.gateway), *own, document)
 
 

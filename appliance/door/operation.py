@@ -6,7 +6,7 @@ The door makes an endpoint of each; a command that finds no gateway running runs
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from aiohttp import web
@@ -20,6 +20,7 @@ from appliance.errors import BadRequest, NotFound
 from appliance.identity.people_work import storable_text
 from appliance.identity.permissions import ROLES, Permission
 from appliance.identity.principal import Principal
+from appliance.settings.limiting import Scope
 
 MAX_ROWS = 1000
 AFTER = Query("after", "Begin after the one with this id.")
@@ -27,6 +28,8 @@ LIMIT = Query("limit", f"How many at most, 1 to {MAX_ROWS}. Default: 100.", "int
 PAGE = (AFTER, LIMIT)
 
 HINTS = {
+    "scope": f"Use one of {', '.join(get_args(Scope))}.",
+    "window": "Use rolling or calendar.",
     "role": f"Use one of {', '.join(ROLES)}.",
     "restrictions.zones[]": "Use on_box, on_prem or cloud.",
     "restrictions.priority": "Use interactive, normal or batch.",
@@ -83,14 +86,7 @@ class Operation(msgspec.Struct, frozen=True):
 
     async def answer(self, asked: Asked) -> bytes:
         """The answer's body. Raises BadRequest for a query parameter that it does not know, and what `run` raises."""
-        known = {query.name for query in self.query}
-        for name, value in asked.query.items():
-            if name not in known:
-                cure = f"use {', '.join(sorted(known))}" if known else "leave it out"
-                shown = ascii(name[:80])[1:-1]
-                raise BadRequest(f"{shown} is not a query parameter here; {cure}.", param=shown)
-            if not storable_text(value):
-                raise BadRequest(f"{name}: has a character that no record can hold; leave it out", param=name)
+        check_query(self.query, asked.query)
         found = await self.run(asked)
         return encode(found if isinstance(found, Page) else {"data": found})
 
@@ -129,6 +125,32 @@ def endpoint(operation: Operation, terms: Terms) -> Endpoint:
         query=operation.query,
         status=operation.status,
     )
+
+
+def check_query(queries: Sequence[Query], given: Mapping[str, str]) -> None:
+    """Raises BadRequest for a parameter that is none of `queries`, is given twice, or holds what no record can."""
+    known = {query.name for query in queries}
+    seen: set[str] = set()
+    for name, value in given.items():
+        if name not in known:
+            cure = f"use {', '.join(sorted(known))}" if known else "leave it out"
+            shown = ascii(name[:80])[1:-1]
+            raise BadRequest(f"{shown} is not a query parameter here; {cure}.", param=shown)
+        if name in seen:
+            raise BadRequest(f"{name}: is given twice; give it once", param=name)
+        if not storable_text(value):
+            raise BadRequest(f"{name}: has a character that no record can hold; leave it out", param=name)
+        seen.add(name)
+
+
+def strict(endpoint: Endpoint) -> Endpoint:
+    """The endpoint, and no parameter that it does not know: a mistyped one must not be taken for none."""
+
+    async def handler(visit: Visit) -> web.StreamResponse:
+        check_query(endpoint.query, visit.request.query)
+        return await endpoint.handler(visit)
+
+    return msgspec.structs.replace(endpoint, handler=handler)
 
 
 async def perform(

@@ -100,6 +100,23 @@ async def test_every_route_with_every_role(whole: Whole) -> None:
             assert (await whole.ask(endpoint.method, path_of(endpoint), body, key=key))[0] == 401, endpoint.path
 
 
+async def test_a_parameter_that_a_route_does_not_know_is_refused(whole: Whole) -> None:
+    """A mistyped one must not be taken for none: a report over everything is not what was asked for."""
+    key = whole.keys["owner"]
+    asked = [each for each in guarded(whole) if each.method == "GET" and each.path.startswith("/admin/")]
+    for endpoint in asked:
+        path = path_of(endpoint)
+        status, found = await whole.ask("GET", f"{path}?nonsense=1", key=key)
+        assert (status, found["param"]) == (400, "nonsense"), path
+        for query in endpoint.query:
+            status, found = await whole.ask("GET", f"{path}?{query.name}=1&{query.name}=2", key=key)
+            assert (status, found["param"]) == (400, query.name), path
+            assert "twice" in found["detail"]
+            assert query.name in (await whole.ask("GET", f"{path}?nonsense=1", key=key))[1]["detail"]
+    assert (await whole.ask("GET", "/metrics?nonsense=1", key=key))[0] == 200
+    assert (await whole.ask("POST", "/admin/v1/reload?nonsense=1", key=key))[0] == 400
+
+
 async def test_what_asks_for_no_permission_gives_nothing_away(whole: Whole) -> None:
     for method, path in SESSION:
         for key in ("", whole.keys["owner"], whole.theirs["member"]):
