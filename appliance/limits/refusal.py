@@ -13,6 +13,7 @@ from appliance.settings.units import format_duration
 
 IN_FLIGHT = "in_flight"
 _WORDS = {"input_tokens": "tokens of prompts", "output_tokens": "tokens of answers"}
+_ONE = "1 request"
 _SCOPES = {"service_account": "service account"}
 
 
@@ -43,14 +44,16 @@ class Refusal(msgspec.Struct, frozen=True):
         whose = "the whole box" if self.scope == "box" else f"the {_SCOPES.get(self.scope, self.scope)} {self.whom}"
         if self.measure == IN_FLIGHT:
             return (
-                f"The limit {self.limit} allows {self.amount} requests at the same time for {whose}, and as many are "
+                f"The limit {self.limit} allows {_ONE if self.amount == 1 else f'{self.amount} requests'} at the same "
+                f"time for {whose}, and as many are "
                 "under way; try again when one has ended."
             )
         head = f"The limit {self.limit} allows {self._shown(self.amount)} a {self.period} for {whose}"
         if self.retry_after_s is not None:
             used, needed = self._shown(self.used), self._shown(self.needed)
             within = format_duration(float(max(1, math.ceil(self.retry_after_s))))
-            return f"{head}; {used} are used or reserved and this request may need {needed}. Try again in {within}."
+            verb = "is" if used == _ONE else "are"
+            return f"{head}; {used} {verb} used or reserved and this request may need {needed}. Try again in {within}."
         if self.amount == 0:
             return f"{head}; ask the operator to raise it."
         return f"{head}, but this request alone may need {self._shown(self.needed)}; {self._cure()}"
@@ -68,6 +71,8 @@ class Refusal(msgspec.Struct, frozen=True):
     def _shown(self, amount: int) -> str:
         if self.measure == "usd":
             return f"{format_usd(amount)} USD"
+        if self.measure == "requests" and amount == 1:
+            return _ONE
         return f"{amount:,} {_WORDS.get(self.measure, self.measure)}"
 
     def _cure(self) -> str:

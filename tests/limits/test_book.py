@@ -226,8 +226,8 @@ def test_the_limit_that_takes_longest_is_named() -> None:
     refusal = refused(book.reserve(ANN, Demand(), now(1)))
     assert refusal.limit == "day"
     assert refusal.message == (
-        "The limit day allows 1 requests a day for the team t; 1 requests are used or reserved and this request may "
-        f"need 1 requests. Try again in {2799}s."
+        "The limit day allows 1 request a day for the team t; 1 request is used or reserved and this request may "
+        f"need 1 request. Try again in {2799}s."
     )
     assert refusal.error().retry_after_s == refusal.retry_after_s
 
