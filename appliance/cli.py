@@ -1,4 +1,4 @@
-"""The `outpost` command: thin, one function or sub-command table a command."""
+"""The `outpost` command: one table of what there is; each command is loaded when it is called."""
 
 from __future__ import annotations
 
@@ -7,12 +7,44 @@ from typing import Annotated
 import typer
 
 from appliance import __version__
-from appliance.commands import config, content, export, keys, ledger, limits, models, people, requests, usage
-from appliance.commands.chat import chat
-from appliance.commands.serve import serve
+from appliance.commands.listed import Listed, ListedGroup
+
+
+class Commands(ListedGroup):
+    listed = {
+        "serve": Listed(
+            "serve:serve", "Run the appliance until SIGINT or SIGTERM; SIGHUP applies the settings file anew."
+        ),
+        "chat": Listed("chat:chat", "Talk to a model through the gateway."),
+        "models": Listed("models:app", "Models: list, show, import, verify, remove."),
+        "keys": Listed("keys:app", "API keys: create, list, rotate, revoke."),
+        "organizations": Listed(
+            "people:organizations", "Organizations: they share a box and see nothing of each other."
+        ),
+        "teams": Listed("people:teams", "Teams: whom work and cost are counted for."),
+        "users": Listed("people:users", "People, and the role that each has."),
+        "service-accounts": Listed(
+            "people:service_accounts", "Service accounts: programs that ask with keys of their own."
+        ),
+        "limits": Listed("limits:app", "Limits and budgets: create, list, show, delete."),
+        "usage": Listed("usage:app", "Who used how much."),
+        "requests": Listed("requests:app", "The record of requests."),
+        "content": Listed("content:app", "What is kept of requests' texts."),
+        "erase": Listed(
+            "content:erase_subject",
+            "Erase a person for good: the key to their texts, the texts, and their name. The ledger still verifies.",
+        ),
+        "ledger": Listed("ledger:app", "The ledger: verify, export, sign."),
+        "export": Listed(
+            "export:export", "Write the record of requests and changes, one record a line, the oldest first."
+        ),
+        "config": Listed("config:app", "Check, show and explain the settings."),
+    }
+
 
 app = typer.Typer(
     name="outpost",
+    cls=Commands,
     help="Outpost: a self-hosted AI gateway appliance.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -33,24 +65,6 @@ def root(
     ] = False,
 ) -> None:
     """One OpenAI-compatible endpoint in front of the models of this box."""
-
-
-app.command()(serve)
-app.command()(chat)
-app.add_typer(models.app, name="models")
-app.add_typer(keys.app, name="keys")
-app.add_typer(people.organizations, name="organizations")
-app.add_typer(people.teams, name="teams")
-app.add_typer(people.users, name="users")
-app.add_typer(people.service_accounts, name="service-accounts")
-app.add_typer(limits.app, name="limits")
-app.add_typer(usage.app, name="usage")
-app.add_typer(requests.app, name="requests")
-app.add_typer(content.app, name="content")
-app.command("erase")(content.erase_subject)
-app.add_typer(ledger.app, name="ledger")
-app.command("export")(export.export)
-app.add_typer(config.app, name="config")
 
 
 def main() -> None:

@@ -5,32 +5,17 @@ Who may open the box's files may do what an owner may do; so may who opens its c
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import time
-from collections.abc import AsyncIterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-import msgspec
-
-from appliance import data_dir
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import Place
 from appliance.commands.terminal import visible
-from appliance.door.admin import operations
-from appliance.door.operation import MAX_ROWS, perform
 from appliance.errors import NotFound
-from appliance.identity.key_ring import KeyRing
-from appliance.identity.principal import Principal
-from appliance.records.database import Database
-from appliance.records.recorder import Recorder
 
-PATIENCE_S = 5.0
-"""How long to wait for another command that writes."""
-COMMAND_LINE = Principal(key_id="command-line", key_name="command-line", role="owner")
-"""Who acts where no gateway runs, on the ledger too."""
+PAGE = 1000
+"""Rows that are asked for at once; the API gives no more."""
 
 
 class Desk:
@@ -57,7 +42,10 @@ class Desk:
             self._must_exist(reading=method == "GET")
             if not self.place.has_database and not self._new:
                 return []
-            return asyncio.run(_here(self.place, method, whole, query or {}, body))
+            # The database and the operator's API, which nobody needs to load who has a gateway to ask.
+            from appliance.commands.here import answered
+
+            return answered(self.place, method, whole, query or {}, body)
         self.running = True
         return answer
 
@@ -66,9 +54,9 @@ class Desk:
         found: list[dict[str, Any]] = []
         while True:
             after = str(found[-1]["id"]) if found else None
-            rows = self.ask("GET", path, query={**query, "after": after, "limit": MAX_ROWS})
+            rows = self.ask("GET", path, query={**query, "after": after, "limit": PAGE})
             found += rows
-            if len(rows) < MAX_ROWS:
+            if len(rows) < PAGE:
                 return found
 
     def _must_exist(self, *, reading: bool) -> None:
@@ -90,43 +78,3 @@ class Desk:
 def escaped(id_or_name: str) -> str:
     """An id or a name as one piece of a path."""
     return quote(id_or_name, safe="")
-
-
-async def _here(
-    place: Place, method: str, path: str, query: Mapping[str, str | int | None], body: Mapping[str, Any] | None
-) -> list[dict[str, Any]]:
-    given = {name: str(value) for name, value in query.items() if value is not None}
-    payload = b"" if body is None else msgspec.json.encode(body)
-    async with contextlib.AsyncExitStack() as stack:
-        recorder = None
-        if method != "GET":
-            await stack.enter_async_context(_alone(place.data_dir))
-        database = await Database.open(place.database)
-        stack.push_async_callback(database.close)
-        if method != "GET":
-            recorder = Recorder(database)
-            stack.push_async_callback(recorder.close)
-            await recorder.start()
-        # Nobody is identified here, and keys of a lost secret must still be shown and revoked.
-        ring = await KeyRing.open(database, place.data_dir, recorder=recorder, strict=False)
-        ring.declared = place.declared
-        answer = await perform(operations(ring), COMMAND_LINE, method, path, given, payload)
-    data = msgspec.json.decode(answer)["data"]
-    return data if isinstance(data, list) else [data]
-
-
-@contextlib.asynccontextmanager
-async def _alone(folder: Path) -> AsyncIterator[None]:
-    """Keep gateways and other commands out meanwhile: the record has one writer at a time. Raises DataDirInUse."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    end = time.monotonic() + PATIENCE_S
-    with contextlib.ExitStack() as stack:
-        while True:
-            try:
-                stack.enter_context(data_dir.hold(folder))
-                break
-            except data_dir.DataDirInUse:
-                if time.monotonic() > end:
-                    raise
-                await asyncio.sleep(0.05)
-        yield

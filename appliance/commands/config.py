@@ -16,7 +16,7 @@ from appliance.settings.problems import Problem, SettingsError
 from appliance.settings.render import as_plain, as_yaml, did_you_mean, json_schema
 from appliance.settings.render import explain as explain_text
 
-app = typer.Typer(help="Check, show and explain the settings.", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 ConfigOption = Annotated[
     Path | None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 import msgspec
@@ -15,11 +15,11 @@ from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import moment, readable, visible
 from appliance.errors import NotFound
-from appliance.records.database import Database
-from appliance.records.erase import Erased, erase
-from appliance.records.recorder import Recorder
 
-app = typer.Typer(no_args_is_help=True, help="What is kept of requests' texts.")
+if TYPE_CHECKING:
+    from appliance.records.erase import Erased
+
+app = typer.Typer(no_args_is_help=True)
 
 _TIMEOUT_S = 60.0
 _SHELL = {"key": "command-line", "role": "owner", "organization": "org_default"}
@@ -99,6 +99,11 @@ def _erase(place: Place, subject: str) -> dict[str, Any]:
 async def _erase_in_database(place: Place, subject: str) -> Erased:
     if not place.has_database:
         raise NotFound(f"there is no gateway's data in {visible(place.data_dir.absolute())}")
+    # Only where no gateway can be asked.
+    from appliance.records.database import Database
+    from appliance.records.erase import erase
+    from appliance.records.recorder import Recorder
+
     # No gateway may start meanwhile: it would go on with the key in its memory.
     with folder.hold(place.data_dir):
         database = await Database.open(place.database)

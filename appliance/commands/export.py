@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,10 +18,10 @@ from appliance import __version__
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import visible
 from appliance.errors import NotFound, OutpostError
-from appliance.records.database import Database
-from appliance.records.export.forms import Form, forms
-from appliance.records.export.moments import parse_moment
-from appliance.records.export.source import Source, Window
+
+if TYPE_CHECKING:
+    from appliance.records.export.forms import Form
+    from appliance.records.export.source import Window
 
 
 class FormatName(StrEnum):
@@ -50,6 +50,11 @@ def export(
     data_dir: DataDirOption = None,
 ) -> None:
     """Write the record of requests and changes, one record a line, the oldest first."""
+    # The database is loaded by whoever needs it, not by whoever asks for help.
+    from appliance.records.export.forms import forms
+    from appliance.records.export.moments import parse_moment
+    from appliance.records.export.source import Window
+
     with told():
         place = find_place(config, data_dir)
         now = time.time()
@@ -94,6 +99,9 @@ async def _export(place: Place, form: Form, window: Window, write: Callable[[byt
     """Write the window; answer the number of the last record written (or that to begin after)."""
     if not place.has_database:
         raise NotFound(f"there is no gateway's data in {visible(place.data_dir.absolute())}")
+    from appliance.records.database import Database
+    from appliance.records.export.source import Source
+
     database = await Database.open(place.database)
     try:
         write(form.head)

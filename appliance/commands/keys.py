@@ -15,7 +15,7 @@ from appliance.commands.place import ConfigOption, DataDirOption, find_place, to
 from appliance.commands.terminal import command, moment, table, visible
 from appliance.errors import NotFound
 
-app = typer.Typer(no_args_is_help=True, help="API keys: create, list, rotate, revoke.")
+app = typer.Typer(no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help='Print JSON: {"data": [...]}.')]
 NameOrId = Annotated[str, typer.Argument(help="Id or name of the key.")]
@@ -182,8 +182,9 @@ def state_of(key: dict[str, Any], now: float | None = None) -> str:
 
 def declared(desk: Desk, only: dict[str, str | None]) -> list[dict[str, Any]]:
     """The keys of the settings of a box that has no database yet."""
-    found: list[dict[str, Any]] = [msgspec.to_builtins(key) for key in desk.place.declared]
-    return [] if any(only.values()) or desk.running else found
+    if desk.running or any(only.values()):
+        return []
+    return [msgspec.to_builtins(key) for key in desk.place.declared]
 
 
 def _show_made(made: dict[str, Any], desk: Desk, as_json: bool, what: str) -> None:

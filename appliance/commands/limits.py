@@ -20,20 +20,13 @@ from appliance import data_dir as folder
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import command, table, visible
-from appliance.door.admin_limits import Match, operations
-from appliance.door.operation import perform
 from appliance.errors import BadRequest, NotFound
 from appliance.identity.principal import Principal
-from appliance.limits.book import Book
-from appliance.limits.clock import Now
-from appliance.limits.keeper import LimitKeeper
-from appliance.records.database import Database
-from appliance.records.recorder import Recorder
 from appliance.settings import Settings, choose_file, load
-from appliance.settings.limiting import MEASURES, Scope
+from appliance.settings.limiting import MEASURES, Match, Scope
 from appliance.settings.units import format_duration
 
-app = typer.Typer(no_args_is_help=True, help="Limits and budgets: create, list, show, delete.")
+app = typer.Typer(no_args_is_help=True)
 
 PATH = "/admin/v1/limits"
 ACTOR = Principal(key_id="command-line", key_name="command-line", role="owner")
@@ -181,8 +174,8 @@ def _match(given: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for each in given:
         what, equals, name = each.partition("=")
-        if not equals or not name or what not in Match.__struct_fields__:
-            known = ", ".join(Match.__struct_fields__)
+        if not equals or not name or what not in Match.model_fields:
+            known = ", ".join(Match.model_fields)
             raise BadRequest(f"--match {visible(each)}: write WHAT=NAME with one of {known}, e.g. team=research")
         found.setdefault(what, []).append(name)
     return found
@@ -236,6 +229,15 @@ class _Desk:
         return answer
 
     async def _here(self, method: str, path: str, body: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+        # Only where no gateway can be asked.
+        from appliance.door.admin_limits import operations
+        from appliance.door.operation import perform
+        from appliance.limits.book import Book
+        from appliance.limits.clock import Now
+        from appliance.limits.keeper import LimitKeeper
+        from appliance.records.database import Database
+        from appliance.records.recorder import Recorder
+
         payload = b"" if body is None else msgspec.json.encode(body)
         now = Now(time.time(), time.monotonic())
         async with contextlib.AsyncExitStack() as stack:

@@ -22,7 +22,7 @@ from appliance.commands.terminal import table, visible
 from appliance.settings import choose_file, load
 from runtimes.catalogue import Catalogue, CatalogueError, Entry, Manifest, UnknownModel
 
-app = typer.Typer(no_args_is_help=True, help="Models: list, show, import, verify, remove.")
+app = typer.Typer(no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help='Print JSON: {"data": [...]}.')]
 IdArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of a model, as `outpost models list` shows it.")]

@@ -1,9 +1,14 @@
-"""`outpost organizations|teams|users|service-accounts`: who there is, through the running gateway or the database."""
+"""`outpost organizations|teams|users|service-accounts`: who there is, through the running gateway or the database.
+
+What can be done with every kind of thing is said once; the table KINDS says what differs.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -22,15 +27,57 @@ Role = Annotated[RoleName, typer.Option(help="What keys of theirs may do at most
 OfTeam = Annotated[str | None, typer.Option("--team", help="The team that its keys work for: id or name.")]
 New = Annotated[bool, typer.Option("--new", help="Make the data folder if there is none yet, before the first start.")]
 
-organizations = typer.Typer(no_args_is_help=True, help="Organizations: they share a box and see nothing of each other.")
-teams = typer.Typer(no_args_is_help=True, help="Teams: whom work and cost are counted for.")
-users = typer.Typer(no_args_is_help=True, help="People, and the role that each has.")
-service_accounts = typer.Typer(no_args_is_help=True, help="Service accounts: programs that ask with keys of their own.")
+
+class Kind(NamedTuple):
+    """path: its place in the API and among the commands. word: one of it. making: the help of `create`. asks: what
+    `create` takes beside a name, in the API's words; who has a role can be given another."""
+
+    path: str
+    word: str
+    making: str
+    asks: tuple[str, ...] = ()
+
+    @property
+    def one(self) -> str:
+        return f"an {self.word}" if self.word[0] in "aeio" else f"a {self.word}"
 
 
-def _commands(app: typer.Typer, path: str, word: str) -> None:
-    """What can be done with every kind of thing alike."""
-    one = f"an {word}" if word[0] in "aeio" else f"a {word}"
+KINDS = (
+    Kind("organizations", "organization", "Make an organization."),
+    Kind("teams", "team", "Make a team.", ("organization",)),
+    Kind(
+        "users",
+        "user",
+        "Make a user known. Who signs in through an identity provider becomes known by that.",
+        ("role", "organization"),
+    ),
+    Kind("service-accounts", "service account", "Make a service account.", ("role", "organization", "team")),
+)
+
+
+def _commands(kind: Kind) -> typer.Typer:
+    """What can be done with every kind of thing."""
+    app = typer.Typer(no_args_is_help=True)
+    path, word, one = kind.path, kind.word, kind.one
+
+    def create(
+        name: NewName,
+        role: Role = RoleName.member,
+        organization: InOrganization = None,
+        team: OfTeam = None,
+        new: New = False,
+        as_json: JsonOption = False,
+        config: ConfigOption = None,
+        data_dir: DataDirOption = None,
+    ) -> None:
+        wish = {"role": role, "organization": organization, "team": team}
+        body = given(name=name, **{each: wish[each] for each in kind.asks})
+        with told():
+            desk = Desk(find_place(config, data_dir), new=new)
+            found = desk.ask("POST", f"/{path}", body=body)
+        done(found, f"{found[0]['id']} {visible(found[0]['name'])} was made", desk, as_json)
+
+    app.command(help=kind.making)(_without(create, {"role", "organization", "team"}.difference(kind.asks)))
 
     @app.command(name="list", help=f"Show every {word}.")
     def list_(
@@ -54,6 +101,19 @@ def _commands(app: typer.Typer, path: str, word: str) -> None:
             found = desk.ask("GET", f"/{path}/{escaped(which)}")
         show_all(found, desk, path, as_json)
 
+    def change(
+        which: str,
+        body: dict[str, Any],
+        what: str,
+        as_json: bool,
+        config: ConfigOption,
+        data_dir: DataDirOption,
+    ) -> None:
+        with told():
+            desk = Desk(find_place(config, data_dir))
+            found = desk.ask("PATCH", f"/{path}/{escaped(which)}", body=body)
+        done(found, f"The {word} {visible(which)} is {what}", desk, as_json)
+
     @app.command(help=f"Give {one} another name.")
     def rename(
         which: Which,
@@ -62,27 +122,19 @@ def _commands(app: typer.Typer, path: str, word: str) -> None:
         config: ConfigOption = None,
         data_dir: DataDirOption = None,
     ) -> None:
-        change(
-            path,
-            which,
-            {"name": name},
-            f"The {word} {visible(which)} is now named {visible(name)}",
-            as_json,
-            config,
-            data_dir,
-        )
+        change(which, {"name": name}, f"now named {visible(name)}", as_json, config, data_dir)
 
     @app.command(help=f"Disable {one}: all keys that belong to it end at once, until it is enabled.")
     def disable(
         which: Which, as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None
     ) -> None:
-        change(path, which, {"disabled": True}, f"The {word} {visible(which)} is disabled", as_json, config, data_dir)
+        change(which, {"disabled": True}, "disabled", as_json, config, data_dir)
 
     @app.command(help=f"Enable {one} again, with its keys.")
     def enable(
         which: Which, as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None
     ) -> None:
-        change(path, which, {"disabled": False}, f"The {word} {visible(which)} is enabled", as_json, config, data_dir)
+        change(which, {"disabled": False}, "enabled", as_json, config, data_dir)
 
     @app.command(help=f"Delete {one} that is disabled and that nothing on record refers to.")
     def delete(
@@ -93,94 +145,30 @@ def _commands(app: typer.Typer, path: str, word: str) -> None:
             found = desk.ask("DELETE", f"/{path}/{escaped(which)}")
         done(found, f"The {word} {visible(which)} is deleted", desk, as_json)
 
+    if "role" in kind.asks:
 
-for _app, _path, _word in (
-    (organizations, "organizations", "organization"),
-    (teams, "teams", "team"),
-    (users, "users", "user"),
-    (service_accounts, "service-accounts", "service account"),
-):
-    _commands(_app, _path, _word)
+        @app.command(help=f"Give {one} another role; keys that were made earlier have no more than that.")
+        def role(
+            which: Which,
+            role: Annotated[RoleName, typer.Argument(help="The new role.")],
+            as_json: JsonOption = False,
+            config: ConfigOption = None,
+            data_dir: DataDirOption = None,
+        ) -> None:
+            change(which, {"role": role}, f"now {role}", as_json, config, data_dir)
 
-
-@organizations.command(name="create")
-def create_organization(
-    name: NewName,
-    new: New = False,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Make an organization."""
-    create("organizations", given(name=name), new, as_json, config, data_dir)
+    return app
 
 
-@teams.command(name="create")
-def create_team(
-    name: NewName,
-    organization: InOrganization = None,
-    new: New = False,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Make a team."""
-    create("teams", given(name=name, organization=organization), new, as_json, config, data_dir)
+def _without(function: Callable[..., None], names: set[str]) -> Callable[..., None]:
+    """The same command without these options, which then have their defaults."""
+    signature = inspect.signature(function, eval_str=True)
+    kept = [each for name, each in signature.parameters.items() if name not in names]
+    function.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    return function
 
 
-@users.command(name="create")
-def create_user(
-    name: NewName,
-    role: Role = RoleName.member,
-    organization: InOrganization = None,
-    new: New = False,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Make a user known. Who signs in through an identity provider becomes known by that."""
-    create("users", given(name=name, role=role, organization=organization), new, as_json, config, data_dir)
-
-
-@service_accounts.command(name="create")
-def create_service_account(
-    name: NewName,
-    role: Role = RoleName.member,
-    organization: InOrganization = None,
-    team: OfTeam = None,
-    new: New = False,
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Make a service account."""
-    body = given(name=name, role=role, organization=organization, team=team)
-    create("service-accounts", body, new, as_json, config, data_dir)
-
-
-@users.command()
-def role(
-    which: Which,
-    role: Annotated[RoleName, typer.Argument(help="The new role.")],
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Give a user another role; keys that were made earlier have no more than that."""
-    change("users", which, {"role": role}, f"The user {visible(which)} is now {role}", as_json, config, data_dir)
-
-
-@service_accounts.command(name="role")
-def account_role(
-    which: Which,
-    role: Annotated[RoleName, typer.Argument(help="The new role.")],
-    as_json: JsonOption = False,
-    config: ConfigOption = None,
-    data_dir: DataDirOption = None,
-) -> None:
-    """Give a service account another role; keys that were made earlier have no more than that."""
-    what = f"The service account {visible(which)} is now {role}"
-    change("service-accounts", which, {"role": role}, what, as_json, config, data_dir)
+organizations, teams, users, service_accounts = map(_commands, KINDS)
 
 
 @teams.command()
@@ -225,30 +213,6 @@ def remove(
 
 
 # --- what the commands share ---
-
-
-def create(
-    path: str, body: dict[str, Any], new: bool, as_json: bool, config: ConfigOption, data_dir: DataDirOption
-) -> None:
-    with told():
-        desk = Desk(find_place(config, data_dir), new=new)
-        found = desk.ask("POST", f"/{path}", body=body)
-    done(found, f"{found[0]['id']} {visible(found[0]['name'])} was made", desk, as_json)
-
-
-def change(
-    path: str,
-    which: str,
-    body: dict[str, Any],
-    what: str,
-    as_json: bool,
-    config: ConfigOption,
-    data_dir: DataDirOption,
-) -> None:
-    with told():
-        desk = Desk(find_place(config, data_dir))
-        found = desk.ask("PATCH", f"/{path}/{escaped(which)}", body=body)
-    done(found, what, desk, as_json)
 
 
 def done(found: list[dict[str, Any]], what: str, desk: Desk, as_json: bool) -> None:

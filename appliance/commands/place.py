@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from appliance.errors import OutpostError
-from appliance.identity.key_store import KeyInfo
-from appliance.records.database import Where, database_path, locate
-from appliance.settings import choose_file, load
+
+if TYPE_CHECKING:
+    from appliance.identity.key_store import KeyInfo
+    from appliance.records.database import Where
+    from appliance.settings import Database, FixedKey
 
 ConfigOption = Annotated[
     Path | None,
@@ -27,12 +30,41 @@ DataDirOption = Annotated[
 
 
 class Place:
-    """data_dir: the folder; database: the file or the server; declared: the fixed keys of the settings, for showing."""
+    """data_dir: the folder. named: the settings' section of the database, None for the file in the folder. keys: those
+    that the settings declare. env: where a password may be.
 
-    def __init__(self, data_dir: Path, database: Where, declared: tuple[KeyInfo, ...] = ()) -> None:
+    What no command needs that finds a gateway running is found out when it is asked for: it takes modules to load.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        named: Database | None = None,
+        keys: Sequence[FixedKey] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.data_dir = data_dir
-        self.database = database
-        self.declared = declared
+        self._named = named
+        self._keys = keys
+        self._env = os.environ if env is None else env
+
+    @cached_property
+    def database(self) -> Where:
+        """The file or the server. Raises DatabaseError."""
+        from appliance.records.database import database_path, locate
+
+        if self._named is None:
+            return database_path("sqlite", self.data_dir)
+        return locate(self._named, self.data_dir, self._env)
+
+    @cached_property
+    def declared(self) -> tuple[KeyInfo, ...]:
+        """The fixed keys of the settings, for showing."""
+        from appliance.identity.key_store import KeyInfo
+
+        return tuple(
+            KeyInfo(id=f"fixed:{key.name}", name=key.name, role=key.role, source="settings") for key in self._keys
+        )
 
     @property
     def has_database(self) -> bool:
@@ -45,22 +77,20 @@ class Place:
 
 
 def find_place(config: Path | None, data_dir: Path | None, env: Mapping[str, str] | None = None) -> Place:
-    """The box that the options, the environment and the settings mean. Raises SettingsError, DatabaseError.
+    """The box that the options, the environment and the settings mean. Raises SettingsError.
 
     A given `data_dir` takes the place of the settings' one, database included.
     """
     env = os.environ if env is None else env
     if data_dir is not None and config is None:
-        return Place(data_dir, database_path("sqlite", data_dir))
+        return Place(data_dir)
+    from appliance.settings import choose_file, load
+
     # Secrets and certificates are the server's business; a shell need not have them to list keys.
     settings = load(choose_file(config, env, Path.cwd()), env, machine=False).settings
-    declared = tuple(
-        KeyInfo(id=f"fixed:{key.name}", name=key.name, role=key.role, source="settings")
-        for key in settings.identity.keys
+    return Place(
+        data_dir or settings.data_dir, None if data_dir is not None else settings.database, settings.identity.keys, env
     )
-    folder = data_dir or settings.data_dir
-    where = database_path("sqlite", folder) if data_dir is not None else locate(settings.database, folder, env)
-    return Place(folder, where, declared)
 
 
 @contextmanager

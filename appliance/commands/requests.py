@@ -13,13 +13,13 @@ import typer
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import moment, seconds, visible
-from appliance.records.database import Database
-from appliance.records.store import MAX_LIMIT, ExchangeStore
 
-app = typer.Typer(no_args_is_help=True, help="The record of requests.")
+app = typer.Typer(no_args_is_help=True)
 
 PATH = "/admin/v1/requests"
 POLL_S = 0.5
+MOST = 1000
+"""Requests that are asked for at once; nobody gives more."""
 
 
 @app.callback()
@@ -29,7 +29,7 @@ def requests() -> None:
 
 @app.command()
 def tail(
-    number: Annotated[int, typer.Option("--number", "-n", min=1, max=MAX_LIMIT, help="How many to show first.")] = 20,
+    number: Annotated[int, typer.Option("--number", "-n", min=1, max=MOST, help="How many to show first.")] = 20,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with new ones until interrupted.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     config: ConfigOption = None,
@@ -42,7 +42,7 @@ def tail(
         try:
             while follow:
                 time.sleep(POLL_S)
-                last = _show(fetch(place, last, MAX_LIMIT), as_json, last)
+                last = _show(fetch(place, last, MOST), as_json, last)
         except KeyboardInterrupt:
             raise typer.Exit(0) from None
 
@@ -58,6 +58,10 @@ def fetch(place: Place, after_seq: int | None, limit: int) -> list[dict[str, Any
 async def _fetch_from_database(place: Place, after_seq: int | None, limit: int) -> list[dict[str, Any]]:
     if not place.has_database:
         return []
+    # Only where no gateway can be asked.
+    from appliance.records.database import Database
+    from appliance.records.store import ExchangeStore
+
     database = await Database.open(place.database)
     try:
         rows = await ExchangeStore(database).list(after_seq, limit)

@@ -329,7 +329,7 @@ def test_keys_go_through_the_gateway(gateway: Gateway) -> None:
 def test_requests_go_through_the_gateway(gateway: Gateway) -> None:
     answer(gateway, {"seq": 7})
     assert run(requests.app, "tail", "--json", "-n", "3").stdout == '{"seq": 7}\n'
-    requests.fetch(Place(folder(), folder() / "outpost.db"), 7, 5)
+    requests.fetch(Place(folder()), 7, 5)
     assert [path for _, path, _ in gateway.asked] == [
         "/admin/v1/requests?limit=3",
         "/admin/v1/requests?after_seq=7&limit=5",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from appliance.commands import ledger
+from appliance.commands import ledger, ledger_work
 from appliance.commands.control import NotRunning
 from appliance.data_dir import hold
 from appliance.door.admin_ledger import LedgerDesk, operations
@@ -193,7 +193,7 @@ def test_through_a_gateway(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             asked.append((method, target))
             return [{"seq": 1, "hash": "", "note": "a note\n", "key": ""}]
 
-    monkeypatch.setattr(ledger, "Control", Control)
+    monkeypatch.setattr(ledger_work, "Control", Control)
     assert run("checkpoint", "--data-dir", box).stdout == "a note\n"
     assert asked == [("GET", "/admin/v1/ledger/checkpoint")]
     assert NotRunning.code == "not_running"

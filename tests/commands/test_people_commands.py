@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from appliance import data_dir
-from appliance.commands import asking, keys, people
+from appliance.commands import here, keys, people
 from tests.door.desk import Desk, open_desk
 
 APPS = {
@@ -121,7 +121,8 @@ def test_teams_people_and_their_keys(folder: Path) -> None:
     (user,) = data(run("users", "create", "Ada", "--role", "operator", "--organization", "acme", *at))
     (bot,) = data(run("service-accounts", "create", "bot", "--organization", "acme", "--team", "lab", *at))
     assert bot["team"] == team["id"]
-    assert data(run("teams", "add", "lab", "Ada", *at)) == [{"team": team["id"], "user": user["id"]}]
+    (member,) = data(run("teams", "add", "lab", "Ada", *at))
+    assert (member["team"], member["user"]) == (team["id"], user["id"])
     assert [person["name"] for person in data(run("teams", "members", "lab", *at))] == ["Ada"]
     (token,) = data(run("keys", "create", "hers", "--user", "Ada", "--team", "lab", *at))
     assert (token["organization"], token["team"], token["user"]) == (team["organization"], team["id"], user["id"])
@@ -150,7 +151,7 @@ def test_a_gateway_that_is_about_to_start_is_not_written_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("teams", "create", "lab", "--new", "--data-dir", tmp_path)
-    monkeypatch.setattr(asking, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(here, "PATIENCE_S", 0.1)
     with data_dir.hold(tmp_path):
         refused = run("teams", "create", "two", "--data-dir", tmp_path)
         assert (refused.exit_code, "already running" in refused.stderr) == (1, True)

@@ -1,0 +1,154 @@
+"""What `outpost ledger` does: with the database, the gateway and files. Every function may raise OutpostError."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from appliance import data_dir as folder
+from appliance.commands.control import Control, NotRunning
+from appliance.commands.place import Place
+from appliance.commands.terminal import command, visible
+from appliance.errors import BadRequest, NotFound, OutpostError
+from appliance.records.checkpoints import Checkpointer
+from appliance.records.database import Database
+from appliance.records.ledger_export import export_lines, verify_export
+from appliance.records.ledger_key import key_path, load_signer
+from appliance.records.ledger_store import LedgerStore, verify_database
+from appliance.records.notes import NoteError, PublicKey, split
+from appliance.records.recorder import Recorder
+from appliance.records.verify import Report
+
+PATH = "/admin/v1/ledger"
+
+
+class LedgerFile(OutpostError):
+    """A file that was named cannot be read or written."""
+
+    code = "ledger_file"
+
+
+def verify(place: Place, key: PublicKey, kept: list[str]) -> Report:
+    """Verify the database. kept: checkpoints from elsewhere, which it must fit."""
+    return asyncio.run(_verify(place, key, kept))
+
+
+def verify_file(path: Path, key: PublicKey, kept: list[str]) -> Report:
+    """Verify an export."""
+    with _opened(path) as lines:
+        return verify_export(lines, key, elsewhere=kept, named=visible(path))
+
+
+def checkpoints_of(path: Path) -> list[str]:
+    """The checkpoints in a file."""
+    return [*split(iter(_text(path).splitlines(keepends=True)))]
+
+
+async def _verify(place: Place, key: PublicKey, kept: list[str]) -> Report:
+    async with _database(place) as database:
+        return await verify_database(database, place.data_dir, key, elsewhere=kept)
+
+
+def export(place: Place, after: int, write: Callable[[bytes], object]) -> None:
+    """Hand every record after a number to `write`, some lines at a time."""
+    asyncio.run(_export(place, after, write))
+
+
+async def _export(place: Place, after: int, write: Callable[[bytes], object]) -> None:
+    async with _database(place) as database:
+        async for lines in export_lines(LedgerStore(database), after):
+            write(lines)
+
+
+def export_to(place: Place, after: int, path: Path) -> None:
+    """Write beside the file and put it in its place when it is whole."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
+            export(place, after, file.write)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        raise LedgerFile(f"{visible(path)} cannot be written: {error.strerror}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink()
+
+
+def checkpoint(place: Place) -> dict[str, Any]:
+    """Sign the newest record, by the gateway if one runs."""
+    try:
+        return Control(place.control_socket).call("GET", f"{PATH}/checkpoint")[0]
+    except NotRunning:
+        return asyncio.run(_make(place))
+
+
+async def _make(place: Place) -> dict[str, Any]:
+    async with _database(place) as database:
+        # The ledger has one writer at a time.
+        with folder.hold(place.data_dir):
+            recorder = Recorder(database)
+            await recorder.start()
+            try:
+                checkpointer = await Checkpointer.open(recorder, database, place.data_dir)
+                await checkpointer.start()
+                try:
+                    made = await checkpointer.make()
+                finally:
+                    await checkpointer.close()
+            finally:
+                await recorder.close()
+    said = made.checkpoint
+    return {"seq": said.seq, "hash": said.hash.hex(), "note": made.note, "key": checkpointer.public.text}
+
+
+@contextlib.asynccontextmanager
+async def _database(place: Place) -> AsyncIterator[Database]:
+    if not place.has_database:
+        raise NotFound(
+            f"there is no gateway's data in {visible(place.data_dir.absolute())}: go to the folder in which the "
+            "gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE"
+        )
+    database = await Database.open(place.database)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
+def public_key(place: Place | None, file: Path | None) -> PublicKey:
+    """The key in `file`, else the one of the box."""
+    if file is not None:
+        try:
+            return PublicKey.parse(_text(file))
+        except NoteError as error:
+            raise BadRequest(f"--public-key: {error}") from error
+    assert place is not None
+    signer = load_signer(place.data_dir, make=False)
+    if signer is None:
+        raise NotFound(
+            f"there is no {visible(key_path(place.data_dir))}: a gateway makes it at its first start. "
+            f"Elsewhere, print the public key with `{command()} ledger key` and name its file with --public-key"
+        )
+    return signer.public
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise LedgerFile(f"{visible(path)} cannot be read: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Iterator[bytes]]:
+    try:
+        with path.open("rb") as file:
+            yield (line for line in file if line.strip())
+    except OSError as error:
+        raise LedgerFile(f"{visible(path)} cannot be read: {error.strerror}") from error
