@@ -14,11 +14,10 @@ from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import table, visible
 from appliance.errors import BadRequest, NotFound
-from appliance.records.database import Database
-from appliance.records.usage import (
-    FIELDS,
+from appliance.records.usage_rows import (
+    COUNTS,
+    NAMES,
     Dimension,
-    UsageStore,
     month_of,
     parse_day,
     parse_dimensions,
@@ -26,7 +25,7 @@ from appliance.records.usage import (
     to_plain,
 )
 
-app = typer.Typer(no_args_is_help=True, help="Who used how much.")
+app = typer.Typer(no_args_is_help=True)
 
 PATH = "/admin/v1/usage"
 PATIENCE_S = 300.0
@@ -71,7 +70,7 @@ def report(
         for row in rows:
             typer.echo(json.dumps(row))
     elif rows:
-        names = [*dimensions, *(name for name in FIELDS if name != "cost_nanousd"), "cost_usd"]
+        names = [name for each in dimensions for name in (each, NAMES.get(each)) if name is not None] + [*COUNTS]
         shown = [tuple(str(row[name]) or "-" for name in names) for row in rows]
         for line in table(tuple(name.upper() for name in names), shown):
             typer.echo(line)
@@ -88,7 +87,9 @@ def fetch(place: Place, by: tuple[Dimension, ...], since: str | None, until: str
         raise BadRequest("until: must be a later day than since", param="until")
     query = {"by": ",".join(by), "since": since, "until": until}
     try:
-        return Control(place.control_socket, timeout_s=PATIENCE_S).call("GET", PATH, query=query)
+        rows = Control(place.control_socket, timeout_s=PATIENCE_S).call("GET", PATH, query=query)
+        # A gateway that was started before an update may give no names yet.
+        return [{**{NAMES[each]: row[each] for each in by if each in NAMES}, **row} for row in rows]
     except NotRunning:
         return to_plain(asyncio.run(_from_database(place, by, first, last)), by)
 
@@ -99,6 +100,10 @@ async def _from_database(place: Place, by: tuple[Dimension, ...], since: float, 
             f"there is no gateway's data in {visible(place.data_dir.absolute())}: go to the folder in which the "
             "gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE"
         )
+    # Only where no gateway can be asked.
+    from appliance.records.database import Database
+    from appliance.records.usage import UsageStore
+
     database = await Database.open(place.database)
     try:
         return await UsageStore(database).report(by, since, until)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
+from msgspec import structs
 
 from appliance.dialects.wire import encode
 from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.render import respond
 from appliance.errors import BadRequest
-from appliance.records.usage import (
+from appliance.records.usage_rows import (
     DIMENSIONS,
     Dimension,
     Usage,
@@ -25,6 +27,17 @@ from appliance.records.usage import (
 
 FORMATS = {"json": "application/json", "jsonl": "application/jsonl", "csv": "text/csv; charset=utf-8"}
 """Format → content type."""
+
+
+UsageRow: Any = msgspec.defstruct(
+    "UsageRow",
+    [
+        *((each.name, each.type, each.default) for each in structs.fields(Usage) if each.name != "cost_nanousd"),
+        ("cost_usd", str, ""),
+    ],
+    frozen=True,
+)
+"""A row as it is answered: US dollars are decimal text."""
 
 
 class UsageReader(Protocol):
@@ -61,10 +74,10 @@ def endpoints(usage: UsageReader, wall: Callable[[], float]) -> tuple[Endpoint, 
             "usage.read",
             report,
             summary="Who used how much: requests, tokens and cost.",
-            gives=list[Usage],
+            gives=list[UsageRow],
             media=("application/jsonl", "text/csv"),
             query=(
-                Query("by", f"Comma-separated: {', '.join(DIMENSIONS)}. Default: team,model."),
+                Query("by", f"Comma-separated: {', '.join(DIMENSIONS)}. Default: team,model. Ids come with names."),
                 Query("since", "First day, YYYY-MM-DD, UTC. Default: the first of this month."),
                 Query("until", "Day after the last one. Default: the first of next month."),
                 Query("format", "json (default), jsonl or csv."),

@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import csv
-import io
-from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
-from typing import Any, Literal, get_args
+from collections.abc import Sequence
+from typing import Any
 
-import msgspec
 from sqlalchemy import (
     ColumnElement,
     Integer,
@@ -27,77 +22,12 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from appliance.errors import BadRequest
 from appliance.records.database import Database
-from appliance.records.tables import exchanges
+from appliance.records.tables import exchanges, organizations, service_accounts, teams, users
+from appliance.records.usage_rows import DIMENSIONS, NAMES, NOBODY, Dimension, Usage
 
-Dimension = Literal["organization", "team", "user", "service_account", "key", "model", "target", "tag", "day"]
-"""`model` is the name that was asked for; `target` is what did the work, each attempt by itself."""
-
-DIMENSIONS: tuple[Dimension, ...] = get_args(Dimension)
-NOBODY = ""
-"""Stands for "belongs to none", e.g. requests without a team."""
 MAX_GROUPS = 100_000
 _PART = 1000
 """Groups that are taken over before others get a turn."""
-
-
-class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The sum of one group. A dimension that was not asked for is None; tokens and requests are counts."""
-
-    organization: str | None = None
-    team: str | None = None
-    user: str | None = None
-    service_account: str | None = None
-    key: str | None = None
-    model: str | None = None
-    target: str | None = None
-    tag: str | None = None
-    day: str | None = None
-    """UTC, YYYY-MM-DD."""
-    requests: int = 0
-    failed: int = 0
-    """Of these, how many ended without a complete answer."""
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    completion_tokens: int = 0
-    reasoning_tokens: int = 0
-    cost_nanousd: int = 0
-
-    @property
-    def cost_usd(self) -> str:
-        return usd(self.cost_nanousd)
-
-
-def usd(nanousd: int) -> str:
-    """Decimal text of an amount in 10^-9 US dollars: "0.000123", "12.5", "0"."""
-    text = f"{Decimal(nanousd).scaleb(-9):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
-
-
-def parse_dimensions(text: str) -> tuple[Dimension, ...]:
-    """`team,day` and the like. Raises BadRequest (param `by`)."""
-    wanted = [part.strip() for part in text.split(",") if part.strip()]
-    for name in wanted:
-        if name not in DIMENSIONS:
-            raise BadRequest(f"by: there is no {name!r}; choose from {', '.join(DIMENSIONS)}", param="by")
-    if len(set(wanted)) < len(wanted):
-        raise BadRequest("by: names the same thing twice", param="by")
-    return tuple(name for name in DIMENSIONS if name in wanted)
-
-
-def parse_day(text: str, field: str) -> float:
-    """Unix seconds at which a UTC day begins. Raises BadRequest."""
-    try:
-        day = date.fromisoformat(text)
-        return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-    except (ValueError, OverflowError):
-        raise BadRequest(f"{field}: write a day as YYYY-MM-DD", param=field) from None
-
-
-def month_of(now: float) -> tuple[float, float]:
-    """The running UTC month around `now`, as (begin, end) in unix seconds."""
-    today = datetime.fromtimestamp(now, UTC)
-    first = datetime(today.year, today.month, 1, tzinfo=UTC)
-    return first.timestamp(), (first + timedelta(days=32)).replace(day=1).timestamp()
 
 
 class UsageStore:
@@ -176,7 +106,24 @@ def report_query(
     )
     if organization is not None:
         query = query.where(exchanges.c.organization_id == organization)
-    return query.group_by(*groups).order_by(*groups) if groups else query
+    return _named(query.group_by(*groups), by) if groups else query
+
+
+_HOLDERS = {"organization": organizations, "team": teams, "user": users, "service_account": service_accounts}
+"""Where the names are that `NAMES` speaks of."""
+
+
+def _named(sums: Select[Any], by: Sequence[Dimension]) -> Select[Any]:
+    """The sums in the order of their dimensions, with the name that each id has now. After the summing: each name is
+    looked up once, and a renamed team is one group."""
+    found = sums.subquery()
+    columns: list[ColumnElement[Any]] = [*found.c]
+    source: Any = found
+    for each, table in _HOLDERS.items():
+        if each in by:
+            source = source.join(table, table.c.id == found.c[each], isouter=True)
+            columns.append(func.coalesce(table.c.name, found.c[each]).label(NAMES[each]))
+    return select(*columns).select_from(source).order_by(*(found.c[each] for each in DIMENSIONS if each in by))
 
 
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nanousd")
@@ -197,35 +144,3 @@ def _each(column: ColumnElement[Any], dialect: str, name: str) -> tuple[TableVal
         table = func.jsonb_array_elements(cast(column, JSONB)).table_valued("value", name=name)
         table = table.render_derived()
     return table, table.c.value
-
-
-FIELDS = tuple(name for name in Usage.__struct_fields__ if name not in DIMENSIONS)
-
-
-def to_plain(rows: Iterable[Usage], by: Sequence[Dimension]) -> list[dict[str, Any]]:
-    """Rows for JSON: the asked dimensions, the counts, and the cost as decimal text."""
-    return [
-        {
-            **{name: getattr(row, name) for name in by},
-            **{name: getattr(row, name) for name in FIELDS if name != "cost_nanousd"},
-            "cost_usd": row.cost_usd,
-        }
-        for row in rows
-    ]
-
-
-def to_csv(rows: Iterable[dict[str, Any]], by: Sequence[Dimension]) -> str:
-    """CSV with a header; a cell that a spreadsheet would take for a formula gets an apostrophe before it."""
-    file = io.StringIO()
-    names = [*by, *(name for name in FIELDS if name != "cost_nanousd"), "cost_usd"]
-    writer = csv.writer(file, lineterminator="\r\n")
-    writer.writerow(names)
-    for row in rows:
-        writer.writerow([_cell(row[name]) for name in names])
-    return file.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value

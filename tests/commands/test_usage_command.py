@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from appliance.commands import usage
+from appliance.commands import people, usage
 from appliance.records.database import Database
 from appliance.records.recorder import Recorder
 from appliance.records.rows import ExchangeRow
+from appliance.records.usage_rows import COUNTS
 
 
 def run(folder: Path, *args: str) -> Result:
@@ -61,6 +62,43 @@ def test_a_table_of_this_month(folder: Path) -> None:
         ["ci", "a", "2", "1", "10", "0", "0", "0", "1.5"],
         ["ci", "b", "1", "1", "5", "0", "0", "0", "0"],
     ]
+
+
+def test_a_team_is_shown_with_its_name(folder: Path) -> None:
+    """Beside its id in the table; behind everything else in CSV, where scripts may count columns."""
+    (made,) = json.loads(
+        CliRunner().invoke(people.teams, ["create", "lab", "--json", "--data-dir", str(folder)]).stdout
+    )["data"]
+
+    async def ask() -> None:
+        database = await Database.open(folder / "outpost.db")
+        recorder = Recorder(database)
+        await recorder.start()
+        await recorder.submit(row(9, team_id=made["id"]))
+        await recorder.close()
+        await database.close()
+
+    asyncio.run(ask())
+    head, *lines = run(folder, "--by", "team").stdout.splitlines()
+    assert head.split()[:3] == ["TEAM", "TEAM_NAME", "REQUESTS"]
+    assert [line.split()[:3] for line in lines] == [["-", "-", "2"], [made["id"], "lab", "1"]]
+    head, *lines = run(folder, "--by", "team", "--format", "csv").stdout.splitlines()
+    assert (head[:14], head[-10:]) == ("team,requests,", ",team_name")
+    assert lines[1].startswith(f"{made['id']},1,")
+    assert lines[1].endswith(",lab")
+
+
+def test_a_gateway_from_before_the_update_gives_no_names(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Old:
+        def __init__(self, path: Path, *, timeout_s: float) -> None: ...
+
+        def call(self, *_: str, **__: object) -> list[dict[str, object]]:
+            counts = dict.fromkeys(COUNTS, 0)
+            return [{"team": "team_1", **counts}]
+
+    monkeypatch.setattr(usage, "Control", Old)
+    assert run(folder, "--by", "team").stdout.splitlines()[1].split()[:2] == ["team_1", "team_1"]
+    assert run(folder, "--by", "team", "--format", "csv").stdout.splitlines()[1].endswith(",team_1")
 
 
 def test_another_time(folder: Path) -> None:

@@ -19,7 +19,7 @@ from appliance.door.render import problem
 from appliance.door.serve import CONTROL
 from appliance.door.terms import Terms
 from appliance.identity.authenticator import Authenticator
-from appliance.records.usage import Dimension, Usage, to_plain
+from appliance.records.usage_rows import DIMENSIONS, Dimension, Usage, to_plain
 from tests.door.login_console import Clock, Keys
 from tests.fakes.issuer import FakePeople
 
@@ -78,3 +78,9 @@ async def test_a_report_is_written_off_the_event_loop(
     assert [row["cost_usd"] for row in found] == ["1.5", "0"]
     assert threads
     assert threading.get_ident() not in threads
+
+
+def test_the_document_describes_rows_as_they_are_answered() -> None:
+    """Before, it promised an amount in nano-dollars."""
+    (row,) = to_plain([Usage(cost_nanousd=1)], DIMENSIONS)
+    assert set(row) == set(admin_usage.UsageRow.__struct_fields__)

@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from sqlalchemy import Table, insert
 
 from appliance.errors import BadRequest
 from appliance.records.database import Database, Where
 from appliance.records.rows import COLUMNS, Attempt, ExchangeRow, flatten
-from appliance.records.tables import exchanges
-from appliance.records.usage import (
+from appliance.records.tables import exchanges, organizations, service_accounts, teams, users
+from appliance.records.usage import UsageStore
+from appliance.records.usage_rows import (
     DIMENSIONS,
+    NAMES,
     Usage,
-    UsageStore,
     month_of,
     parse_day,
     parse_dimensions,
@@ -95,7 +96,15 @@ def by_hand(kept: list[ExchangeRow], by: tuple[str, ...]) -> list[Usage]:
                 if "target" not in by or source.target == row.target:
                     total["cached_tokens"] += row.cached_tokens
                     total["reasoning_tokens"] += row.reasoning_tokens
-    return [Usage(**dict(zip(by, key, strict=True)), **sums[key]) for key in sorted(sums)]
+    # Nobody of these is known any more, so that each is called by its id.
+    return [
+        Usage(
+            **dict(zip(by, key, strict=True)),
+            **{NAMES[each]: value for each, value in zip(by, key, strict=True) if each in NAMES},
+            **sums[key],
+        )
+        for key in sorted(sums)
+    ]
 
 
 class Reports:
@@ -119,6 +128,13 @@ class Reports:
             return await UsageStore(self._database).report(*args, **more)
 
         return self._runner.run(run())
+
+    def put(self, table: Table, values: dict[str, Any]) -> None:
+        async def run() -> None:
+            async with self._database.write() as connection:
+                await connection.execute(insert(table).values(**values))
+
+        self._runner.run(run())
 
 
 @pytest.fixture
@@ -158,8 +174,47 @@ def test_a_day_ends_with_its_last_microsecond(reports: Reports) -> None:
     assert [(each.day, each.requests) for each in found] == [("1970-01-01", 2), ("1970-01-02", 1)]
 
 
-def row(started_at: float) -> ExchangeRow:
-    return ExchangeRow(id="x", kind="chat.completions", started_at=started_at)
+def row(started_at: float, **fields: Any) -> ExchangeRow:
+    return ExchangeRow(id="x", kind="chat.completions", started_at=started_at, **fields)
+
+
+def test_ids_come_with_the_names_of_now(reports: Reports) -> None:
+    """Two of a name in two organisations stay two; what was deleted is called by its id, what belongs to nobody by
+    nothing."""
+    dates = {"created_at": 0.0}
+    acme = {"organization_id": "org_acme", **dates}
+    reports.put(organizations, {"id": "org_acme", "name": "Acme", **dates})
+    reports.put(teams, {"id": "team_1", "name": "lab", "organization_id": "org_default", **dates})
+    reports.put(teams, {"id": "team_2", "name": "lab", **acme})
+    reports.put(users, {"id": "user_1", "name": "Ada", "role": "member", **acme})
+    reports.put(service_accounts, {"id": "sa_1", "name": "bot", "role": "member", **acme})
+    found = reports.report(
+        [
+            row(1.0, organization_id="org_default", team_id="team_1", user_id="user_gone"),
+            row(2.0, organization_id="org_acme", team_id="team_2", user_id="user_1"),
+            row(3.0, organization_id="org_acme", team_id="team_2", user_id="user_1"),
+            row(4.0, organization_id="org_acme", service_account_id="sa_1"),
+        ],
+        ("organization", "team", "user", "service_account"),
+        0.0,
+        9.0,
+    )
+    assert [
+        (each.organization_name, each.team, each.team_name, each.user_name, each.service_account_name, each.requests)
+        for each in found
+    ] == [
+        ("Acme", "", "", "", "bot", 1),
+        ("Acme", "team_2", "lab", "Ada", "", 2),
+        ("default", "team_1", "lab", "user_gone", "", 1),
+    ]
+
+
+def test_csv_has_names_behind_all_that_was_there_before() -> None:
+    rows = to_plain([Usage(team="team_1", team_name="=lab", day="2026-01-01", requests=1)], ("team", "day"))
+    header, only = csv.reader(io.StringIO(to_csv(rows, ("team", "day"))))
+    assert header[:3] == ["team", "day", "requests"]
+    assert header[-2:] == ["cost_usd", "team_name"]
+    assert dict(zip(header, only, strict=True))["team_name"] == "'=lab"
 
 
 @given(st.integers(0, 2**62))
