@@ -25,7 +25,7 @@ from appliance.door.http import SERVER, address
 from appliance.door.render import respond
 from appliance.errors import NotFound, OutpostError, PermissionDenied, RecordsUnavailable, Unauthenticated
 from appliance.identity.authenticator import sign_in
-from appliance.identity.claims import People, person_of
+from appliance.identity.claims import People, issued_at, person_of
 from appliance.identity.jwt import BadToken
 from appliance.identity.oidc import MAX_CODE, Provider
 from appliance.identity.permissions import Role
@@ -286,7 +286,8 @@ class Login:
             logger.warning("login_refused", extra={"provider": provider.name, "reason": bad.reason})
             raise
         person = person_of(claims, provider.rules)
-        principal = await sign_in(self._people, person, "session", self._clock() + self._sessions.absolute_s)
+        ends = self._clock() + self._sessions.absolute_s
+        principal = await sign_in(self._people, person, "session", ends, issued_at(claims))
         if self._providers.get(login.provider) is not provider:
             raise Unauthenticated("The settings changed meanwhile; log in again.", code="login_failed")
         id, session = self._sessions.begin(principal, person.issuer, replaces=login.replaces)

@@ -15,7 +15,7 @@ import msgspec
 
 from appliance.errors import PermissionDenied, Unauthenticated
 from appliance.identity.certificates import ISSUER, PeerCertificate, Subject, subject_of
-from appliance.identity.claims import People, Person, person_of, who
+from appliance.identity.claims import People, Person, issued_at, person_of, who
 from appliance.identity.jwt import MAX_TOKEN, BadToken, Claims, looks_like_token
 from appliance.identity.key_set import KeySet
 from appliance.identity.keys import PREFIX
@@ -145,24 +145,23 @@ class Authenticator:
         epoch, key = self._epoch, self._key(token)
         claims = await provider.verify(token, provider.policy, self._clock())
         keys = provider.keys.current
-        person = self._newest_word(claims, provider)
+        issued, person = self._newest_word(claims, provider)
         expires_at = claims.expires_at + provider.policy.skew
-        principal = await sign_in(self._people, person, f"jwt:{provider.name}", expires_at)
+        principal = await sign_in(self._people, person, f"jwt:{provider.name}", expires_at, issued)
         if epoch == self._epoch:
             self._cache[key] = _Cached(principal, provider, keys, claims.expires_at, (person.issuer, person.subject))
             while len(self._cache) > MAX_CACHED:
                 self._cache.popitem(last=False)
         return principal
 
-    def _newest_word(self, claims: Claims, provider: Provider) -> Person:
-        """What the issuer last said of somebody: an older token, though still valid, gives nothing back that a newer
-        one has taken. Raises BadToken, PermissionDenied."""
+    def _newest_word(self, claims: Claims, provider: Provider) -> tuple[float, Person]:
+        """What the issuer last said of somebody, and when: an older token, though still valid, gives nothing back that
+        a newer one has taken. Raises BadToken, PermissionDenied."""
         owner = (claims.issuer, who(claims, provider.rules))
-        issued = claims.all.get("iat")
-        at = float(issued) if isinstance(issued, (int, float)) else 0.0
+        at = issued_at(claims)
         known = self._newest.get(owner)
         if known is not None and at < known[0]:
-            word = known[1]
+            at, word = known
         else:
             try:
                 word = person_of(claims, provider.rules)
@@ -177,7 +176,7 @@ class Authenticator:
                 self._newest.popitem(last=False)
         if isinstance(word, PermissionDenied):
             raise PermissionDenied(word.message)
-        return word
+        return at, word
 
     async def _by_certificate(self, peer: PeerCertificate, address: str | None) -> Principal:
         subject, until = subject_of(peer, self._subjects, self._clock())
@@ -207,10 +206,20 @@ class Authenticator:
                 continue
 
 
-async def sign_in(people: People, person: Person, credential: str, expires_at: float) -> Principal:
-    """The person as a principal of this credential. Raises Unauthenticated, PermissionDenied, RecordsUnavailable."""
+async def sign_in(
+    people: People, person: Person, credential: str, expires_at: float, issued: float | None = None
+) -> Principal:
+    """The person as a principal of this credential. issued: when the issuer said all that, in unix seconds; None for
+    what the settings say. Raises Unauthenticated, PermissionDenied, RecordsUnavailable."""
     principal = await people.signed_in(
-        person.issuer, person.subject, person.name, person.role, person.team, person.organization
+        person.issuer,
+        person.subject,
+        person.name,
+        person.role,
+        person.team,
+        person.organization,
+        teams=person.teams,
+        issued=issued,
     )
     return msgspec.structs.replace(principal, key_id=credential, expires_at=expires_at)
 

@@ -35,7 +35,8 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class Person(msgspec.Struct, frozen=True):
-    """Somebody whom an issuer vouches for. team and organization: names, as the directory knows them."""
+    """Somebody whom an issuer vouches for. Teams and organization: names, as the directory knows them. teams: all that
+    are said; team: the one of them that the person works for."""
 
     issuer: str
     subject: str
@@ -43,6 +44,7 @@ class Person(msgspec.Struct, frozen=True):
     role: Role
     team: str | None = None
     organization: str | None = None
+    teams: frozenset[str] = frozenset()
 
 
 class People(Protocol):
@@ -56,8 +58,12 @@ class People(Protocol):
         role: Role,
         team: str | None = None,
         organization: str | None = None,
+        *,
+        teams: frozenset[str] = frozenset(),
+        issued: float | None = None,
     ) -> Principal:
         """The person as a principal, made known at the first time. Without news this touches no database.
+        issued: when the issuer said so, in unix seconds; None for what is never old.
 
         Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody disabled.
         """
@@ -73,13 +79,15 @@ def person_of(claims: Claims, rules: Rules) -> Person:
     organisation here."""
     subject = who(claims, rules)
     name = _text(find(claims.all, rules.name)) or subject
+    teams = _teams(claims, rules)
     return Person(
         issuer=claims.issuer,
         subject=subject,
         name=shown_name(name) or shown_name(subject) or "unnamed",
         role=_role(claims, rules),
-        team=_team(claims, rules),
+        team=teams[0] if teams else None,
         organization=_organization(claims, rules),
+        teams=frozenset(teams),
     )
 
 
@@ -99,6 +107,12 @@ def shown_name(text: str) -> str:
     """A name as the directory takes it: composed, printable, without slashes, at most 128 characters."""
     composed = unicodedata.normalize("NFC", text[: 4 * MAX_NAME])
     return unicodedata.normalize("NFC", _ODD.sub("_", composed)[:MAX_NAME].strip())
+
+
+def issued_at(claims: Claims) -> float:
+    """When the token was made, in unix seconds; one that does not say is older than all that do."""
+    issued = claims.all.get("iat")
+    return float(issued) if isinstance(issued, (int, float)) else 0.0
 
 
 def who(claims: Claims, rules: Rules) -> str:
@@ -125,11 +139,12 @@ def _role(claims: Claims, rules: Rules) -> Role:
     return rules.default_role
 
 
-def _team(claims: Claims, rules: Rules) -> str | None:
+def _teams(claims: Claims, rules: Rules) -> list[str]:
+    """All that the token names, the one that counts first."""
     values = _values(claims, rules.team)
     if not rules.teams:
-        return values[0] if values else None
-    return next((team for value, team in rules.teams.items() if value in values), None)
+        return values
+    return [team for value, team in rules.teams.items() if value in values]
 
 
 _RUNS_THE_BOX = frozenset({DEFAULT_ORGANIZATION, DEFAULT_ORGANIZATION.removeprefix("org_")})

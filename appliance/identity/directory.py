@@ -7,7 +7,6 @@ the call returns. What other processes change is taken in by `reload`, when the 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +17,11 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from appliance.errors import InternalError, PermissionDenied, Unauthenticated
-from appliance.identity import key_store, people_work
+from appliance.identity import key_store, people_work, vouching
 from appliance.identity.people_work import KINDS, TEAM, USER, Changed, Kind
 from appliance.identity.permissions import Role
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
-from appliance.identity.snapshot import KeyRecord, Member, Organization, Snapshot, Standing, Team, User
+from appliance.identity.snapshot import KeyRecord, Member, Snapshot, Standing, User
 from appliance.records.database import Database
 from appliance.records.tables import counters, exchanges, team_members
 from appliance.records.transaction import Transaction
@@ -76,7 +75,7 @@ class Directory:
             things: list[Any] = []
             for kind in KINDS:
                 things += [kind.made(row) for row in (await connection.execute(kind.select())).all()]
-            things += [Member(*row) for row in (await connection.execute(select(team_members))).all()]
+            things += [Member(*row) for row in (await connection.execute(people_work.all_members())).all()]
             stored = [key_store.record_of(row) for row in (await connection.execute(key_store.valid_keys())).all()]
         check(stored)
         self.snapshot = Snapshot([*things, *fixed.values(), *stored])
@@ -211,11 +210,16 @@ class Directory:
         role: Role,
         team: str | None = None,
         organization: str | None = None,
+        *,
+        teams: frozenset[str] = frozenset(),
+        issued: float | None = None,
     ) -> Principal:
-        """A person whom an identity provider vouches for, made known at the first time; team and organisation by name
-        or id. The provider's word on name, role and membership counts. Without news this touches no database.
+        """A person whom an identity provider vouches for, made known at the first time; teams and organisation by name
+        or id. The provider's newest word on name, role and membership counts. Without news this touches no database.
 
-        Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody disabled.
+        teams: all that are said; `team` is the one that the person works for. issued: unix seconds; None for what the
+        settings say. Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody
+        disabled.
         """
         if not people_work.storable_text(subject):
             raise PermissionDenied("The subject of this account has characters that no record can keep.")
@@ -235,21 +239,20 @@ class Directory:
             team=None if group is None else group.id,
         )
         self.standing(whoever)  # nothing is written about somebody who is not let in anyway
+        word = vouching.Word(issuer, subject, name, role, place, group, teams, issued)
         user = self.snapshot.user_of(issuer, subject)
         if user is not None:
-            _check_place(user, place)
+            vouching.check_place(user, place)
             self.standing(msgspec.structs.replace(whoever, team=None, role=user.role, user=user.id))
-        if (
-            user is None
-            or (user.name != name and user.name != _apart(name, issuer, subject))
-            or user.role != role
-            or (group is not None and self.snapshot.get(Member, (group.id, user.id)) is None)
-        ):
+        if user is None or (not word.is_old(user) and word.is_news(self.snapshot, user)):
             id, now = people_work.new_id("user", self.random(10)), self.clock()
-            fresh = User(id, place.id, name, role, now, None, issuer, subject)
-            user = await self.change(lambda tx: _make_known(tx, fresh, group))
-        _check_place(user, place)
-        return self.standing(msgspec.structs.replace(whoever, key_name=user.name[:64], user=user.id))
+            user = await self.change(lambda tx: vouching.take(tx, word, id=id, now=now))
+        vouching.check_place(user, place)
+        known = msgspec.structs.replace(whoever, key_name=user.name[:64], user=user.id)
+        if word.is_old(user):
+            team_id = vouching.newest_team(self.snapshot, user, group)
+            known = msgspec.structs.replace(known, role=user.role, team=team_id)
+        return self.standing(known)
 
 
 def admitted(standing: Standing, what: str, clock: Callable[[], float]) -> Principal:
@@ -261,54 +264,6 @@ def admitted(standing: Standing, what: str, clock: Callable[[], float]) -> Princ
         when = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(standing.expires_at))
         raise Unauthenticated(f"{what} expired at {when}; get a new one.")
     return standing.principal
-
-
-def _check_place(user: User, place: Organization) -> None:
-    if user.organization != place.id:
-        raise PermissionDenied(f"This account belongs to another organization than {place.name}.")
-
-
-def _apart(name: str, issuer: str, subject: str) -> str:
-    """A name that somebody else has already, told apart by a short print of who this is."""
-    print_ = hashlib.sha256(f"{issuer}\n{subject}".encode("utf-8", "replace")).hexdigest()[:8]
-    return f"{name[:118]} {print_}"
-
-
-def _make_known(tx: Transaction, fresh: User, group: Team | None) -> Changed[User]:
-    """The row of somebody who signs in, brought up to date; the actor is their own identity provider."""
-    assert fresh.issuer is not None
-    assert fresh.subject is not None
-    connection = tx.connection
-    # Not somebody's rights but the settings' decision: the issuer is configured by those who run the box.
-    provider = Principal(key_id=f"jwt:{fresh.issuer}"[:64], key_name=fresh.name, role="owner")
-    name = fresh.name
-    table = USER.table
-    same = USER.select().where(table.c.issuer == fresh.issuer, table.c.subject == fresh.subject)
-    row = connection.execute(same).first()
-    known: User | None = None if row is None else USER.made(row)
-    if known is not None and known.organization != fresh.organization:
-        return Changed(known)  # what is said of them elsewhere says nothing of them here; the caller refuses
-    user = known or fresh
-    taken = connection.execute(
-        select(table.c.id).where(
-            table.c.organization_id == user.organization, table.c.name == name, table.c.id != user.id
-        )
-    ).first()
-    after = msgspec.structs.replace(
-        user, name=name if taken is None else _apart(name, fresh.issuer, fresh.subject), role=fresh.role
-    )
-    put: list[Any] = []
-    if known is None:
-        connection.execute(table.insert().values(**USER.values(after)))
-        people_work.note(tx, provider, "user.create", after.id, None, after)
-        put.append(after)
-    elif after != known:
-        connection.execute(table.update().where(table.c.id == after.id).values(name=after.name, role=after.role))
-        people_work.note(tx, provider, "user.change", after.id, known, after)
-        put.append(after)
-    if group is not None and group.organization == after.organization:
-        put += people_work.set_member(tx, provider, group.id, after.id, inside=True).put
-    return Changed(after, tuple(put))
 
 
 async def _epoch(connection: AsyncConnection) -> int:

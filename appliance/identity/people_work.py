@@ -332,7 +332,7 @@ def remove(tx: Transaction, actor: Principal, kind: Kind, id_or_name: str) -> Ch
     for field, mine in (("team_id", TEAM), ("user_id", USER)):
         if kind is mine:
             clause = team_members.c[field] == thing.id
-            members = [Member(*row) for row in connection.execute(select(team_members).where(clause)).all()]
+            members = [Member(*row) for row in connection.execute(all_members().where(clause)).all()]
             connection.execute(delete(team_members).where(clause))
     connection.execute(delete(kind.table).where(kind.table.c.id == thing.id))
     note(tx, actor, f"{kind.word}.delete", thing.id, thing, None)
@@ -365,22 +365,37 @@ def _overseers_only(actor: Principal) -> None:
 # --- members ----------------------------------------------------------------------------------------
 
 
-def set_member(tx: Transaction, actor: Principal, team: str, user: str, *, inside: bool) -> Changed[Member]:
-    """Put a user into a team, or take them out; what is so already stays so. Raises NotFound, BadRequest."""
+def all_members() -> Select[Any]:
+    """Rows with the fields of a Member."""
+    return select(team_members.c.team_id, team_members.c.user_id, team_members.c.claimed)
+
+
+def set_member(
+    tx: Transaction, actor: Principal, team: str, user: str, *, inside: bool, claimed: bool = False
+) -> Changed[Member]:
+    """Put a user into a team, or take them out; what is so already stays so, but a membership that somebody gives by
+    hand is no token's any more. Raises NotFound, BadRequest."""
     connection = tx.connection
     found: Team = find(connection, TEAM, team, actor.oversees)
     person: User = find(connection, USER, user, found.organization)
     if person.role == "owner":
         check_owner(actor)
-    member = Member(found.id, person.id)
+    member = Member(found.id, person.id, claimed)
     clause = and_(team_members.c.team_id == member.team, team_members.c.user_id == member.user)
-    there = connection.execute(select(team_members.c.team_id).where(clause)).first() is not None
-    if there == inside:
-        return Changed(member)
-    if inside:
-        connection.execute(insert(team_members).values(team_id=member.team, user_id=member.user))
-        note(tx, actor, "team.add_member", found.id, None, member)
-        return Changed(member, (member,))
-    connection.execute(delete(team_members).where(clause))
-    note(tx, actor, "team.remove_member", found.id, member, None)
-    return Changed(member, (), (member,))
+    row = connection.execute(all_members().where(clause)).first()
+    before = None if row is None else Member(*row)
+    if not inside:
+        if before is None:
+            return Changed(member)
+        connection.execute(delete(team_members).where(clause))
+        note(tx, actor, "team.remove_member", found.id, before, None)
+        return Changed(before, (), (before,))
+    if before is not None and (claimed or not before.claimed):
+        return Changed(before)
+    if before is None:
+        values = {"team_id": member.team, "user_id": member.user, "claimed": claimed}
+        connection.execute(insert(team_members).values(**values))
+    else:
+        connection.execute(update(team_members).where(clause).values(claimed=False))
+    note(tx, actor, "team.add_member", found.id, before, member)
+    return Changed(member, (member,))

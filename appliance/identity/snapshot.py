@@ -6,7 +6,7 @@ presented to a snapshot, and then remembered by its whole digest.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -34,7 +34,8 @@ class Team(msgspec.Struct, frozen=True):
 
 
 class User(msgspec.Struct, frozen=True):
-    """A person. `issuer` and `subject` are those of the identity provider that they sign in with."""
+    """A person. `issuer` and `subject` are those of the identity provider that they sign in with; `vouched_at` is when
+    it made the token that last changed something of them."""
 
     id: str
     organization: str
@@ -44,6 +45,7 @@ class User(msgspec.Struct, frozen=True):
     disabled_at: float | None = None
     issuer: str | None = None
     subject: str | None = None
+    vouched_at: float | None = None
 
 
 class ServiceAccount(msgspec.Struct, frozen=True):
@@ -58,9 +60,12 @@ class ServiceAccount(msgspec.Struct, frozen=True):
     team: str | None = None
 
 
-class Member(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True, omit_defaults=True):
+    """claimed: by a token of the person, and so until a newer one does not name the team; else given by hand."""
+
     team: str
     user: str
+    claimed: bool = False
 
 
 class KeyRecord(msgspec.Struct, frozen=True):
@@ -105,7 +110,7 @@ def _index(thing: Thing) -> Any:
 class Snapshot:
     """`get` and `all` give what is there; `with_` a new snapshot; `standing` what a key is worth."""
 
-    __slots__ = ("_by_name", "_by_subject", "_standings", "_tables")
+    __slots__ = ("_by_name", "_by_subject", "_by_user", "_standings", "_tables")
 
     def __init__(self, things: Iterable[Thing] = ()) -> None:
         tables: dict[type, dict[Any, Thing]] = {kind: {} for kind in Thing.__args__}
@@ -117,6 +122,7 @@ class Snapshot:
         self._tables = tables
         self._standings: dict[bytes, Standing] = {}
         self._by_subject: dict[tuple[str, str], User] | None = None
+        self._by_user: dict[str, list[Member]] | None = None
         self._by_name: dict[tuple[type, str | None, str], Thing] | None = None
 
     def with_(self, put: Iterable[Thing] = (), drop: Iterable[Thing] = ()) -> Snapshot:
@@ -152,6 +158,14 @@ class Snapshot:
                 if user.issuer is not None and user.subject is not None
             }
         return self._by_subject.get((issuer, subject))
+
+    def memberships(self, user: str) -> Sequence[Member]:
+        """What a user is a member of."""
+        if self._by_user is None:
+            self._by_user = {}
+            for member in self.all(Member).values():
+                self._by_user.setdefault(member.user, []).append(member)
+        return self._by_user.get(user, ())
 
     def organization(self, id_or_name: str) -> Organization | None:
         return self.get(Organization, id_or_name) or self._named(Organization, None, id_or_name)

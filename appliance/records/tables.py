@@ -79,17 +79,21 @@ users = Table(
     Column("subject", Text),
     Column("created_at", Float, nullable=False),
     Column("disabled_at", Float),
+    Column("vouched_at", Float),
     Index("uq_users_name", "organization_id", "name", unique=True),
     Index("uq_users_subject", "issuer", "subject", unique=True),
 )
-"""`issuer` and `subject` are those of the identity provider that the person signs in with; NULL for others."""
+"""`issuer` and `subject` are those of the identity provider that the person signs in with; NULL for others.
+`vouched_at` is when it made the token that last changed something of them, in unix seconds: older ones change nothing."""
 
 team_members = Table(
     "team_members",
     metadata,
     Column("team_id", String(32), ForeignKey("teams.id"), primary_key=True),
     Column("user_id", String(32), ForeignKey("users.id"), primary_key=True),
+    Column("claimed", Boolean, nullable=False),
 )
+"""`claimed`: a token said so, and a newer one that does not ends it. Else somebody gave it by hand."""
 
 service_accounts = Table(
     "service_accounts",

@@ -141,6 +141,16 @@ async def test_whoever_says_no_is_told(console: Console, provider: str, browser:
     assert (page.status_code, len(console.sessions)) == (401, 0)
 
 
+async def test_a_login_says_which_teams_and_when(
+    console: Console, issuer: FakeIssuer, browser: httpx.AsyncClient
+) -> None:
+    """So that a token from before gives nothing back that a login has taken."""
+    console.use(console.entry(issuer.url, claims={"role": "groups", "team": "teams"}))
+    issuer.claims |= {"teams": ["one", "two"], "iat": 1_700_000_000}
+    assert (await log_in(console, browser)).status_code == 200
+    assert console.people.said == [({"one", "two"}, 1_700_000_000.0)]
+
+
 # --- the ledger ---
 
 

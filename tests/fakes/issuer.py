@@ -69,6 +69,8 @@ class FakePeople:
     def __init__(self) -> None:
         self.known: dict[tuple[str, str], Principal] = {}
         self.calls: list[tuple[str, str, str, Role, str | None, str | None]] = []
+        self.said: list[tuple[frozenset[str], float | None]] = []
+        """All teams of each call, and when it was issued."""
         self.disabled: set[str] = set()
 
     async def signed_in(
@@ -79,8 +81,12 @@ class FakePeople:
         role: Role,
         team: str | None = None,
         organization: str | None = None,
+        *,
+        teams: frozenset[str] = frozenset(),
+        issued: float | None = None,
     ) -> Principal:
         self.calls.append((issuer, subject, name, role, team, organization))
+        self.said.append((teams, issued))
         user = f"user_{len(self.known):016d}"
         known = self.known.get((issuer, subject))
         principal = Principal(

@@ -20,6 +20,7 @@ from appliance.identity.principal import Principal, Role
 from appliance.records.database import Database, Where
 from appliance.records.recorder import Recorder
 from appliance.records.tables import events
+from tests.postgres import Cluster
 
 OWNER = Principal("key_root", "root", "owner")
 
@@ -63,6 +64,20 @@ async def open_box(folder: Path, fixed: list[FixedKey] | None = None, where: Whe
     finally:
         await recorder.close()
         await database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def any_box(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Box]:
+    """A box on either kind of database."""
+    if request.param == "sqlite":
+        async with open_box(tmp_path) as opened:
+            yield opened
+        return
+    cluster: Cluster = request.getfixturevalue("postgres")
+    name = cluster.new_database(cluster.template)
+    async with open_box(tmp_path, where=cluster.server(name, backups=tmp_path / "backups")) as opened:
+        yield opened
+    cluster.drop(name)
 
 
 @pytest.fixture

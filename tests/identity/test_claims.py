@@ -39,7 +39,8 @@ def test_a_person() -> None:
     found = person(
         preferred_username="ann", realm_access={"roles": ["x", "outpost-auditors"]}, groups=["ops-users", "lab-users"]
     )
-    assert found == Person("https://login.example.com", "u-1", "ann", "auditor", "lab")
+    both = frozenset({"lab", "ops"})
+    assert found == Person("https://login.example.com", "u-1", "ann", "auditor", "lab", teams=both)
 
 
 @pytest.mark.parametrize(
@@ -72,20 +73,22 @@ def test_without_a_role_and_a_default_nobody_comes_in() -> None:
 
 
 @pytest.mark.parametrize(
-    ("teams", "value", "team"),
+    ("teams", "value", "named"),
     [
-        ({"b": "two", "a": "one"}, ["a", "b"], "two"),
-        ({"a": "one"}, ["b"], None),
-        ({"a": "one"}, "a", "one"),
-        ({}, ["x", "y"], "x"),
-        ({}, "x", "x"),
-        ({}, [], None),
-        ({}, [7, None, "x"], "x"),
-        ({}, None, None),
+        ({"b": "two", "a": "one", "c": "three"}, ["a", "b", "z"], ["two", "one"]),
+        ({"a": "one"}, ["b"], []),
+        ({"a": "one"}, "a", ["one"]),
+        ({}, ["x", "y"], ["x", "y"]),
+        ({}, "x", ["x"]),
+        ({}, [], []),
+        ({}, [7, None, "x"], ["x"]),
+        ({}, None, []),
     ],
 )
-def test_teams(teams: dict[str, str], value: Any, team: str | None) -> None:
-    assert person(Rules(team="groups", teams=teams, default_role="member"), groups=value).team == team
+def test_teams(teams: dict[str, str], value: Any, named: list[str]) -> None:
+    found = person(Rules(team="groups", teams=teams, default_role="member"), groups=value)
+    assert found.team == (named[0] if named else None)
+    assert found.teams == set(named)
 
 
 def test_an_organization_is_never_the_boxs_own_by_omission() -> None:

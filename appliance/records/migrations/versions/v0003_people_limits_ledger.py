@@ -57,6 +57,7 @@ def _people() -> None:
         sa.Column("subject", sa.Text(), nullable=True),
         sa.Column("created_at", sa.Float(), nullable=False),
         sa.Column("disabled_at", sa.Float(), nullable=True),
+        sa.Column("vouched_at", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_users"),
         sa.ForeignKeyConstraint(["organization_id"], ["organizations.id"]),
     )
@@ -66,6 +67,7 @@ def _people() -> None:
         "team_members",
         sa.Column("team_id", sa.String(32), nullable=False),
         sa.Column("user_id", sa.String(32), nullable=False),
+        sa.Column("claimed", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("team_id", "user_id", name="pk_team_members"),
         sa.ForeignKeyConstraint(["team_id"], ["teams.id"]),
         sa.ForeignKeyConstraint(["user_id"], ["users.id"]),
