@@ -1,4 +1,7 @@
-"""`outpost export`: the ledger for other systems, read straight from the database."""
+"""`outpost export`: the ledger for other systems, read straight from the database.
+
+Where no gateway runs, that it was exported is put on the ledger first.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +66,7 @@ def export(
             None if since is None else parse_moment(since, now, "--since"),
             None if until is None else parse_moment(until, now, "--until"),
         )
-        chosen = forms(__version__)[form.value]
+        chosen = (form.value, forms(__version__)[form.value])
         if to is None:
             try:
                 last = asyncio.run(_export(place, chosen, window, sys.stdout.buffer.write))
@@ -78,7 +81,7 @@ def export(
         typer.echo(f"Written to {visible(to)}, up to record {last}. Go on later with --after {last}.", err=True)
 
 
-def _to_file(place: Place, form: Form, window: Window, path: Path) -> int:
+def _to_file(place: Place, form: tuple[str, Form], window: Window, path: Path) -> int:
     """Write beside the file and put it in its place when it is whole."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -95,15 +98,18 @@ def _to_file(place: Place, form: Form, window: Window, path: Path) -> int:
     return last
 
 
-async def _export(place: Place, form: Form, window: Window, write: Callable[[bytes], object]) -> int:
+async def _export(place: Place, named: tuple[str, Form], window: Window, write: Callable[[bytes], object]) -> int:
     """Write the window; answer the number of the last record written (or that to begin after)."""
     if not place.has_database:
         raise NotFound(f"there is no gateway's data in {visible(place.data_dir.absolute())}")
+    from appliance.commands.leaving import note
     from appliance.records.database import Database
     from appliance.records.export.source import Source
 
+    name, form = named
     database = await Database.open(place.database)
     try:
+        await note(place, database, name, window)
         write(form.head)
         last = window.after
         async for records in Source(database).read(window):

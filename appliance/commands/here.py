@@ -41,7 +41,7 @@ async def _here(
     async with contextlib.AsyncExitStack() as stack:
         recorder = None
         if method != "GET":
-            await stack.enter_async_context(_alone(place.data_dir))
+            await stack.enter_async_context(alone(place.data_dir))
         database = await Database.open(place.database)
         stack.push_async_callback(database.close)
         if method != "GET":
@@ -57,7 +57,7 @@ async def _here(
 
 
 @contextlib.asynccontextmanager
-async def _alone(folder: Path) -> AsyncIterator[None]:
+async def alone(folder: Path) -> AsyncIterator[None]:
     """Keep gateways and other commands out meanwhile: the record has one writer at a time. Raises DataDirInUse."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     end = time.monotonic() + PATIENCE_S

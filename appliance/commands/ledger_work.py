@@ -11,11 +11,13 @@ from typing import Any
 
 from appliance import data_dir as folder
 from appliance.commands.control import Control, NotRunning
+from appliance.commands.leaving import note
 from appliance.commands.place import Place
 from appliance.commands.terminal import command, visible
 from appliance.errors import BadRequest, NotFound, OutpostError
 from appliance.records.checkpoints import Checkpointer
 from appliance.records.database import Database
+from appliance.records.export.source import Window
 from appliance.records.ledger_export import export_lines, verify_export
 from appliance.records.ledger_key import key_path, load_signer
 from appliance.records.ledger_store import LedgerStore, verify_database
@@ -60,6 +62,7 @@ def export(place: Place, after: int, write: Callable[[bytes], object]) -> None:
 
 async def _export(place: Place, after: int, write: Callable[[bytes], object]) -> None:
     async with _database(place) as database:
+        await note(place, database, "ledger", Window(after))
         async for lines in export_lines(LedgerStore(database), after):
             write(lines)
 

@@ -14,7 +14,8 @@ import typer
 from typer.testing import CliRunner
 
 from appliance import data_dir
-from appliance.commands import content
+from appliance.commands import content, here, leaving
+from appliance.commands.control import ControlError
 from appliance.commands.export import export
 from appliance.identity.keys import hkdf
 from appliance.identity.secret import load_secret
@@ -106,14 +107,15 @@ def test_content_needs_the_gateway(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ([], [1, 2, 3]),
-        (["--after", "1"], [2, 3]),
-        (["--since", "1700000002"], [2, 3]),
+        ([], [1, 2, 3, 4]),
+        (["--after", "1"], [2, 3, 4]),
+        (["--since", "1700000002"], [2, 3, 4]),
         (["--since", "2023-11-14T22:13:22Z", "--until", "1700000003"], [2]),
-        (["--since", "1h"], []),
+        (["--since", "1h"], [4]),
     ],
 )
 def test_export_to_the_standard_output(folder: Path, options: list[str], wanted: list[int]) -> None:
+    """Record 4 says that there was an export."""
     result = RUN.invoke(app, ["export", *options, "--data-dir", str(folder)])
     assert result.exit_code == 0
     assert [json.loads(line)["seq"] for line in result.stdout.splitlines()] == wanted
@@ -125,10 +127,51 @@ def test_export_to_a_file(folder: Path, tmp_path: Path) -> None:
     result = RUN.invoke(app, ["export", "--format", "csv", "--to", str(path), "--data-dir", str(folder)])
     assert result.exit_code == 0
     assert result.stdout == ""
-    assert "up to record 3. Go on later with --after 3." in result.stderr
-    assert [row["id"] for row in csv.DictReader(io.StringIO(path.read_text()))] == ["req_1", "req_2", "req_3"]
+    assert "up to record 4. Go on later with --after 4." in result.stderr
+    assert [row["id"] for row in csv.DictReader(io.StringIO(path.read_text()))] == ["req_1", "req_2", "req_3", ""]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert {each.name for each in tmp_path.iterdir()} == {"data", "ledger.csv"}
+
+
+def test_who_exports_is_on_the_ledger_first(folder: Path) -> None:
+    options = ["--format", "jsonl", "--after", "3", "--since", "2023-11-14", "--until", "2100-01-01"]
+    result = RUN.invoke(app, ["export", *options, "--data-dir", str(folder)])
+    (event,) = [json.loads(line) for line in result.stdout.splitlines()]
+    assert (event["seq"], event["kind"]) == (4, "admin.ledger.export")
+    assert event["body"] == {
+        "actor": {"key": "command-line", "role": "owner", "organization": "org_default"},
+        "object": "jsonl",
+        "after": {"after": 3, "since_us": 1_699_920_000_000_000, "until_us": 4_102_444_800_000_000},
+    }
+    assert asyncio.run(_left(folder)) == [1, 1, 1], "and the chain holds"
+
+
+def test_what_cannot_be_put_on_the_ledger_is_exported_all_the_same(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(here, "PATIENCE_S", 0.0)
+    with data_dir.hold(folder):
+        result = RUN.invoke(app, ["export", "--data-dir", str(folder)])
+    assert result.exit_code == 0
+    assert [json.loads(line)["seq"] for line in result.stdout.splitlines()] == [1, 2, 3]
+    assert result.stderr.startswith("Note: that records leave could not be put on the ledger: another gateway")
+
+
+def test_beside_a_gateway_nothing_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is the one writer. What it refuses to say, as in a moment of overload, does not make this command another."""
+    asked: list[tuple[str, str]] = []
+
+    class Control:
+        def __init__(self, path: Path) -> None: ...
+
+        def call(self, method: str, target: str) -> None:
+            asked.append((method, target))
+            raise ControlError("busy")
+
+    monkeypatch.setattr(leaving, "Control", Control)
+    result = RUN.invoke(app, ["export", "--data-dir", str(folder)])
+    assert [json.loads(line)["seq"] for line in result.stdout.splitlines()] == [1, 2, 3]
+    assert (result.stderr, asked) == ("", [("GET", "/admin/v1/status")])
 
 
 @pytest.mark.parametrize(

@@ -87,17 +87,22 @@ def test_an_export_is_verified_without_the_box(box: Path, tmp_path: Path) -> Non
     assert PublicKey.parse(key.read_text()).text + "\n" == key.read_text()
     assert run("export", "--to", out, "--data-dir", box).exit_code == 0
     assert out.stat().st_mode & 0o777 == 0o600
-    assert run("export", "--data-dir", box).stdout_bytes == out.read_bytes()
+    again = run("export", "--data-dir", box).stdout_bytes
+    assert again.startswith(out.read_bytes())
+    assert json.loads(again.removeprefix(out.read_bytes()))["kind"] == "admin.ledger.export"
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert lines[0] == {"anchor": {"seq": 0, "hash": "0" * 64}}
-    assert [line["seq"] for line in lines if "seq" in line] == list(range(1, RECORDS + 1))
+    assert [line["seq"] for line in lines if "seq" in line] == list(range(1, RECORDS + 2))
     assert sum("checkpoint" in line for line in lines) == 2
     for record in (line for line in lines if "seq" in line):
         assert record["body"]["seq"] == record["seq"]
-        assert record["kind"] == ("exchange" if record["seq"] % 3 else "admin.key.create")
+        made = "exchange" if record["seq"] % 3 else "admin.key.create"
+        assert record["kind"] == (made if record["seq"] <= RECORDS else "admin.ledger.export")
+    said = lines[-1]["body"]
+    assert (said["object"], said["after"]["after"], said["actor"]["key"]) == ("ledger", 0, "command-line")
 
     elsewhere = ("--from", out, "--public-key", key)
-    assert "sound: 12 records" in run("verify", *elsewhere).stdout
+    assert "sound: 13 records" in run("verify", *elsewhere).stdout
     whole = out.read_text()
 
     def altered(text: str) -> str:
@@ -129,7 +134,7 @@ def test_a_part_of_the_ledger_can_be_exported_and_verified(box: Path, tmp_path: 
     assert run("export", "--after", "6", "--to", out, "--data-dir", box).exit_code == 0
     result = run("verify", "--from", out, "--data-dir", box)
     assert result.exit_code == 0, result.output
-    assert "6 records (7 to 12)" in result.stdout
+    assert "7 records (7 to 13)" in result.stdout
     assert "It begins after record 6." in result.stdout
     result = run("export", "--after", "99", "--data-dir", box)
     assert result.exit_code == 1
