@@ -57,7 +57,6 @@ class Relay:
         outgoing: Outgoing,
         watch: Watch,
         row: ExchangeRow,
-        headers: Callable[[], dict[str, str]],
         now: Callable[[], float],
         pause: Callable[[float], Awaitable[None]],
         write_timeout_s: float,
@@ -68,7 +67,6 @@ class Relay:
         self._traceparent = traceparent
         self._outgoing = outgoing
         self._watch = watch
-        self._headers = headers
         self._now = now
         self._pause = pause
         self._write_timeout_s = write_timeout_s
@@ -87,6 +85,14 @@ class Relay:
         self.priority: Priority = "normal"
         self.queue_s: float | None = None
         """How long the attempts waited for their targets at the gate; None: no target was busy."""
+
+    def headers(self) -> dict[str, str]:
+        """What an answer's headers tell of its way, and of what its caller may still ask for."""
+        return {
+            "x-outpost-target": self.row.target or "none",
+            "x-outpost-attempts": str(len(self.row.attempts)),
+            **(self.account.headers() if self.account is not None else {}),
+        }
 
     async def whole(self, plan: Plan) -> bytes:
         """The body of a whole answer."""
@@ -177,7 +183,7 @@ class Relay:
                 outgoing = self._outgoing
                 if self.kept is not None:
                     outgoing = _Keeping(outgoing, self.kept, self.keep_most)
-                await outgoing.begin(self._headers(), stream.first)
+                await outgoing.begin(self.headers(), stream.first)
                 watch.arm(opened.idle_s, opened.silent)
                 await stream.pump(_Way(outgoing, watch, self._write_timeout_s, opened))
         finally:
