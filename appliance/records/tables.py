@@ -84,7 +84,7 @@ users = Table(
     Index("uq_users_subject", "issuer", "subject", unique=True),
 )
 """`issuer` and `subject` are those of the identity provider that the person signs in with; NULL for others.
-`vouched_at` is when it made the token that last changed something of them, in unix seconds: older ones change nothing."""
+`vouched_at` (unix seconds) is when it made the token that last changed something of them: older ones change nothing."""
 
 team_members = Table(
     "team_members",
