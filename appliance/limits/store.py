@@ -7,7 +7,8 @@ Three things in the database say what a counter holds after any death of the pro
 - `held`: the most that dispatched requests without a row may have used. At a start it counts as used.
 
 Nothing is dispatched before `held` covers it. So that most requests need no write for that, it is raised by more than
-is needed where there is room enough, and lowered later.
+is needed where there is room enough, and lowered later: soon where what it covers in vain is much beside what is left
+of the limit, and otherwise with a checkpoint. What a start finds in it is told on the ledger.
 
 A raise is committed without a sync of its own: it survives the end of the process (kill -9), and a power cut once
 anything durable was committed after it, which the next exchange's row is. A power cut in between forgets requests
@@ -21,16 +22,18 @@ import itertools
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import func, select
 
 from appliance.errors import OutpostError
 from appliance.limits.clock import Now
 from appliance.limits.counters import Counter, Reservation
 from appliance.limits.rules import read_key
+from appliance.limits.store_work import Row, lower, replace, tell, written
 from appliance.limits.windows import SMALL_STEP_S, Calendar, Usage
+from appliance.records.chain import micro
 from appliance.records.database import Database
 from appliance.records.rows import Charge, read_charges
 from appliance.records.tables import exchanges, limit_counters
@@ -43,7 +46,12 @@ T = TypeVar("T")
 GRAIN = 64
 """How many requests' worth `held` is raised by at once …"""
 ROOM = 16
-"""… where that fits this many times into what is left of the limit."""
+"""… where that fits this many times into what is left of the limit. What is held beyond need and does not fit as many
+times is lowered soon."""
+SOON_S = 0.05
+"""Between what makes lowering possible and the write; between two such writes, too."""
+SHORT_S = 10
+"""Windows that are over before the next start has opened the doors: what is held of them does no harm."""
 LEAST_VALID_S = 60.0
 _MARK = "*"
 """The row whose `as_of` says up to where all states go; no counter's name."""
@@ -53,9 +61,6 @@ _SOMETIMES = 5000
 
 class Recorder(Protocol):
     def write(self, work: Callable[[Transaction], T], *, durable: bool = True) -> asyncio.Future[T]: ...
-
-
-Row = dict[str, Any]
 
 
 class LimitStore:
@@ -73,6 +78,9 @@ class LimitStore:
         self._holding: dict[str, Counter] = {}
         self._wanted: dict[str, Counter] = {}
         self._group: asyncio.Future[None] | None = None
+        self._loose: dict[Counter, int] = {}
+        """Of which too much is held; with what was covered when that was noticed."""
+        self._soon: asyncio.TimerHandle | None = None
         self._lost: list[tuple[Reservation, str]] = []
         self._owed: list[Reservation] = []
         """Of the lost those whose charges are in the states, once these are written."""
@@ -84,7 +92,7 @@ class LimitStore:
 
     async def load(self, now: Now) -> dict[str, Usage]:
         """What was used before, by counter, for `Book.restore`. What a process that died had not settled counts as
-        used from here on. Raises RecordsUnavailable."""
+        used from here on, and the ledger says so. Raises RecordsUnavailable."""
         self._epoch = now
         async with self._database.read() as connection:
             rows = (await connection.execute(select(limit_counters))).all()
@@ -105,15 +113,27 @@ class LimitStore:
             if row.held:
                 held[row.counter] = (row.window_start, row.held)
         await self._fold(now.wall, as_of)
+        taken: list[Row] = []
         for key, (start, amount) in held.items():
-            self._folded[key].add(_latest(self._folded[key], read_key(key).window.seconds, start, now.wall), amount)
+            usage = self._folded[key]
+            at = _latest(usage, read_key(key).window.seconds, start, now.wall)
+            bucket = usage.add(at, amount)
+            usage.advance(now.wall)
+            if usage.has(bucket):
+                taken.append({"counter": key, "amount": amount, "counts_from_us": micro(at)})
         for key, usage in list(self._folded.items()):
             usage.advance(now.wall)
             if not usage.total:
                 del self._folded[key]
         kept = [self._row(key, 0.0, 0) for key in self._folded]
         before = [row.counter for row in rows]
-        await self._recorder.write(_replace(before, [*kept, self._mark()]))
+        put = replace(before, [*kept, self._mark()])
+
+        def work(tx: Transaction) -> None:
+            put(tx)
+            tell(tx, taken)
+
+        await self._recorder.write(work)
         self._marked = self._as_of
         self._dirty.clear()
         states = {}
@@ -146,8 +166,11 @@ class LimitStore:
     def release(self, reservation: Reservation) -> None:
         """Nothing has to be allowed for any longer: it was given back, or its charges are on record."""
         for hold in (*reservation.holds, *reservation.closed):
-            hold.counter.covered -= hold.covered
+            counter = hold.counter
+            counter.covered -= hold.covered
             hold.covered = 0
+            if _too_much(counter):
+                self._loosened(counter)
 
     def lost(self, reservation: Reservation, exchange_id: str) -> None:
         """Nobody knows whether the row with the charges was written. If it was not, they go into the counters' state
@@ -176,7 +199,8 @@ class LimitStore:
         rows, raised = [], []
         for counter in wanted.values():
             grain = GRAIN * counter.step
-            if counter.amount - counter.usage.total < ROOM * grain:
+            # What a first request leaves behind of it, which is one step more, must not be too much at once.
+            if counter.amount - counter.usage.total < ROOM * (grain + counter.step):
                 grain = 0
             # Writes come to pass in their order: a later one must not allow for less than one that was waited for.
             target = max(counter.covered + grain, counter.aim if counter.raising > 1 else 0)
@@ -192,6 +216,9 @@ class LimitStore:
                 counter.raising -= 1
                 if error is None and not future.cancelled():
                     counter.held, counter.held_start, counter.held_until = target, start, until
+                    # Those who needed it may have gone meanwhile.
+                    if _too_much(counter):
+                        self._loosened(counter)
             if group.done():
                 return
             if error is not None:
@@ -201,7 +228,51 @@ class LimitStore:
             else:
                 group.set_result(None)
 
-        self._recorder.write(_replace(list(wanted), rows), durable=False).add_done_callback(done)
+        self._recorder.write(replace(list(wanted), rows), durable=False).add_done_callback(done)
+
+    # --- lowering soon -----------------------------------------------------------------------------
+
+    def _loosened(self, counter: Counter) -> None:
+        """More is held than may stay: look at it soon, and whether anybody needs it until then."""
+        if counter not in self._loose:
+            self._loose[counter] = counter.peak = counter.covered
+            if self._soon is None:
+                self._soon = asyncio.get_running_loop().call_later(SOON_S, self._tighten)
+
+    def _tighten(self) -> None:
+        """Lower, with one write, what is held too much of. Where requests come and go, to what they lately needed at
+        once, and not before that is half of it: each raise afterwards makes somebody wait.
+
+        Like that of a checkpoint this write comes after all that was asked of the recorder before, and what is
+        lowered counts as lowered before it is written. So a request that needs more from here on waits for a raise
+        that comes after it.
+        """
+        self._soon = None
+        lowered = []
+        for counter, noticed in list(self._loose.items()):
+            peak, counter.peak = counter.peak, counter.covered
+            self._loose[counter] = counter.covered
+            if counter.raising:
+                continue
+            if _too_much(counter):
+                if peak <= noticed:
+                    peak = counter.covered
+                elif counter.held <= 2 * peak:
+                    continue
+                counter.held = peak
+                lowered.append(counter)
+            if not _too_much(counter):
+                del self._loose[counter]
+        if lowered:
+            keys = [counter.key for counter in lowered]
+
+            def done(future: asyncio.Future[None]) -> None:
+                if future.cancelled() or future.exception() is not None:
+                    self._dirty.update(keys)  # the next checkpoint's business
+
+            self._recorder.write(lower(lowered), durable=False).add_done_callback(done)
+        if self._loose:
+            self._soon = asyncio.get_running_loop().call_later(SOON_S, self._tighten)
 
     # --- checkpoints -------------------------------------------------------------------------------
 
@@ -245,7 +316,7 @@ class LimitStore:
                     rows.append(self._row(key, start, held))
             keys = [*changed, *gone, _MARK]
             try:
-                await self._recorder.write(_replace(keys, [*rows, self._mark()]), durable=False)
+                await self._recorder.write(replace(keys, [*rows, self._mark()]), durable=False)
             except BaseException:
                 self._dirty |= changed
                 self._gone |= gone
@@ -262,12 +333,12 @@ class LimitStore:
         if not lost:
             return
         try:
-            written = await self._recorder.write(_written([each for _, each in lost]), durable=False)
+            found = await self._recorder.write(written([each for _, each in lost]), durable=False)
         except BaseException:
             self._lost = lost + self._lost
             raise
         for reservation, exchange_id in lost:
-            if exchange_id in written or not reservation.charges:
+            if exchange_id in found or not reservation.charges:
                 self.release(reservation)
                 continue
             for charge in reservation.charges:
@@ -370,6 +441,14 @@ def _charges(seq: int, text: str) -> list[Charge]:
         return []
 
 
+def _too_much(counter: Counter) -> bool:
+    """Whether what is held in vain is much beside what is left of the limit: a process that died now would leave that
+    much less to all who come after."""
+    spare = counter.held - counter.covered
+    left = counter.amount - counter.usage.total
+    return spare > 0 and spare * ROOM > left and counter.window.seconds > SHORT_S
+
+
 def _allowed(counter: Counter | None) -> tuple[float, int]:
     """`window_start` and `held` as they have to stand in the database, writes under way included."""
     if counter is None:
@@ -384,32 +463,6 @@ def _latest(usage: Usage, seconds: int, start: float, wall: float) -> float:
     if isinstance(usage, Calendar):
         return start if start <= wall + SMALL_STEP_S else wall
     return min(start + max(seconds, LEAST_VALID_S), wall)
-
-
-def _replace(keys: Iterable[str], rows: list[Row]) -> Callable[[Transaction], None]:
-    """A work that puts `rows` in the place of those of `keys`."""
-    gone = list(dict.fromkeys(keys))
-
-    def work(tx: Transaction) -> None:
-        for at in range(0, len(gone), 500):
-            tx.connection.execute(delete(limit_counters).where(limit_counters.c.counter.in_(gone[at : at + 500])))
-        if rows:
-            tx.connection.execute(insert(limit_counters), rows)
-
-    return work
-
-
-def _written(ids: list[str]) -> Callable[[Transaction], set[str]]:
-    """A work that tells which of these exchanges have a row."""
-
-    def work(tx: Transaction) -> set[str]:
-        found: set[str] = set()
-        for at in range(0, len(ids), 500):
-            query = select(exchanges.c.id).where(exchanges.c.id.in_(ids[at : at + 500]))
-            found.update(tx.connection.execute(query).scalars())
-        return found
-
-    return work
 
 
 def _seen(future: asyncio.Future[None]) -> None:
