@@ -34,6 +34,8 @@ TARGET_BOUND: frozenset[str] = frozenset({"model", "provider"})
 """Scopes whose value changes when another target takes over."""
 _CALENDAR = frozenset({"day", "week", "month"})
 _MOST_WHOM = 100
+ROTATED_NAME, ROTATED_DIGITS = 55, 8
+"""A key that was rotated is called by so much of its name, a `+` and so many of the last characters of its id."""
 
 Names = Callable[[str, str], str | None]
 """(scope, id) → the name that people know it by; None = it has none."""
@@ -124,7 +126,18 @@ class Rule(msgspec.Struct, frozen=True):
             return False
         if value in wanted or names(field, value) in wanted:
             return True
-        return field == "key" and context.key_name in wanted
+        return field == "key" and context.key_name is not None and _key_named(context.key_name, value, wanted)
+
+
+def _key_named(name: str, key: str, wanted: frozenset[str]) -> bool:
+    """Whether a key's name is one of `wanted`. A key that was rotated has given its name to the one that follows it, and
+    still goes by it for as long as it goes on: else everybody would be free of a limit by rotating."""
+    if name in wanted:
+        return True
+    before, plus, end = name.rpartition("+")
+    if not plus or not key.endswith(end) or len(end) != ROTATED_DIGITS:
+        return False
+    return before in wanted or (len(before) == ROTATED_NAME and any(each[:ROTATED_NAME] == before for each in wanted))
 
 
 def rule_of(limit: Limit, *, id: str | None = None, name: str | None = None, organization: str | None = None) -> Rule:
