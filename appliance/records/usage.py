@@ -86,7 +86,8 @@ def report_query(
             return func.json_extract(value, f"$.{name}") if dialect == "sqlite" else value.op("->>")(name)
 
         columns["target"] = part("target")
-        sums["failed"] = func.sum(cast(part("outcome") != "completed", Integer))
+        # What no target was asked for ended as the exchange did: refused, or its client had left.
+        sums["failed"] = func.sum(cast(func.coalesce(part("outcome"), exchanges.c.outcome) != "completed", Integer))
         for name in ("prompt_tokens", "completion_tokens", "cost_nanousd"):
             sums[name] = func.sum(cast(func.coalesce(part(name), "0"), exchanges.c[name].type))
         # Only the exchange as a whole knows these; its last attempt is the one that they belong to.

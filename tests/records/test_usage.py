@@ -88,9 +88,9 @@ def by_hand(kept: list[ExchangeRow], by: tuple[str, ...]) -> list[Usage]:
                 total = sums[tuple(facts[name] or "" for name in by)]
                 source: Any = row if "target" not in by else attempt
                 total["requests"] += 1
+                total["failed"] += (source or row).outcome != "completed"
                 if source is None:
                     continue
-                total["failed"] += source.outcome != "completed"
                 for name in ("prompt_tokens", "completion_tokens", "cost_nanousd"):
                     total[name] += getattr(source, name)
                 if "target" not in by or source.target == row.target:
