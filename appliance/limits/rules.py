@@ -130,8 +130,8 @@ class Rule(msgspec.Struct, frozen=True):
 
 
 def _key_named(name: str, key: str, wanted: frozenset[str]) -> bool:
-    """Whether a key's name is one of `wanted`. A key that was rotated has given its name to the one that follows it, and
-    still goes by it for as long as it goes on: else everybody would be free of a limit by rotating."""
+    """Whether a key's name is one of `wanted`. A key that was rotated has given its name to the one that follows it and
+    goes by it until it ends: else everybody would be free of a limit by rotating."""
     if name in wanted:
         return True
     before, plus, end = name.rpartition("+")
