@@ -215,8 +215,8 @@ async def _verify_once(
     given = await store.given()
     through = max(await store.newest(), given)
     verifier = Verifier(anchor, key)
-    for seq in await store.strays():
-        verifier.record(Record(seq, "?", b"", None))
+    for stray in await store.strays():
+        verifier.record(Record(stray, "?", b"", None))
     after = 0
     async for records in store.read(0, through):
         last = records[-1].seq
