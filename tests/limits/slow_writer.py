@@ -162,8 +162,7 @@ class Life:
 
     def turn(self) -> None:
         """Let everything happen that can without time or the writer going on."""
-        for _ in range(5):
-            self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.run_until_complete(_some_turns())
 
     def wait(self, seconds: float) -> None:
         self.t += seconds
@@ -246,3 +245,8 @@ def life(*rules: Rule) -> Iterator[Life]:
         yield lived
     finally:
         lived.close()
+
+
+async def _some_turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)

@@ -18,7 +18,7 @@ from tests.limits.slow_writer import CTX, STEP, Life, bounded
 
 
 class Request:
-    def __init__(self, name: str, reservation: Reservation, tokens: int) -> None:
+    def __init__(self, name: str, reservation: Reservation) -> None:
         self.name = name
         self.reservation = reservation
         self.worst = {hold.counter.key: hold.amount for hold in reservation.holds}
@@ -54,15 +54,15 @@ class Writes(RuleBasedStateMachine):
         self.requests = [each for each in self.requests if each.dispatched or not each.begun.done()]
         self.box.turn()
 
-    @rule(tokens=st.sampled_from([STEP // 4, STEP, 3 * STEP]))
-    def ask(self, tokens: int) -> None:
-        answer = self.box.reserve(tokens)
-        if isinstance(answer, Refusal):
-            return
-        self.number += 1
-        request = Request(f"x{self.number}", answer, tokens)
-        request.begun = self.box.loop.create_task(self.box.store.ensure(answer, self.box.now()))
-        self.requests.append(request)
+    @rule(tokens=st.lists(st.sampled_from([STEP // 4, STEP, 3 * STEP]), min_size=1, max_size=3))
+    def ask(self, tokens: list[int]) -> None:
+        for each in tokens:
+            answer = self.box.reserve(each)
+            if not isinstance(answer, Refusal):
+                self.number += 1
+                request = Request(f"x{self.number}", answer)
+                request.begun = self.box.loop.create_task(self.box.store.ensure(answer, self.box.now()))
+                self.requests.append(request)
         self.after()
 
     @rule(data=st.data(), part=st.sampled_from([0.0, 0.1, 1.0]))
@@ -86,7 +86,7 @@ class Writes(RuleBasedStateMachine):
             self.box.give_back(each.reservation)
             self.after()
 
-    @rule(count=st.integers(1, 4))
+    @rule(count=st.integers(1, 8))
     def writer_goes_on(self, count: int) -> None:
         for _ in range(min(count, len(self.box.writer.waiting))):
             self.box.writer.go_on()
