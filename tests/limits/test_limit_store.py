@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 from appliance.errors import RecordsUnavailable
 from appliance.limits.book import Book, Reservation
@@ -26,6 +27,7 @@ from appliance.limits.windows import Window
 from appliance.records.database import Database, Where
 from appliance.records.recorder import Recorder
 from appliance.records.rows import ExchangeRow, read_charges
+from appliance.records.tables import limit_counters
 from tests.postgres import Cluster
 
 T0 = 1_700_000_000.0
@@ -421,6 +423,32 @@ async def test_postgresql_keeps_it_too(postgres: Cluster, tmp_path: Path) -> Non
                 await one.begin(at)
     finally:
         postgres.drop(name)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+async def test_what_is_held_in_vain_is_lowered_without_a_checkpoint(
+    kind: str, path: Path, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    where: Where = path
+    if kind == "postgresql":
+        postgres = request.getfixturevalue("postgres")
+        name = postgres.new_database(postgres.template)
+        where = postgres.server(name, backups=tmp_path / "backups")
+        request.addfinalizer(lambda: postgres.drop(name))
+    query = select(limit_counters.c.held).where(limit_counters.c.counter == "l|team|tokens|day@UTC|t")
+    async with house(where, rules(), now()) as one:
+        await one.end(await one.begin(now()), now())
+        database = await Database.open(where)
+        try:
+            async with asyncio.timeout(10):
+                held = 100
+                while held:
+                    async with database.read() as connection:
+                        held = (await connection.execute(query)).scalar_one()
+        finally:
+            await database.close()
+    async with house(where, rules(), now(5, 5)) as two:
+        assert two.left(now(5, 5)) == 970
 
 
 @pytest.mark.parametrize("written", [True, False])
