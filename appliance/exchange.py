@@ -179,12 +179,14 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
             exchange.settle()
         except OutpostError as error:
             answer = exchange.fail(error)
-        except asyncio.CancelledError:
+            _forget_way(error)
+        except asyncio.CancelledError as error:
             stopped = watch.caught()
             if stopped is None:
                 exchange.abandon()
                 raise
             answer = exchange.fail(stopped)
+            _forget_way(error)
         except Exception:
             logger.exception("exchange_failed", extra={"request_id": incoming.id})
             answer = exchange.fail(InternalError(MISTAKE))
@@ -421,6 +423,14 @@ class Exchange:
                 account.recorded()
             else:
                 account.unrecorded(self.row.id)
+
+
+def _forget_way(error: BaseException | None) -> None:
+    """Drop the frames that an error has come through, once all is said about it. They hold what belonged to the
+    exchange, and some of them the error: a circle."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__
 
 
 def _since(clock: Callable[[], float]) -> Callable[[], float]:

@@ -338,11 +338,7 @@ class Book:
             if not usage.floor <= t < usage.turn:
                 usage.advance(t)
             left = counter.amount - usage.total
-            if (
-                nearest is None
-                or left < least
-                or (left == least and counter.window.seconds > nearest.window.seconds)
-            ):
+            if nearest is None or left < least or (left == least and counter.window.seconds > nearest.window.seconds):
                 nearest, least, at = counter, left, t
         if nearest is None:
             return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+
 from appliance.limits.clock import Now
 from appliance.limits.rules import REQUESTS, USD, Context, Rule, counter_key
 from appliance.limits.windows import Bucket, Calendar, Rolling, Window

@@ -69,7 +69,7 @@ class RelayedStream:
         except aiohttp.ClientError as error:
             raise errors.UpstreamFailed(f"{self._target} broke off its answer.") from error
         finally:
-            self._turn = None
+            self._turn = self._send = None
             if turn.done() and not turn.cancelled():
                 turn.exception()  # who was cancelled at the same time does not ask for it
 

@@ -20,7 +20,6 @@ from appliance.errors import OutpostError
 from appliance.records.failures import DatabaseError, unavailable
 from appliance.records.migrate import copy_sqlite, migrate
 
-
 _STATEMENTS = 256
 """That a connection of the writer keeps prepared: an INSERT for each size of a batch, and the others."""
 

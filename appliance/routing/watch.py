@@ -157,6 +157,8 @@ class Watch:
     def close(self) -> None:
         """No deadline counts any more, and nothing stops the task."""
         self._over = True
+        # They may lead back to who holds this.
+        self._reason = self._end_reason = None
         if self._slot:
             self._wheel.drop(self, self._slot)
             self._slot = 0
