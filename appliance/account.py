@@ -111,6 +111,7 @@ class Account:
         "_request",
         "_reservation",
         "_seen",
+        "_settled",
         "_wait_s",
         "_work_s",
         "charges",
@@ -128,6 +129,8 @@ class Account:
         self._reservation: Reservation | None = None
         self._seen: Context | None = None
         """Whose limits the caller is told of."""
+        self._settled: Now | None = None
+        """When what was used took the place of what was reserved."""
         self._request: Request | None = None
         self._bound: int | None = None
         """An upper bound of the prompt's tokens, once somebody had to know."""
@@ -227,7 +230,8 @@ class Account:
     def settle(self, used: Used) -> list[Charge]:
         """Put what the last attempt used in the place of what was reserved; the charges go into the row."""
         if self._reservation is not None:
-            self.charges = self._limits.book.settle(self._reservation, used, self._limits.clock())
+            now = self._settled = self._limits.clock()
+            self.charges = self._limits.book.settle(self._reservation, used, now)
         return self.charges
 
     def recorded(self) -> None:
@@ -245,7 +249,7 @@ class Account:
         if self._seen is None:
             return {}
         limits = self._limits
-        return headers(*limits.book.tightest(self._seen, limits.clock()))
+        return headers(*limits.book.tightest(self._seen, self._settled or limits.clock()))
 
     # --- parts ----------------------------------------------------------------------------------------
 

@@ -176,7 +176,6 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
             request = await exchange.parse()
             plan = await exchange.admit(exchange.plan(request))
             answer = await exchange.relay(plan)
-            exchange.settle()
         except OutpostError as error:
             answer = exchange.fail(error)
             _forget_way(error)
@@ -302,11 +301,13 @@ class Exchange:
         return plan if len(left) == len(plan.candidates) else msgspec.structs.replace(plan, candidates=left)
 
     async def relay(self, plan: Plan) -> Answer:
-        """Ask the targets in turn and pass the answer on, all but its last piece."""
+        """Ask the targets in turn, pass the answer on, all but its last piece, and settle what was used."""
         if not self.row.stream:
             body = await self._relay.whole(plan)
+            self.settle()  # so that the headers tell what is left now
             return Answer(200, body, self._relay.headers(), self.row)
         await self._relay.stream(plan)
+        self.settle()
         return Answer(200, DONE_EVENT, {}, self.row, streamed=True)
 
     def settle(self) -> None:

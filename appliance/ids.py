@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import time
+from functools import lru_cache
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _SHIFTS = range(120, -10, -10)
 _DRAW = 640
 """Random bytes that are drawn at a time."""
-_drawn: list[bytes] = []
+_TIME = 10
+"""Characters of the time; the other 16 are noise."""
+_endings: list[str] = []
 
 
 def make_id(milliseconds: int, random: bytes) -> str:
@@ -20,12 +23,17 @@ def make_id(milliseconds: int, random: bytes) -> str:
 
 
 def new_id() -> str:
-    """A fresh id of this moment."""
+    """A fresh id of this moment: as `make_id` makes it of time and noise."""
     try:
-        random = _drawn.pop()
+        ending = _endings.pop()
     except IndexError:
         # Asking the system costs more than all the rest, so it is asked for many at once; each is used once.
         drawn = os.urandom(_DRAW)
-        _drawn.extend([drawn[at : at + 10] for at in range(10, _DRAW, 10)])
-        random = drawn[:10]
-    return make_id(time.time_ns() // 1_000_000, random)
+        _endings.extend([make_id(0, drawn[at : at + 10])[_TIME:] for at in range(10, _DRAW, 10)])
+        ending = make_id(0, drawn[:10])[_TIME:]
+    return _beginning(time.time_ns() // 1_000_000) + ending
+
+
+@lru_cache(maxsize=4)
+def _beginning(milliseconds: int) -> str:
+    return make_id(milliseconds, bytes(10))[:_TIME]

@@ -8,16 +8,16 @@ reports beyond a wrong estimate; that is charged in full and makes later request
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import NamedTuple
 
 from appliance.limits.clock import Now
 from appliance.limits.counters import Counter, Hold, Places, Reservation, Selection
 from appliance.limits.refusal import IN_FLIGHT, Refusal
 from appliance.limits.rules import MEASURES, REQUESTS, Bound, Context, Demand, Names, Rule, Scope, Used, read_key
+from appliance.limits.standing import Near, Standing
 from appliance.limits.windows import Usage
 from appliance.records.rows import Charge
 
-__all__ = ["Book", "Near", "Now", "Reservation", "Standing"]
+__all__ = ["Book", "Now", "Reservation"]
 
 LEASE_S = 900.0
 """How long a place is kept for a request that gives no sign of life."""
@@ -28,35 +28,6 @@ OTHERS = "~others"
 
 _Group = tuple[str, str, int, str]
 """Rule, scope, measure, window."""
-
-
-class Standing(NamedTuple):
-    """How a counter stands. Amounts are counts, or nano-USD; times are seconds."""
-
-    limit: str
-    scope: str
-    whom: str
-    measure: str
-    amount: int
-    used: int
-    """Settled."""
-    reserved: int
-    remaining: int
-    window_s: int
-    period: str
-    reset_s: float
-    """Until nothing of what counts now counts any longer."""
-
-
-class Near(NamedTuple):
-    """What a caller is told of a counter: amounts are counts, times are seconds."""
-
-    limit: str
-    measure: str
-    amount: int
-    window_s: int
-    remaining: int
-    reset_s: float
 
 
 def _nameless(scope: str, id: str) -> str | None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from appliance.limits.book import Near
 from appliance.limits.refusal import IN_FLIGHT, Refusal
+from appliance.limits.standing import Near
 
 
 def headers(requests: Near | None, tokens: Near | None) -> dict[str, str]:

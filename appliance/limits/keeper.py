@@ -22,9 +22,10 @@ from appliance.errors import BadRequest, NotFound, PermissionDenied, RecordsUnav
 from appliance.identity.grants import check_organization
 from appliance.identity.people_work import new_id, note
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
-from appliance.limits.book import Book, Standing
+from appliance.limits.book import Book
 from appliance.limits.clock import Now
 from appliance.limits.rules import Rule, rule_of
+from appliance.limits.standing import Standing
 from appliance.records.database import Database
 from appliance.records.tables import limits, organizations
 from appliance.records.transaction import Transaction

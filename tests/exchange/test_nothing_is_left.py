@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import gc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
@@ -27,60 +27,54 @@ SHORT = Deadlines(connect=0.2, first_token=0.2, idle=0.2, total=0.4)
 OWN = (Exchange, Relay, Account, Reservation, Watch)
 
 
-@contextlib.contextmanager
-def no_collections() -> Iterator[None]:
+@contextlib.asynccontextmanager
+async def nothing_left(house: House) -> AsyncIterator[None]:
+    """What is done within leaves nothing behind, once the connections' tasks are done with what they answered."""
     gc.collect()
     gc.disable()
+    before = there()
     try:
         yield
+        async with asyncio.timeout(10):
+            while house.gateway.running or there() - before:
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        pytest.fail(f"still there: {there() - before}")
     finally:
         gc.enable()
 
 
-def left() -> Counter[str]:
+def there() -> Counter[str]:
     return Counter(type(each).__name__ for each in gc.get_objects() if isinstance(each, OWN))
-
-
-async def settled(house: House) -> None:
-    """Until the connections' tasks are done with what they answered."""
-    try:
-        async with asyncio.timeout(10):
-            while house.gateway.running or left():
-                await asyncio.sleep(0.01)
-    except TimeoutError:
-        pytest.fail(f"still there: {left()}")
 
 
 @pytest.mark.parametrize("model", ["local", "remote"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_of_an_answer(house: House, model: str, stream: bool) -> None:
-    with no_collections():
+    async with nothing_left(house):
         for _ in range(3):
             response = await house.chat(model, stream=stream)
             assert response.status == 200
             await (events_of(response) if stream else response.read())
-        await settled(house)
 
 
 @pytest.mark.parametrize("fault", ["500", "429", "silent", "stall", "cut", "closed", "error-in-stream", "garbage"])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_of_a_failure(house: House, fault: str, stream: bool) -> None:
     house.route("faulty", fault, deadlines=SHORT)
-    with no_collections():
+    async with nothing_left(house):
         for _ in range(3):
             if fault in ("cut", "error-in-stream"):
                 house.upstream.release.set()
             with contextlib.suppress(aiohttp.ClientError):
                 await house.chat("faulty", stream=stream)
         house.upstream.release.set()
-        await settled(house)
 
 
 async def test_of_one_whose_client_has_gone(house: House) -> None:
     house.route("faulty", "silent")
-    with no_collections():
+    async with nothing_left(house):
         for _ in range(3):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await house.chat("faulty")
-        await settled(house)

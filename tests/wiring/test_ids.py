@@ -24,5 +24,10 @@ def test_an_id_is_26_characters_of_the_alphabet(at: int, random: bytes) -> None:
     assert set(value) <= set("0123456789abcdefghjkmnpqrstvwxyz")
 
 
+@given(times, noise)
+def test_the_time_is_in_the_first_ten_characters(at: int, random: bytes) -> None:
+    assert make_id(at, random) == make_id(at, bytes(10))[:10] + make_id(0, random)[10:]
+
+
 def test_fresh_ids_differ() -> None:
     assert len({new_id() for _ in range(1000)}) == 1000
