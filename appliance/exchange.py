@@ -233,6 +233,7 @@ class Exchange:
         self._principal = principal
         self._account: Account | None = None
         self._body = b""
+        self._told: asyncio.Future[None] | None = None
         self._policy: Content = "none"
         now = self._now = _since(gateway.clock.monotonic)
         self.row = ExchangeRow(
@@ -362,7 +363,7 @@ class Exchange:
             # It may take a while, and a client that leaves meanwhile changes nothing.
             return await asyncio.shield(self._gateway.spawn(self._record_with_texts(answer)))
         try:
-            await asyncio.shield(self._submit())
+            await self._submit()
         except OutpostError as error:
             return self.fail(error)
         return answer
@@ -378,7 +379,7 @@ class Exchange:
             logger.exception("content_not_kept", extra={"request_id": self.row.id})
             answer = self.fail(InternalError(MISTAKE))
         try:
-            await asyncio.shield(self._submit())
+            await self._submit()
             if content is not None:
                 await content
         except OutpostError as error:
@@ -399,11 +400,13 @@ class Exchange:
             said = await asyncio.to_thread(assemble, pieces)
         return await contents.keep(self._principal, self.row, policy, self._body, said)
 
-    def _submit(self) -> asyncio.Future[int]:
+    def _submit(self) -> asyncio.Future[None]:
+        """Done once the row is on record and the limits know, or raises RecordsUnavailable. Whoever waits for it may be
+        cancelled: a client that leaves now changes nothing."""
         written = self._gateway.recorder.submit(self.row)
-        # First in line, so that limits know before anybody is answered; and a client that leaves now changes nothing.
+        self._told = written.get_loop().create_future()
         written.add_done_callback(self._recorded)
-        return written
+        return self._told
 
     async def _keep_abandoned(self) -> None:
         try:
@@ -414,16 +417,31 @@ class Exchange:
             self._submit()
 
     def _recorded(self, written: asyncio.Future[int]) -> None:
-        self._gateway.observer.observe(self.row, self._trace)
-        account, self._account = self._account, None
-        recorded = not written.cancelled() and written.exception() is None
-        if not recorded:
-            logger.warning("exchange_not_recorded", extra={"request_id": self.row.id})
-        if account is not None:
-            if recorded:
-                account.recorded()
-            else:
-                account.unrecorded(self.row.id)
+        told, self._told = self._told, None
+        try:
+            self._gateway.observer.observe(self.row, self._trace)
+            account, self._account = self._account, None
+            recorded = not written.cancelled() and written.exception() is None
+            if not recorded:
+                logger.warning("exchange_not_recorded", extra={"request_id": self.row.id})
+            if account is not None:
+                if recorded:
+                    account.recorded()
+                else:
+                    account.unrecorded(self.row.id)
+        finally:
+            if told is not None and not told.done():
+                _pass_on(written, told)
+
+
+def _pass_on(written: asyncio.Future[int], told: asyncio.Future[None]) -> None:
+    if written.cancelled():
+        told.cancel()
+    elif (error := written.exception()) is not None:
+        told.set_exception(error)
+        told.exception()  # perhaps nobody waits for it
+    else:
+        told.set_result(None)
 
 
 def _forget_way(error: BaseException | None) -> None:

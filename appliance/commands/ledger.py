@@ -78,7 +78,9 @@ def told_of(report: Report) -> list[str]:
         lines += [f"record {problem.seq}: {visible(problem.what)}" for problem in report.problems]
         lines.append(f"The first bad record is {report.problems[0].seq}.")
     newer = report.last - max(report.signed_through, report.begins_after)
-    if newer > 0:
+    if newer > 0 and not report.signed_through:
+        lines.append("No checkpoint: no signature covers any record yet. A running gateway signs one within a minute.")
+    elif newer > 0:
         lines.append(f"{_count(newer, 'record')} behind the last checkpoint: no signature covers what is there yet.")
     if report.older:
         lines.append(f"{_count(report.older, 'record')} from before there was a ledger: no hash covers what is there.")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
 
 from appliance.errors import OutpostError, RecordsUnavailable
+from appliance.records.tables import SCHEMA
 
+_LACKING = ("no such table: ", "no such column: ", " has no column named ")
+"""What SQLite says; it has no codes for it."""
+_UNDEFINED = ("42P01", "42703")
+"""PostgreSQL's undefined_table and undefined_column."""
 _POSTGRES = ("pg8000", "asyncpg", "sqlalchemy.dialects.postgresql")
 
 
@@ -27,6 +33,8 @@ def unavailable(error: BaseException) -> RecordsUnavailable:
     """The error as one of ours; a lock, a full disk or a lost connection may pass, so a retry may help."""
     if isinstance(error, RecordsUnavailable):
         return error
+    if _lacks_something(error):
+        return RecordsUnavailable(misfit("The record database", cause(error)))
     check = "the database server and the way to it" if is_driver_error(error) else "the disk and the file's permissions"
     return RecordsUnavailable(
         f"The record database cannot be used right now ({cause(error)}). Check {check}.", retry_after_s=1.0
@@ -47,6 +55,22 @@ def cause(error: BaseException) -> str:
         if text.startswith("<class ") and ">: " in text:
             text = text.split(">: ", 1)[1]
     return " ".join(text.split()) or type(origin).__name__
+
+
+def misfit(place: str, lacks: str) -> str:
+    """The message for a database that says that it has this version's schema and has not."""
+    return (
+        f"{place} does not fit this version of Outpost ({lacks}), though it says that its schema is {SCHEMA}: it was "
+        "made by a version that was never released, or changed by hand. Put back the copy from before the update (in "
+        "the folder `backups`), or start with another `data_dir` or `database.url`."
+    )
+
+
+def _lacks_something(error: BaseException) -> bool:
+    """Whether a statement names a table or a column that the database has not."""
+    return sqlstate(error) in _UNDEFINED or any(
+        mark in str(_origin(error)) for mark in _LACKING if isinstance(_origin(error), sqlite3.Error)
+    )
 
 
 def sqlstate(error: BaseException) -> str | None:

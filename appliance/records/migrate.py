@@ -16,9 +16,9 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, inspect, text
 
 from appliance.errors import OutpostError
-from appliance.records.failures import cause
+from appliance.records.failures import cause, misfit
 from appliance.records.postgres_server import PostgresServer
-from appliance.records.tables import SCHEMA
+from appliance.records.tables import SCHEMA, metadata
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 POSTGRES_COMMANDS = Path("/usr/lib/postgresql")
@@ -40,8 +40,10 @@ def migrate(engine: Engine, place: str, save: Callable[[str], Path | None]) -> P
     """
     with engine.connect() as connection:
         found = current(connection)
-    if found == SCHEMA:
-        return None
+        if found == SCHEMA:
+            if lacking := _lacking(connection):
+                raise SchemaError(misfit(place, f"it lacks {lacking}"))
+            return None
     # Alembic takes longer to load than everything else here, so only a start that needs it pays.
     from alembic import command
     from alembic.config import Config
@@ -83,6 +85,25 @@ def current(connection: Connection) -> str | None:
             "Give `data_dir` or `database.url` another place."
         )
     return None
+
+
+def _lacking(connection: Connection) -> str:
+    """Tables and columns that this version needs and an SQLite database has not, some of them; empty where all are
+    there. A schema that changed before it was released has the same name as now."""
+    if connection.dialect.name != "sqlite":
+        return ""
+    query = "SELECT m.name, c.name FROM sqlite_master AS m JOIN pragma_table_info(m.name) AS c WHERE m.type = 'table'"
+    there: dict[str, set[str]] = {}
+    for table, column in connection.exec_driver_sql(query).all():
+        there.setdefault(str(table), set()).add(str(column))
+    missing = [f"the table {name}" for name in sorted(metadata.tables) if name not in there]
+    missing += [
+        f"{name}.{column.name}"
+        for name, table in sorted(metadata.tables.items())
+        for column in table.columns
+        if name in there and column.name not in there[name]
+    ]
+    return ", ".join(missing[:3])
 
 
 def _failed(error: Exception, place: str, found: str | None, saved: Path | None) -> SchemaError:

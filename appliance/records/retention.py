@@ -20,6 +20,7 @@ from appliance.records.database import Database
 from appliance.records.disk import Usage, measure
 from appliance.records.tables import anchors, checkpoints, contents, counters, events, exchanges
 from appliance.records.transaction import Transaction
+from appliance.records.verify import DROPPED
 from appliance.settings.recording import Records
 
 logger = logging.getLogger("outpost.retention")
@@ -111,7 +112,7 @@ def what_to_drop(
 
 
 class Dropped(msgspec.Struct, frozen=True):
-    """What a step has done. rows: contents or records. through: the ledger's new beginning, for records."""
+    """What a step has done. rows: contents or records. through: the ledger's new beginning, for its records."""
 
     rows: int
     through: int | None = None
@@ -141,11 +142,16 @@ def drop_content(before: float, limit: int = _BATCH) -> Callable[[Transaction], 
 def drop_metadata(before: float, through: int | None, limit: int = 2 * _BATCH) -> Callable[[Transaction], Dropped]:
     """Cut the beginning off the ledger: records that are all from before a moment, up to a signed checkpoint that
     then vouches for the new beginning. Records from before there was a ledger go first.
-    through: the last number that may go, None for any."""
+    through: the last number that may go, None for any.
+
+    The event that says so is of the same transaction: a beginning that no event behind it speaks of was not made by
+    retention, and verifying the ledger says so. It stands at the end, so no cut takes it before the next one is said.
+    """
 
     def work(transaction: Transaction) -> Dropped:
         connection = transaction.connection
         if rows := _drop_unchained(connection, before, through, limit):
+            transaction.append(DROPPED, {"records": rows})
             return Dropped(rows)
         last = _last_droppable(connection, before, through, limit)
         if last is None:
@@ -159,6 +165,7 @@ def drop_metadata(before: float, through: int | None, limit: int = 2 * _BATCH) -
         connection.execute(delete(anchors))
         anchor = {"seq": seq, "hash": digest, "at": transaction.at, "reason": "older records were dropped (retention)"}
         connection.execute(insert(anchors), anchor)
+        transaction.append(DROPPED, {"records": rows, "through": seq})
         return Dropped(rows, seq)
 
     return work
@@ -313,7 +320,7 @@ class Retention:
             dropped[step.what] += done.rows
             begins = done.through or begins
         if any(dropped.values()):
-            await self._tell(dropped, begins)
+            await self._tell(dropped["content"])
             usage = await self._measure(self._database, int(rules.max_disk * LOW))
         self.state = State(
             total=usage.total,
@@ -331,12 +338,10 @@ class Retention:
             logger.info("records_quota_kept_again")
         return self.state
 
-    async def _tell(self, dropped: dict[str, int], begins: int) -> None:
-        """One event a sweep, and the file's end handed back."""
-        body: dict[str, Any] = {"contents": dropped["content"], "records": dropped["metadata"]}
-        if dropped["metadata"]:
-            body["through"] = begins
-        await self._recorder.write(lambda transaction: transaction.append("records.dropped", body))
+    async def _tell(self, texts: int) -> None:
+        """One event a sweep for texts, as each cut of records tells of itself, and the file's end handed back."""
+        if texts:
+            await self._recorder.write(lambda transaction: transaction.append(DROPPED, {"contents": texts}))
         await self._recorder.write(give_back(), durable=False)
 
     async def _look(self) -> tuple[Oldest, int, int | None, int]:

@@ -2,7 +2,8 @@
 
 What cannot be found out from the records alone: those behind the last checkpoint may have been forged or cut off by
 somebody who can write to the database, and both the database and the file of checkpoints may have been set back
-together. Against that, a checkpoint kept elsewhere can be fed as a source of its own.
+together. Against that, a checkpoint kept elsewhere can be fed as a source of its own. How much may stand behind the
+last checkpoint is bounded by how often a gateway signs: more of it means that checkpoints are gone.
 """
 
 from __future__ import annotations
@@ -17,9 +18,23 @@ from appliance.records.notes import NoteError, PublicKey
 MOST_PROBLEMS = 100
 """Problems that a report lists; the rest are counted."""
 
+EVERY = 1000
+"""A gateway signs a checkpoint after so many records, and after a minute in which there were new ones."""
+MOST_UNSIGNED = 10 * EVERY
+"""Records behind the last checkpoint that a busy gateway which was killed may have left."""
+MOST_UNSIGNED_US = 600_000_000
+"""Microseconds between the ends of the first and the last request behind the last checkpoint. Other records do not
+count: a command makes them where no gateway runs, and signs nothing."""
+
+DROPPED = "records.dropped"
+"""The kind of the event with which retention says, in its `through`, which record was the last that it cut off."""
+
 DATABASE = "the database"
 FILE = "checkpoints.txt"
 ELSEWHERE = "the checkpoint that was given"
+
+EXCHANGE = "exchange"
+"""The kind of a record that is an exchange, here and in exports."""
 
 
 class Record(msgspec.Struct, frozen=True):
@@ -47,6 +62,19 @@ class Problem(msgspec.Struct, frozen=True):
     what: str
 
 
+class _Cut(msgspec.Struct):
+    through: int = 0
+
+
+class _Ended(msgspec.Struct):
+    started_at_us: int
+    duration_us: int
+
+
+_cut = msgspec.json.Decoder(_Cut)
+_ended = msgspec.json.Decoder(_Ended)
+
+
 class Report(msgspec.Struct, kw_only=True):
     """What was found. `problems` are in the order of their numbers."""
 
@@ -69,7 +97,8 @@ class Report(msgspec.Struct, kw_only=True):
 class Verifier:
     """Feed `checkpoint` with all notes up to a number before `record` with that number; then call `end`.
 
-    sources: those that must each have every checkpoint. begins_anywhere: the anchor need not have a checkpoint.
+    sources: those that must each have every checkpoint. begins_anywhere: it may be a part of a ledger, so nothing has
+    to vouch for its beginning.
     """
 
     def __init__(
@@ -87,7 +116,14 @@ class Verifier:
         self._hashes: set[bytes] = {anchor.hash} if anchor else set()
         """What the next record may follow: the last one's hash as it stands there, and as it was worked out."""
         self._stored: bytes | None = anchor.hash if anchor else None
+        self._part = begins_anywhere
         self._vouched = begins_anywhere or anchor is None or anchor.hash == GENESIS
+        self._cut = 0
+        """What the newest event of retention says was cut off, 0 for none."""
+        self._unsigned: Record | None = None
+        """The first request behind the last checkpoint that fits."""
+        self._request: Record | None = None
+        """The newest request."""
         self._pending: dict[int, dict[str, str]] = {}
         self._newest: dict[str, int] = {}
         self._lacking: dict[str, int] = {}
@@ -154,6 +190,8 @@ class Verifier:
         if not self._vouched and self._anchor is not None:
             seq = self._anchor.seq
             self._found(seq, f"the ledger begins after record {seq}, and no signed checkpoint says that it was there")
+        self._judge_beginning()
+        self._judge_unsigned()
         problems = sorted(self._problems, key=lambda problem: problem.seq)
         return Report(
             ok=not self._count,
@@ -167,6 +205,31 @@ class Verifier:
             problems=problems,
             problem_count=self._count,
         )
+
+    def _judge_beginning(self) -> None:
+        """Whoever can write to the database can move its beginning to any checkpoint; retention says where it cut."""
+        if self._part or self._anchor is None or self._anchor.hash == GENESIS or self._cut == self._anchor.seq:
+            return
+        seq = self._anchor.seq
+        but = f"; the newest one says so of those up to {self._cut}" if self._cut else ""
+        self._found(
+            seq, f"the ledger begins after {seq}, and no record says that retention has dropped what stood before{but}"
+        )
+
+    def _judge_unsigned(self) -> None:
+        """A gateway signs what it records: if much has no signature, checkpoints were taken away, and with them the
+        proof."""
+        signed = max(self._signed, self._anchor.seq if self._anchor else 0)
+        behind = "no checkpoint" if not self._signed else f"no checkpoint behind record {self._signed}"
+        hint = "; a running gateway signs one every minute: if one was started just now, verify again then"
+        most = MOST_UNSIGNED if self._signed or self._part else EVERY
+        count = self._last - signed
+        first, last = _end_of(self._unsigned), _end_of(self._request)
+        took = last - first if first and last else 0
+        if count > most:
+            self._found(signed + 1, f"{behind}, though there are {count} records{hint}")
+        elif took > MOST_UNSIGNED_US:
+            self._found(signed + 1, f"{behind}, though there are requests of {took // 60_000_000} minutes{hint}")
 
     def _beyond(self) -> tuple[int, str]:
         """The newest genuine checkpoint of a record behind the last one, 0 for none, and who has it."""
@@ -195,6 +258,11 @@ class Verifier:
         elif computed and stored not in computed:
             self._found(seq, f"record {seq} ({record.kind}) is not what was written: its hash differs")
         self._hashes = computed | ({stored} if stored else set())
+        if record.kind == EXCHANGE:
+            self._unsigned = self._unsigned or record
+            self._request = record
+        elif record.kind == DROPPED:
+            self._cut = _through(record) or self._cut
 
     def _close_pending(self, through: int) -> None:
         """Check the checkpoints of records up to a number, which have all been seen."""
@@ -206,6 +274,9 @@ class Verifier:
                 self._found(seq, f"{_and(notes)} have different checkpoints of record {seq}")
             if self._anchor is not None and seq <= self._anchor.seq:
                 # Retention leaves them in the file.
+                continue
+            if notes.keys() == {ELSEWHERE}:
+                # Made after a backup that was put back: what it speaks of is there, and the box never had the note.
                 continue
             for source in self._sources - notes.keys():
                 if source == FILE and self._newest.get(FILE, 0) < seq:
@@ -238,6 +309,7 @@ class Verifier:
             return
         self._checkpoints += 1
         self._signed = max(self._signed, seq)
+        self._unsigned = None
 
     def _missing(self, first: int, last: int, why: str = "") -> None:
         what = f"record {first} is missing" if first == last else f"records {first} to {last} are missing"
@@ -247,6 +319,23 @@ class Verifier:
         self._count += 1
         if len(self._problems) < MOST_PROBLEMS:
             self._problems.append(Problem(seq, what))
+
+
+def _through(record: Record) -> int:
+    """What an event of retention says, 0 where it tells of no cut."""
+    try:
+        return _cut.decode(record.body).through
+    except msgspec.MsgspecError:
+        return 0
+
+
+def _end_of(record: Record | None) -> int:
+    """When a request was over and put on record (unix microseconds), 0 where nothing says it."""
+    try:
+        ended = _ended.decode(record.body if record else b"")
+    except msgspec.MsgspecError:
+        return 0
+    return ended.started_at_us + ended.duration_us
 
 
 def _and(names: Iterable[str]) -> str:

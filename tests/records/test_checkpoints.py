@@ -213,6 +213,15 @@ async def test_made_after_so_many_records_and_after_so_much_time(database: Datab
         assert in_file(tmp_path)[-1] == 35
 
 
+async def test_a_start_signs_what_an_earlier_run_left_unsigned(database: Database, tmp_path: Path) -> None:
+    recorder = Recorder(database)
+    await recorder.start()
+    await recorder.submit(row(1))
+    await recorder.close()
+    async with Box(database, tmp_path, interval_s=3600.0):
+        await until(lambda: in_file(tmp_path) == [1])
+
+
 async def until(condition: Any) -> None:
     async with asyncio.timeout(10):
         while not condition():

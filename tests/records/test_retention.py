@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 import logging
 import random
 from collections.abc import AsyncIterator
@@ -15,9 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
-from sqlalchemy import func, insert, select
+from sqlalchemy import func, insert, select, update
 
 from appliance.errors import RecordsUnavailable
+from appliance.records.checkpoint_file import CheckpointFile
 from appliance.records.checkpoints import Checkpointer
 from appliance.records.content import Keeper
 from appliance.records.database import Database
@@ -36,11 +38,13 @@ from appliance.records.retention import (
     Rules,
     Stuck,
     drop_content,
+    drop_metadata,
     quota,
     what_to_drop,
 )
 from appliance.records.rows import ExchangeRow
 from appliance.records.tables import anchors, checkpoints, contents, events, exchanges
+from appliance.records.transaction import Transaction
 from appliance.settings.recording import DAY, Records
 from tests.records.ledger_walk import walk
 
@@ -184,6 +188,12 @@ class Box:
         async with self.database.read() as connection:
             return list(await connection.scalars(select(contents.c.exchange_id).order_by(contents.c.exchange_id)))
 
+    async def dropped(self) -> list[dict[str, Any]]:
+        """What retention has said on the ledger."""
+        query = select(events.c.body).where(events.c.kind == "records.dropped").order_by(events.c.seq)
+        async with self.database.read() as connection:
+            return [json.loads(body) for body in await connection.scalars(query)]
+
     async def kinds(self) -> list[str]:
         async with self.database.read() as connection:
             return list(await connection.scalars(select(events.c.kind).order_by(events.c.seq)))
@@ -247,6 +257,35 @@ async def test_old_records_go_up_to_a_signed_checkpoint_that_stays(any_box: Box)
     assert await any_box.record("req_7", 0) == 8
 
 
+async def test_a_cut_and_the_word_of_it_are_one(any_box: Box) -> None:
+    """Whatever ends the transaction between them ends both; and no cut leaves a ledger without the newest word."""
+    for number in range(1, 4):
+        await any_box.record(f"req_{number}", 420)
+        await any_box.checkpoint(number)
+
+    def broken(transaction: Transaction) -> None:
+        drop_metadata(NOW, None)(transaction)
+        raise ValueError("no more of it")
+
+    with pytest.raises(ValueError, match="no more of it"):
+        await any_box.recorder.write(broken)
+    assert await any_box.seqs(anchors) == [0]
+    assert await any_box.dropped() == []
+    for through in (1, 2, 3):
+        done = await any_box.recorder.write(drop_metadata(NOW, through))
+        assert (done.rows, done.through) == (1, through)
+        assert await any_box.seqs(anchors) == [through]
+        assert [body["through"] for body in await any_box.dropped()] == list(range(1, through + 1))
+    # The words themselves go with a later cut, but never the newest.
+    await any_box.checkpoint(6)
+    any_box.now = NOW + DAY
+    done = await any_box.recorder.write(drop_metadata(NOW + DAY, None))
+    assert (done.rows, done.through) == (3, 6)
+    [left] = await any_box.dropped()
+    assert (left["seq"], left["through"], left["records"]) == (7, 6, 3)
+    assert await walk(any_box.database) == [7]
+
+
 async def test_records_whose_times_are_out_of_order_go_with_the_youngest_before_them(box: Box) -> None:
     for number, age in enumerate([420, 10, 420], 1):
         await box.record(f"req_{number}", age)
@@ -265,7 +304,9 @@ async def test_many_old_records_go_in_small_steps(box: Box) -> None:
         await box.checkpoint(seq)
     assert (await box.retention.sweep()).begins_after == 2500
     assert await box.seqs(exchanges) == []
-    assert await walk(box.database) == [2501]
+    # Each step says itself what it has cut off.
+    assert await walk(box.database) == [2501, 2502, 2503]
+    assert [body["through"] for body in await box.dropped()] == [900, 1700, 2500]
 
 
 async def test_no_record_goes_without_a_checkpoint(box: Box) -> None:
@@ -402,6 +443,27 @@ async def test_the_newest_number_is_not_given_twice_after_everything_went(box: B
     await again.close()
 
 
+async def no_other_beginning(database: Database, folder: Path, checkpointer: Checkpointer) -> None:
+    """Every other signed place that somebody may move the beginning to is found out; all is undone again."""
+    file = CheckpointFile(folder)
+    notes = [(seq or 0, note) for seq, note in file.notes(file.size)]
+    async with database.read() as connection:
+        true = (await connection.execute(select(anchors))).one()._mapping
+    begin = true["seq"]
+    assert any(seq < begin for seq, _ in notes), "earlier ones"
+    assert any(seq > begin for seq, _ in notes), "and later ones"
+    for seq, note in notes:
+        if seq == begin:
+            continue
+        said = checkpointer.public.checkpoint(note)
+        async with database.write() as connection:
+            await connection.execute(update(anchors).values(seq=seq, hash=said.hash))
+        report = await verify_database(database, folder, checkpointer.public)
+        assert any(f"the ledger begins after {seq}, and no record says" in problem.what for problem in report.problems)
+    async with database.write() as connection:
+        await connection.execute(update(anchors).values(**true))
+
+
 async def test_the_ledgers_own_judge_finds_nothing_wrong_after_erasing_and_dropping(tmp_path: Path) -> None:
     """With real checkpoints, over a restart, and beside their file, which still has those from before."""
     now = [NOW]
@@ -430,6 +492,8 @@ async def test_the_ledgers_own_judge_finds_nothing_wrong_after_erasing_and_dropp
         await checkpointer.make()
         report = await verify_database(database, tmp_path, public)
         assert (report.problems, report.ok) == ([], True)
+        if report.begins_after:
+            await no_other_beginning(database, tmp_path, checkpointer)
         await checkpointer.close()
         await recorder.close()
     # The first round's records are 750 days old, the second's 500.
