@@ -48,7 +48,8 @@ class Refusal(msgspec.Struct, frozen=True):
                 f"time for {whose}, and as many are "
                 "under way; try again when one has ended."
             )
-        head = f"The limit {self.limit} allows {self._shown(self.amount)} a {self.period} for {whose}"
+        per = "an hour" if self.period == "hour" else f"a {self.period}"
+        head = f"The limit {self.limit} allows {self._shown(self.amount)} {per} for {whose}"
         if self.retry_after_s is not None:
             used, needed = self._shown(self.used), self._shown(self.needed)
             within = format_duration(float(max(1, math.ceil(self.retry_after_s))))

@@ -179,7 +179,7 @@ async def test_a_refusal_says_how_much_is_left_too(house: House) -> None:
     response = await house.post(PATH, SAY)
     assert response.status == 429
     assert response.headers["x-ratelimit-remaining-requests"] == "0"
-    assert "The limit one allows 1 request a hour for the key" in (await response.json())["error"]["message"]
+    assert "The limit one allows 1 request an hour for the key" in (await response.json())["error"]["message"]
     row = await house.recorder.wait_for(2)
     assert (row.outcome, row.error_code, row.charges) == ("refused", "rate_limit_exceeded", [])
 
