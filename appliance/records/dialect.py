@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from sqlalchemy import Engine
 from sqlalchemy.engine.interfaces import DBAPICursor
 
 Values = Sequence[Any]
@@ -59,16 +58,3 @@ class Dialect(Protocol):
         """Whether a work's statement is to blame for the driver's error, and the transaction can go on after the
         savepoint was rolled back."""
         ...
-
-
-def dialect_of(engine: Engine) -> Dialect:
-    """The dialect that an engine's database speaks."""
-    if engine.dialect.name == "sqlite":
-        from appliance.records.dialect_sqlite import SqliteDialect
-
-        return SqliteDialect(engine)
-    if engine.dialect.name == "postgresql":
-        from appliance.records.dialect_postgres import PostgresDialect
-
-        return PostgresDialect(engine)
-    raise ValueError(f"there is no writer for {engine.dialect.name}; known are sqlite and postgresql")

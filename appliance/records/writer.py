@@ -20,7 +20,7 @@ from sqlalchemy.engine.interfaces import DBAPICursor
 from sqlalchemy.exc import DBAPIError
 
 from appliance.records.chain import GENESIS, exchange_body, link
-from appliance.records.dialect import Dialect, TailMoved, Values, dialect_of
+from appliance.records.dialect import Dialect, TailMoved, Values
 from appliance.records.rows import ExchangeRow, flatten, storable
 from appliance.records.tables import anchors, checkpoints, events, exchanges
 from appliance.records.transaction import Failed, Tail, Transaction, Work
@@ -225,3 +225,16 @@ def _last(connection: Connection, table: Table) -> Tail:
 def _behind(tail: Tail, count: int, digest: bytes) -> Tail:
     """The tail after `count` more records."""
     return Tail(tail.seq + count, digest, tail.seq + count) if count else tail
+
+
+def dialect_of(engine: Engine) -> Dialect:
+    """The dialect that an engine's database speaks."""
+    if engine.dialect.name == "sqlite":
+        from appliance.records.dialect_sqlite import SqliteDialect
+
+        return SqliteDialect(engine)
+    if engine.dialect.name == "postgresql":
+        from appliance.records.dialect_postgres import PostgresDialect
+
+        return PostgresDialect(engine)
+    raise ValueError(f"there is no writer for {engine.dialect.name}; known are sqlite and postgresql")

@@ -12,7 +12,8 @@ from appliance.settings.schema import Settings
 from appliance.settings.secrets import resolve
 from appliance.telemetry.metrics import Known, LagMeter, Metrics, Sources
 from appliance.telemetry.semconv import describe
-from appliance.telemetry.tracing import Trace, Tracing
+from appliance.telemetry.trace import Trace
+from appliance.telemetry.tracing import Tracing
 
 logger = logging.getLogger("outpost.telemetry")
 

@@ -41,7 +41,7 @@ from appliance.records.rows import Attempt, ExchangeRow
 from appliance.settings.telemetry import Otlp
 from appliance.telemetry import semconv
 from appliance.telemetry.semconv import Described
-from appliance.telemetry.tracing import Trace
+from appliance.telemetry.trace import Trace
 
 logger = logging.getLogger("outpost.telemetry")
 

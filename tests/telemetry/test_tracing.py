@@ -23,7 +23,8 @@ from appliance.settings import from_mapping
 from appliance.settings.telemetry import Otlp
 from appliance.telemetry import semconv
 from appliance.telemetry.semconv import Described, describe
-from appliance.telemetry.tracing import Tracing, parse_traceparent
+from appliance.telemetry.trace import parse_traceparent
+from appliance.telemetry.tracing import Tracing
 from tests.telemetry.collector import Collector, collecting, plain
 from tests.telemetry.rows import row
 
