@@ -218,6 +218,7 @@ def test_the_time_of_a_refusal_tells_nothing(office: Office, monkeypatch: pytest
             office.http.get(f"{office.gateway.url}/v1/models", headers={"Authorization": f"Bearer {token}"})
             taken[failed_at].append(time.perf_counter() - begun)
     assert len(taken["signature"]) >= 100
-    checked, unchecked = (statistics.median(taken[kind]) for kind in ("signature", "form"))
+    # What others do on this machine makes some slower, none faster.
+    checked, unchecked = (statistics.quantiles(taken[kind], n=4)[0] for kind in ("signature", "form"))
     told = f"with a signature checked {checked * 1e3:.2f} ms, without {unchecked * 1e3:.2f} ms"
     assert abs(checked - unchecked) < 0.001, told
