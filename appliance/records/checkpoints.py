@@ -23,11 +23,11 @@ from appliance.records.notes import Checkpoint, NoteError, PublicKey, Signer, cl
 from appliance.records.recorder import Recorder
 from appliance.records.tables import anchors, checkpoints, events, exchanges
 from appliance.records.transaction import Transaction
+from appliance.records.verify import EVERY
 
 logger = logging.getLogger("outpost.records")
 
 INTERVAL_S = 60.0
-EVERY = 1000
 _COPIED_AT_ONCE = 1000
 
 
