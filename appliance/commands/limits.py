@@ -94,6 +94,8 @@ def create(
         typer.echo(json.dumps({"data": [made]}))
         return
     typer.echo(f"Limit {visible(made['name'])} ({made['id']}) was made in {desk.where}.")
+    for remark in made.get("remarks", ()):
+        typer.echo(f"Mind: {visible(remark)}; until then it never applies.", err=True)
 
 
 @app.command(name="list")

@@ -26,6 +26,7 @@ from appliance.limits.book import Book
 from appliance.limits.clock import Now
 from appliance.limits.rules import Rule, rule_of
 from appliance.limits.standing import Standing
+from appliance.limits.unmet import unmet
 from appliance.records.database import Database
 from appliance.records.tables import limits, organizations
 from appliance.records.transaction import Transaction
@@ -68,6 +69,8 @@ class LimitInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     in_flight: int | None = None
     created_at: float | None = None
     """Unix seconds."""
+    remarks: list[str] = []
+    """What whoever has just made or changed it should know."""
 
 
 class CounterInfo(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -216,14 +219,16 @@ class LimitKeeper:
             row = {"id": limit_id, "organization_id": owner, "name": name, "rule": _text(limit), "created_at": at}
             tx.connection.execute(insert(limits).values(**row))
             note(tx, actor, "limit.create", limit_id, None, kept.info)
+            remarks.extend(unmet(tx, limit, owner, self._declared))
             return kept
 
+        remarks: list[str] = []
         async with self._changing:
             self._check_undeclared(name)
             kept = await self._write(work)
             self._kept[limit_id] = kept
             self._use()
-        return kept.info
+        return msgspec.structs.replace(kept.info, remarks=remarks)
 
     async def change(self, actor: Principal, id_or_name: str, wish: Mapping[str, Any]) -> LimitInfo:
         """wish: the fields that become different; None takes one away. What was used counts on where window and scope
@@ -244,12 +249,14 @@ class LimitKeeper:
                 kept = _kept(row.id, name, row.organization_id, limit, row.created_at)
                 tx.connection.execute(update(limits).where(limits.c.id == row.id).values(name=name, rule=_text(limit)))
                 note(tx, actor, "limit.change", row.id, before.info, kept.info)
+                remarks.extend(unmet(tx, limit, row.organization_id, self._declared))
                 return kept
 
+            remarks: list[str] = []
             kept = await self._write(work)
             self._kept[kept.info.id] = kept
             self._use()
-        return kept.info
+        return msgspec.structs.replace(kept.info, remarks=remarks)
 
     async def delete(self, actor: Principal, id_or_name: str) -> LimitInfo:
         """Raises NotFound; BadRequest for one that the settings file declares."""
@@ -307,6 +314,10 @@ class LimitKeeper:
         for finding in check_limit(limit, self._settings):
             raise _bad(finding, skip=0)
         return limit
+
+    @property
+    def _declared(self) -> tuple[str, ...]:
+        return tuple(key.name for key in self._settings.identity.keys)
 
     def _check_undeclared(self, name: str) -> None:
         if any(limit_name(limit) == name for limit in self._settings.limits):

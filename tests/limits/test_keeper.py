@@ -22,7 +22,7 @@ from appliance.limits.refusal import Refusal
 from appliance.limits.rules import Context, Demand, Used
 from appliance.records.database import Database
 from appliance.records.recorder import Recorder
-from appliance.records.tables import events, limits, organizations
+from appliance.records.tables import events, limits, organizations, teams
 from appliance.settings import Settings
 
 NOW = Now(1_700_000_000.0, 5.0)
@@ -105,6 +105,7 @@ async def test_a_limit_is_made_changed_and_deleted_and_bites_at_once(desk: Desk,
     usage = await desk.ask("GET", "/usage", limit="budget")
     assert usage[0]["used"] == "0"
     assert (usage[0]["reserved"], usage[0]["remaining"], usage[0]["amount"]) == ("1", "2", "3")
+    del changed["remarks"]  # there is no such team, which the next test is about
     assert await desk.ask("GET", "/budget") == changed
     assert await desk.ask("GET", f"/{made['id']}") == changed
     async with open_desk(tmp_path) as again:
@@ -159,6 +160,21 @@ async def test_bad_wishes_are_refused_by_name(desk: Desk, body: Any, param: str 
     assert error.param == param
     assert says in error.message
     assert await desk.events() == []
+
+
+async def test_names_that_nobody_has_are_told(desk: Desk) -> None:
+    wish = {"scope": "team", "match": {"team": ["typo", "t_real"], "organization": "acme"}, "requests": "1/day"}
+    async with desk.database.write() as connection:
+        row = {"id": "team_1", "organization_id": "org_acme", "name": "t_real", "created_at": 1.0}
+        await connection.execute(insert(teams).values(**row))
+    made = await desk.ask("POST", body=wish)
+    assert made["remarks"] == ["match.team: there is no team with the id or name 'typo' yet"]
+    assert "remarks" not in await desk.ask("GET", f"/{made['id']}"), "it may be there by now"
+    changed = await desk.ask("PATCH", f"/{made['id']}", {"match": {"key": "nobody's"}})
+    assert changed["remarks"] == ["""match.key: there is no key with the id or name "nobody's" yet"""]
+    theirs = await desk.ask("POST", body={**wish, "name": "x", "match": {"user": "ann"}}, actor=ACME)
+    assert theirs["remarks"] == ["match.user: there is no user with the id or name 'ann' yet"]
+    assert not any("remarks" in str(body) for _, body in await desk.events())
 
 
 async def test_names_are_given_once(desk: Desk) -> None:
