@@ -6,6 +6,8 @@ Durability is set per connection, so every connection is asked what it really do
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import sqlite3
 from collections.abc import Callable
@@ -49,9 +51,22 @@ class SqliteEngines:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             # SQLite gives its WAL and shared-memory files the mode of the main one, so this covers all three.
             os.close(os.open(self.path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+            folder = os.open(self.path.parent, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise self.refused(error) from error
+        try:
+            # One after the other: nobody waits for a file that is being made or goes over to its log, SQLite gives up.
+            with contextlib.suppress(OSError):  # a file system without locks; its database is refused below
+                fcntl.flock(folder, fcntl.LOCK_EX)
+            self._prepare(clock)
+        finally:
+            os.close(folder)
+
+    def _prepare(self, clock: Callable[[], float]) -> None:
+        try:
             if not self.path.stat().st_size:
                 _begin(self.path)
-        except OSError as error:
+        except (OSError, sqlite3.Error) as error:
             raise self.refused(error) from error
         engine = self.writing()
         try:
