@@ -154,7 +154,7 @@ class Answer(msgspec.Struct):
     status: int
     body: bytes
     headers: dict[str, str]
-    """None for a stream, which began with them."""
+    """Empty for a stream, which began with them."""
     row: ExchangeRow
     streamed: bool = False
     cut: bool = False
@@ -447,7 +447,7 @@ def _pass_on(written: asyncio.Future[int], told: asyncio.Future[None]) -> None:
 def _forget_way(error: BaseException | None) -> None:
     """Drop the frames that an error has come through, once all is said about it. They hold what belonged to the
     exchange, and some of them the error: a circle."""
-    while error is not None:
+    while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
 

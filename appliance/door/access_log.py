@@ -13,7 +13,6 @@ from appliance.door.endpoint import Visit
 _encode = msgspec.json.Encoder().encode
 FLUSH_S = 0.1
 _MAX_PATH = 256
-_MOST_NAMES = 4096
 
 
 class _Line(msgspec.Struct, omit_defaults=True):
@@ -48,7 +47,7 @@ class AccessLog:
         self._wall = wall
         self._redact = redact or str
         self._names: dict[str, str] = {}
-        """Names of keys without what looks like a credential."""
+        """Names of keys without what looks like a credential; until the next flush, as secrets may be learned."""
         self._lines: list[bytes] = []
         self._handle: asyncio.TimerHandle | None = None
 
@@ -84,8 +83,6 @@ class AccessLog:
     def _name(self, name: str) -> str:
         clean = self._names.get(name)
         if clean is None:
-            if len(self._names) >= _MOST_NAMES:
-                self._names.clear()
             clean = self._names[name] = self._redact(name)
         return clean
 
@@ -107,6 +104,7 @@ class AccessLog:
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
+        self._names.clear()
         if self._lines:
             data = b"".join(self._lines)
             self._lines.clear()

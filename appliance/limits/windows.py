@@ -94,6 +94,13 @@ class Rolling:
         index = int(t // self._width)
         if index < self.oldest:
             return [index, amount]
+        return self._put(index, amount)
+
+    def take(self, t: float, amount: int) -> Bucket:
+        """`add` right after `advance`, at the same moment."""
+        return self._put(self.oldest + BUCKETS, amount)
+
+    def _put(self, index: int, amount: int) -> Bucket:
         buckets = self.buckets
         if buckets and buckets[-1][0] == index:
             bucket = buckets[-1]
@@ -104,21 +111,6 @@ class Rolling:
         else:
             bucket = self._between(index)
             bucket[1] += amount
-        self.total += amount
-        return bucket
-
-    def take(self, t: float, amount: int) -> Bucket:
-        """`add` right after `advance`, at the same moment."""
-        buckets = self.buckets
-        index = self.oldest + BUCKETS
-        if buckets and buckets[-1][0] == index:
-            bucket = buckets[-1]
-            bucket[1] += amount
-        elif not buckets or buckets[-1][0] < index:
-            bucket = [index, amount]
-            buckets.append(bucket)
-        else:
-            return self.add(t, amount)
         self.total += amount
         return bucket
 

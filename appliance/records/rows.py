@@ -123,7 +123,6 @@ _encoder = msgspec.json.Encoder()
 _reasons = msgspec.json.Decoder(list[str])
 _stored_attempts = msgspec.json.Decoder(list[_StoredAttempt])
 _older_attempts = msgspec.json.Decoder(list[Attempt])
-_stored_charges = msgspec.json.Decoder(list[_StoredCharge])
 _plain_charges = msgspec.json.Decoder(list[tuple[int, int, str]])
 _MILLION = 1e6
 
@@ -239,7 +238,7 @@ def plain_charges(text: str) -> list[tuple[int, int, str]]:
 
 def read_charges(text: str) -> list[Charge]:
     """The charges in the column of that name. Raises msgspec.DecodeError."""
-    return [Charge(each.counter, each.amount, each.at_us / _MILLION) for each in _stored_charges.decode(text)]
+    return [Charge(counter, amount, at_us / _MILLION) for amount, at_us, counter in plain_charges(text)]
 
 
 def storable(row: ExchangeRow) -> ExchangeRow:
