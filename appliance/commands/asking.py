@@ -12,7 +12,6 @@ from urllib.parse import quote
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import Place
 from appliance.commands.terminal import visible
-from appliance.errors import NotFound
 
 PAGE = 1000
 """Rows that are asked for at once; the API gives no more."""
@@ -61,12 +60,8 @@ class Desk:
 
     def _must_exist(self, *, reading: bool) -> None:
         """What is made in a folder that no gateway has used is known to no gateway. Raises NotFound."""
-        if self._new or reading or self.place.has_database:
-            return
-        raise NotFound(
-            f"there is no gateway's data in {visible(self.place.data_dir.absolute())}: go to the folder in which the "
-            "gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE"
-        )
+        if not (self._new or reading):
+            self.place.must_have_database()
 
     @property
     def where(self) -> str:

@@ -14,7 +14,6 @@ from appliance import data_dir as folder
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import moment, readable, visible
-from appliance.errors import NotFound
 
 if TYPE_CHECKING:
     from appliance.records.erase import Erased
@@ -97,8 +96,7 @@ def _erase(place: Place, subject: str) -> dict[str, Any]:
 
 
 async def _erase_in_database(place: Place, subject: str) -> Erased:
-    if not place.has_database:
-        raise NotFound(f"there is no gateway's data in {visible(place.data_dir.absolute())}")
+    place.must_have_database()
     # Only where no gateway can be asked.
     from appliance.records.database import Database
     from appliance.records.erase import erase

@@ -20,7 +20,7 @@ import typer
 from appliance import __version__
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import visible
-from appliance.errors import NotFound, OutpostError
+from appliance.errors import OutpostError
 
 if TYPE_CHECKING:
     from appliance.records.export.forms import Form
@@ -100,8 +100,7 @@ def _to_file(place: Place, form: tuple[str, Form], window: Window, path: Path) -
 
 async def _export(place: Place, named: tuple[str, Form], window: Window, write: Callable[[bytes], object]) -> int:
     """Write the window; answer the number of the last record written (or that to begin after)."""
-    if not place.has_database:
-        raise NotFound(f"there is no gateway's data in {visible(place.data_dir.absolute())}")
+    place.must_have_database()
     from appliance.commands.leaving import note
     from appliance.records.database import Database
     from appliance.records.export.source import Source

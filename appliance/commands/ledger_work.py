@@ -112,11 +112,7 @@ async def _make(place: Place) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def _database(place: Place) -> AsyncIterator[Database]:
-    if not place.has_database:
-        raise NotFound(
-            f"there is no gateway's data in {visible(place.data_dir.absolute())}: go to the folder in which the "
-            "gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE"
-        )
+    place.must_have_database()
     database = await Database.open(place.database)
     try:
         yield database

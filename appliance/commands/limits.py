@@ -20,7 +20,7 @@ from appliance import data_dir as folder
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import command, table, visible
-from appliance.errors import BadRequest, NotFound
+from appliance.errors import BadRequest
 from appliance.identity.principal import Principal
 from appliance.settings import Settings, choose_file, load
 from appliance.settings.limiting import MEASURES, Match, Scope
@@ -220,12 +220,8 @@ class _Desk:
         try:
             answer = Control(self.place.control_socket).call(method, path, query=query, body=body)
         except NotRunning:
-            if method != "GET" and not self.place.has_database:
-                raise NotFound(
-                    f"there is no gateway's data in {visible(self.place.data_dir.absolute())}: go to the folder in "
-                    "which the gateway is started, or name its data with --data-dir FOLDER or its settings with "
-                    "--config FILE"
-                ) from None
+            if method != "GET":
+                self.place.must_have_database()
             return asyncio.run(self._here(method, path, body))
         self.running = True
         return answer

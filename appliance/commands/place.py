@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from appliance.errors import OutpostError
+from appliance.commands.terminal import visible
+from appliance.errors import NotFound, OutpostError
 
 if TYPE_CHECKING:
     from appliance.identity.key_store import KeyInfo
@@ -70,6 +71,14 @@ class Place:
     def has_database(self) -> bool:
         """A server's may be empty, but it is there; a file has to be made first."""
         return not isinstance(self.database, Path) or self.database.exists()
+
+    def must_have_database(self) -> None:
+        """Raises NotFound: what is done in a folder that no gateway has used is known to no gateway."""
+        if not self.has_database:
+            raise NotFound(
+                f"there is no gateway's data in {visible(self.data_dir.absolute())}: go to the folder in which the "
+                "gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE"
+            )
 
     @property
     def control_socket(self) -> Path:

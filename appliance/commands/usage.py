@@ -12,8 +12,8 @@ import typer
 
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
-from appliance.commands.terminal import table, visible
-from appliance.errors import BadRequest, NotFound
+from appliance.commands.terminal import table
+from appliance.errors import BadRequest
 from appliance.records.usage_rows import (
     COUNTS,
     NAMES,
@@ -95,11 +95,7 @@ def fetch(place: Place, by: tuple[Dimension, ...], since: str | None, until: str
 
 
 async def _from_database(place: Place, by: tuple[Dimension, ...], since: float, until: float) -> Any:
-    if not place.has_database:
-        raise NotFound(
-            f"there is no gateway's data in {visible(place.data_dir.absolute())}: go to the folder in which the "
-            "gateway is started, or name its data with --data-dir FOLDER or its settings with --config FILE"
-        )
+    place.must_have_database()
     # Only where no gateway can be asked.
     from appliance.records.database import Database
     from appliance.records.usage import UsageStore
