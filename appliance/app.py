@@ -351,7 +351,7 @@ class App:
     def _access_log(self, settings: Settings, stack: contextlib.AsyncExitStack) -> AccessLog | None:
         """The access log, if it is wanted. It stays open while a reload has switched it off."""
         if settings.log.access and self._log is None:
-            writer = LineWriter(sys.stdout.buffer)
+            writer = LineWriter(sys.stdout.fileno())
             stack.callback(writer.close)
             self._log = AccessLog(writer, time.time, self._secrets.redact_again)
         return self._log if settings.log.access else None

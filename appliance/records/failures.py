@@ -68,9 +68,10 @@ def misfit(place: str, lacks: str) -> str:
 
 def _lacks_something(error: BaseException) -> bool:
     """Whether a statement names a table or a column that the database has not."""
-    return sqlstate(error) in _UNDEFINED or any(
-        mark in str(_origin(error)) for mark in _LACKING if isinstance(_origin(error), sqlite3.Error)
-    )
+    origin = _origin(error)
+    if isinstance(origin, sqlite3.Error):
+        return any(mark in str(origin) for mark in _LACKING)
+    return sqlstate(error) in _UNDEFINED
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -143,14 +143,23 @@ FORMATS: dict[Format, Callable[[Redact], logging.Formatter]] = {"json": JsonLine
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to a stream; what cannot be written is counted, not told: telling it would be a sink of its own."""
+    """Writes to a stream. What cannot be written breaks nobody; behind the first line that can stands how many could
+    not, of which the stream may have kept and written some."""
 
     def __init__(self, stream: TextIO) -> None:
         super().__init__(stream)
-        self.failed = 0
+        self._failed = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        failed = self._failed
+        super().emit(record)
+        if failed and self._failed == failed:
+            self._failed = 0
+            told = {"name": "outpost.telemetry", "levelno": logging.WARNING, "levelname": "WARNING"}
+            super().emit(logging.makeLogRecord({**told, "msg": "log_lines_failed", "count": failed}))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        self.failed += 1
+        self._failed += 1
 
 
 @contextlib.contextmanager

@@ -46,9 +46,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         module = _declared(item)
         if module is None:
             continue
-        if reason := module.FAILING.get(item.originalname):  # type: ignore[attr-defined]
-            # Not strict: another processor rounds differently, and a model's judgement turns on that.
-            item.add_marker(pytest.mark.xfail(reason=reason, strict=False))
+        if declared := module.FAILING.get(item.originalname):  # type: ignore[attr-defined]
+            # Not strict: another processor rounds differently, and a model's judgement turns on that. Anything else
+            # that goes wrong fails the test.
+            raises, reason = declared
+            item.add_marker(pytest.mark.xfail(raises=raises, reason=reason, strict=False))
         if inspect.iscoroutinefunction(item.obj):  # type: ignore[attr-defined]
             # One loop for all: LangChain's client keeps its connections between tests.
             item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 import pytest
+from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
@@ -29,9 +30,12 @@ SKIPPED = {
     "test_anthropic_inputs": "blocks of Anthropic's dialect do not belong into OpenAI's",
     "test_stream_time": "plays recorded answers back; nothing is recorded here",
 }
-# Run, and allowed to fail: the shape of the answer is right, but a model of 135M parameters judges badly.
+# Run, and allowed to fail in this way alone: the answer is JSON, but a model of 135M parameters judges badly.
 FAILING = {
-    "test_json_mode": "json_object promises JSON, not which keys; the model nests one key in the other",
+    "test_json_mode": (
+        OutputParserException,
+        "json_object promises JSON, not which keys; the model nests one key in the other",
+    ),
 }
 
 

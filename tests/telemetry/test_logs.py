@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -225,7 +226,37 @@ def test_undone_everything_is_as_before() -> None:
     assert (sys.excepthook, sys.unraisablehook) == hooks
 
 
-def test_a_stream_that_is_gone_breaks_nobody() -> None:
+class Full(io.StringIO):
+    """A stream whose disk is full for a while."""
+
+    full = False
+
+    def write(self, text: str) -> int:
+        if self.full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(text)
+
+
+def test_lines_that_cannot_be_written_break_nobody_and_are_counted(capfd: pytest.CaptureFixture[str]) -> None:
+    out = Full()
+    logger = logging.getLogger("outpost")
+    undo = install("info", "json", Secrets(), out)
+    try:
+        out.full = True
+        for number in range(3):
+            logger.error("lost", extra={"number": number})
+        out.full = False
+        logger.error("kept")
+        logger.error("kept")
+    finally:
+        undo()
+    assert [(line["event"], line.get("count")) for line in lines(out)] == [
+        ("kept", None), ("log_lines_failed", 3), ("kept", None),
+    ]  # fmt: skip
+    assert capfd.readouterr() == ("", ""), "where nothing but our lines may be"
+
+
+def test_a_stream_that_is_closed_breaks_nobody(capfd: pytest.CaptureFixture[str]) -> None:
     out = io.StringIO()
     undo = install("info", "json", Secrets(), out)
     try:
@@ -233,3 +264,4 @@ def test_a_stream_that_is_gone_breaks_nobody() -> None:
         logging.getLogger("outpost").error("nobody reads this")
     finally:
         undo()
+    assert capfd.readouterr() == ("", "")
