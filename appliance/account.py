@@ -82,12 +82,13 @@ class Limits:
             team=principal.team,
             user=principal.user,
             service_account=principal.service_account,
-            key=principal.credential,
+            key=principal.key_id,
             route=route,
             model=target.name,
             provider=target.provider,
             tags=tags,
             key_name=principal.key_name,
+            credential=principal.credential,
         )
         self._contexts[key] = (principal, context)
         return context

@@ -52,6 +52,7 @@ class Context(msgspec.Struct, frozen=True, cache_hash=True):
     user: str | None = None
     service_account: str | None = None
     key: str | None = None
+    """The key's id, which `match` may name."""
     route: str | None = None
     """The route's own name, not an alias."""
     model: str | None = None
@@ -61,6 +62,8 @@ class Context(msgspec.Struct, frozen=True, cache_hash=True):
     tags: tuple[str, ...] = ()
     key_name: str | None = None
     """The key's name where there is no directory to ask; `match` may name it."""
+    credential: str | None = None
+    """Whose counter is meant under a limit per key, where a `key` stands for several people; None = the key's."""
 
 
 class Demand(msgspec.Struct, frozen=True):
@@ -115,6 +118,8 @@ class Rule(msgspec.Struct, frozen=True):
         elif self.scope == "tag":
             wanted = self.match.get("tag")
             yield from dict.fromkeys(tag for tag in context.tags if wanted is None or tag in wanted)
+        elif self.scope == "key" and context.credential is not None:
+            yield context.credential
         elif (value := getattr(context, self.scope)) is not None:
             yield value
 
