@@ -220,6 +220,7 @@ async def sign_in(
         person.organization,
         teams=person.teams,
         issued=issued,
+        organization_claimed=person.organization_claimed,
     )
     return msgspec.structs.replace(principal, key_id=credential, expires_at=expires_at)
 

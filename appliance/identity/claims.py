@@ -12,7 +12,7 @@ import msgspec
 from appliance.errors import PermissionDenied
 from appliance.identity.jwt import MAX_SUBJECT, BadToken, Claims
 from appliance.identity.permissions import Role
-from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
+from appliance.identity.principal import Principal
 
 BY_POWER: tuple[Role, ...] = ("owner", "admin", "operator", "auditor", "member")
 MAX_VALUES = 1000
@@ -36,7 +36,8 @@ class Rules(msgspec.Struct, frozen=True):
 
 class Person(msgspec.Struct, frozen=True):
     """Somebody whom an issuer vouches for. Teams and organization: names, as the directory knows them. teams: all that
-    are said; team: the one of them that the person works for."""
+    are said; team: the one of them that the person works for. organization_claimed: it is the token that names the
+    organization, not the settings."""
 
     issuer: str
     subject: str
@@ -45,6 +46,7 @@ class Person(msgspec.Struct, frozen=True):
     team: str | None = None
     organization: str | None = None
     teams: frozenset[str] = frozenset()
+    organization_claimed: bool = False
 
 
 class People(Protocol):
@@ -61,9 +63,11 @@ class People(Protocol):
         *,
         teams: frozenset[str] = frozenset(),
         issued: float | None = None,
+        organization_claimed: bool = False,
     ) -> Principal:
         """The person as a principal, made known at the first time. Without news this touches no database.
-        issued: when the issuer said so, in unix seconds; None for what is never old.
+        issued: when the issuer said so, in unix seconds; None for what is never old. organization_claimed: the issuer
+        chose the organization, which must not be the one that runs the box.
 
         Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody disabled.
         """
@@ -88,6 +92,7 @@ def person_of(claims: Claims, rules: Rules) -> Person:
         team=teams[0] if teams else None,
         organization=_organization(claims, rules),
         teams=frozenset(teams),
+        organization_claimed=rules.fixed_organization is None and rules.organization is not None,
     )
 
 
@@ -147,10 +152,6 @@ def _teams(claims: Claims, rules: Rules) -> list[str]:
     return [team for value, team in rules.teams.items() if value in values]
 
 
-_RUNS_THE_BOX = frozenset({DEFAULT_ORGANIZATION, DEFAULT_ORGANIZATION.removeprefix("org_")})
-"""Its id and its name."""
-
-
 def _organization(claims: Claims, rules: Rules) -> str | None:
     if rules.fixed_organization is not None or rules.organization is None:
         return rules.fixed_organization
@@ -158,9 +159,6 @@ def _organization(claims: Claims, rules: Rules) -> str | None:
     if len(values) != 1:
         # Never the organisation that runs the box for want of another.
         raise PermissionDenied(f"The token must name one organization in its claim {rules.organization}.")
-    if values[0] in _RUNS_THE_BOX:
-        # Whoever may name any organisation must not be able to name this one; the settings may (`organization`).
-        raise PermissionDenied("A token cannot name the organization that runs the box.")
     return values[0]
 
 

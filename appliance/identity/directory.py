@@ -213,13 +213,14 @@ class Directory:
         *,
         teams: frozenset[str] = frozenset(),
         issued: float | None = None,
+        organization_claimed: bool = False,
     ) -> Principal:
         """A person whom an identity provider vouches for, made known at the first time; teams and organisation by name
         or id. The provider's newest word on name, role and membership counts. Without news this touches no database.
 
         teams: all that are said; `team` is the one that the person works for. issued: unix seconds; None for what the
-        settings say. Raises PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody
-        disabled.
+        settings say. organization_claimed: it is the provider that names the organisation, not the settings. Raises
+        PermissionDenied for a team or organisation that is not there, Unauthenticated for somebody disabled.
         """
         if not people_work.storable_text(subject):
             raise PermissionDenied("The subject of this account has characters that no record can keep.")
@@ -228,6 +229,9 @@ class Directory:
         place = self.snapshot.organization(organization or DEFAULT_ORGANIZATION)
         if place is None:
             raise PermissionDenied(f"The organization {organization!a} of this account is not known here.")
+        if organization_claimed and place.id == DEFAULT_ORGANIZATION:
+            # By its id, since it can be renamed. Whoever may name any organisation must not be able to name this one.
+            raise PermissionDenied("A token cannot name the organization that runs the box.")
         group = None if team is None else self.snapshot.team(place.id, team)
         if team is not None and group is None:
             raise PermissionDenied(f"The team {team!a} of this account is not known here.")

@@ -84,6 +84,7 @@ class FakePeople:
         *,
         teams: frozenset[str] = frozenset(),
         issued: float | None = None,
+        organization_claimed: bool = False,
     ) -> Principal:
         self.calls.append((issuer, subject, name, role, team, organization))
         self.said.append((teams, issued))

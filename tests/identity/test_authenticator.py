@@ -19,8 +19,8 @@ from appliance.identity.directory import Directory
 from appliance.identity.jwks import ProviderError
 from appliance.identity.jwt import BadToken
 from appliance.identity.oidc import Provider, build_providers, build_subjects
-from appliance.identity.people_work import TEAM, USER
-from appliance.identity.principal import Principal, Restrictions
+from appliance.identity.people_work import ORGANIZATION, TEAM, USER
+from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal, Restrictions
 from appliance.settings import from_mapping
 from tests.fakes.issuer import FakeIssuer, FakePeople, key_set, open_issuer, rsa, sign
 from tests.identity.conftest import OWNER, Box
@@ -382,3 +382,24 @@ async def test_people_are_made_known_and_can_be_disabled(scene: Scene, box: Box)
         await who.identify(scene.token(sub="bob", t="nowhere"))
     info, key = await box.key("one", role="member")
     assert (await who.identify(key)).key_id == info.id
+
+
+async def test_no_token_names_the_organization_that_runs_the_box_whatever_it_is_called(
+    scene: Scene, any_box: Box
+) -> None:
+    directory = any_box.directory
+    any_box.as_of(NOW)
+    await directory.alter(OWNER, ORGANIZATION, "default", {"name": "acme"})
+    other = await directory.create(OWNER, ORGANIZATION, {"name": "default"})
+    by_claim = scene.providers(claims={"role": "groups", "organization": "org"})
+    who = Authenticator(any_box.ring, directory, by_claim, clock=lambda: NOW)
+    before = await any_box.events()
+    for claimed in ("acme", ["acme"], DEFAULT_ORGANIZATION):
+        with pytest.raises(PermissionDenied, match="that runs the box"):
+            await who.identify(scene.token(org=claimed))
+    assert await any_box.events() == before, "nobody became known by it"
+    found = await who.identify(scene.token(org="default"))
+    assert (found.organization, found.oversees) == (other.id, other.id), "a name that is free again is as any other"
+    # The settings may.
+    who.change(scene.providers(organization="acme"), ())
+    assert (await who.identify(scene.token(sub="bob"))).organization == DEFAULT_ORGANIZATION
