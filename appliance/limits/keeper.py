@@ -137,6 +137,16 @@ class LimitKeeper:
 
     async def load(self, settings: Settings) -> None:
         """Take over the limits of the file and of the database."""
+        self._settings = settings
+        await self._read()
+
+    def apply(self, settings: Settings) -> None:
+        """Go by the file's limits as they are now; what was used stays used."""
+        self._settings = settings
+        self._use()
+
+    async def _read(self) -> None:
+        """Go by what the database has, and by the file's limits that are in force when it has been read."""
         async with self._changing:
             query = select(limits).order_by(limits.c.created_at, limits.c.id)
             async with self._database.read() as connection:
@@ -149,12 +159,7 @@ class LimitKeeper:
                     logger.error("limit_unreadable", extra={"limit": row.id, "cause": type(error).__name__})
                     continue
                 self._kept[row.id] = _kept(row.id, row.name, row.organization_id, limit, row.created_at)
-            self.apply(settings)
-
-    def apply(self, settings: Settings) -> None:
-        """Go by the file's limits as they are now; what was used stays used."""
-        self._settings = settings
-        self._use()
+            self._use()
 
     def _use(self) -> None:
         declared = [rule_of(limit) for limit in self._settings.limits]
@@ -175,7 +180,7 @@ class LimitKeeper:
         while True:
             try:
                 await self._recorder.write(lambda tx: None, durable=False)
-                await self.load(self._settings)
+                await self._read()
             except RecordsUnavailable:
                 await asyncio.sleep(self._again_s)
             else:
@@ -212,20 +217,18 @@ class LimitKeeper:
         name = limit_name(limit)
         limit_id, at = new_id("limit", self._random(10)), self._wall()
 
-        def work(tx: Transaction) -> _Kept:
+        def work(tx: Transaction) -> tuple[_Kept, list[str]]:
             owner = _organization(tx, actor, organization)
             _check_free(tx, name)
             kept = _kept(limit_id, name, owner, limit, at)
             row = {"id": limit_id, "organization_id": owner, "name": name, "rule": _text(limit), "created_at": at}
             tx.connection.execute(insert(limits).values(**row))
             note(tx, actor, "limit.create", limit_id, None, kept.info)
-            remarks.extend(unmet(tx, limit, owner, self._declared))
-            return kept
+            return kept, unmet(tx, limit, owner, self._declared)
 
-        remarks: list[str] = []
         async with self._changing:
             self._check_undeclared(name)
-            kept = await self._write(work)
+            kept, remarks = await self._write(work)
             self._kept[limit_id] = kept
             self._use()
         return msgspec.structs.replace(kept.info, remarks=remarks)
@@ -236,7 +239,7 @@ class LimitKeeper:
         async with self._changing:
             before = self._mine(actor, id_or_name)
 
-            def work(tx: Transaction) -> _Kept:
+            def work(tx: Transaction) -> tuple[_Kept, list[str]]:
                 row = tx.connection.execute(select(limits).where(limits.c.id == before.info.id)).one_or_none()
                 if row is None:
                     raise _unknown(id_or_name)
@@ -249,11 +252,9 @@ class LimitKeeper:
                 kept = _kept(row.id, name, row.organization_id, limit, row.created_at)
                 tx.connection.execute(update(limits).where(limits.c.id == row.id).values(name=name, rule=_text(limit)))
                 note(tx, actor, "limit.change", row.id, before.info, kept.info)
-                remarks.extend(unmet(tx, limit, row.organization_id, self._declared))
-                return kept
+                return kept, unmet(tx, limit, row.organization_id, self._declared)
 
-            remarks: list[str] = []
-            kept = await self._write(work)
+            kept, remarks = await self._write(work)
             self._kept[kept.info.id] = kept
             self._use()
         return msgspec.structs.replace(kept.info, remarks=remarks)

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from appliance.errors import RecordsUnavailable
 from appliance.limits.book import Book
 from appliance.limits.keeper import LimitKeeper
 from appliance.records.database import Database
 from appliance.records.recorder import Recorder
+from appliance.records.rows import ExchangeRow
+from appliance.records.transaction import Transaction
+from appliance.settings import Settings
 from tests.limits.test_keeper import NOW, OWNER, SETTINGS, Desk
 
 WISH = {"name": "tight", "scope": "team", "requests": "10/hour"}
@@ -102,3 +107,48 @@ async def test_what_was_written_after_all_is_in_force_after_all(desk: Impatient)
         await desk.recorder.wait_available()
         await desk.recorder.write(lambda tx: None)
         await settled(desk, ["declared"] if not await desk.stored() else expected)
+
+
+async def test_settings_that_come_while_the_database_is_read_stay_in_force(
+    desk: Impatient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = Settings.model_validate({"limits": [{"scope": "team", "name": "later", "requests": "1/day"}]})
+    read = desk.database.read
+
+    @asynccontextmanager
+    async def reloaded_meanwhile() -> AsyncIterator[AsyncConnection]:
+        async with read() as connection:
+            yield connection
+        desk.keeper.apply(later)
+
+    monkeypatch.setattr(desk.database, "read", reloaded_meanwhile)
+    await leave(desk, "POST", "", WISH)
+    await settled(desk, ["later", "tight"])
+
+
+@pytest.mark.parametrize("change", [("POST", "", WISH), ("PATCH", "/tight", {"match": {"team": "nobody"}})])
+async def test_a_change_that_had_to_be_written_again_is_told_once(desk: Impatient, change: tuple[Any, ...]) -> None:
+    method, path, body = change
+    if method == "PATCH":
+        await desk.ask("POST", "", WISH)
+    patient = Recorder(desk.database)
+    await patient.start()
+    desk.keeper = LimitKeeper(desk.database, patient, Book([], NOW), lambda: NOW, wall=lambda: NOW.wall)
+    await desk.keeper.load(SETTINGS)
+    go = threading.Event()
+
+    def wait(tx: Transaction) -> None:
+        go.wait(5)
+
+    bad = ExchangeRow(id="x", kind="chat.completions", started_at=NOW.wall)
+    bad.kind = None  # type: ignore[assignment]
+    held = patient.write(wait)
+    asked = asyncio.create_task(desk.ask(method, path, {**body, "match": {"team": "nobody"}}))
+    while patient.depth < 2:
+        await asyncio.sleep(0)
+    failed = patient.submit(bad)  # because of it all that were written with it are written once more, alone
+    go.set()
+    made = await asked
+    assert made["remarks"] == ["match.team: there is no team with the id or name 'nobody' yet"]
+    await asyncio.gather(held, failed, return_exceptions=True)
+    await patient.close()
