@@ -192,18 +192,26 @@ class Authenticator:
         """Keep the providers' keys fresh, until cancelled; so that a key that a provider gives up is given up here."""
         while True:
             self._changed.clear()
-            due = [each for each in self._providers.values() if each.keys.due_s == 0.0]
-            done = await asyncio.gather(*(each.keys.refresh() for each in due), return_exceptions=True)
-            for each, error in zip(due, done, strict=True):
-                if isinstance(error, Exception):
-                    logger.error("issuer_keys_not_fetched", extra={"provider": each.name}, exc_info=error)
-            waits = [each.keys.due_s for each in self._providers.values()]
-            wait_s = min([WATCH_S, *(max(each, 1.0) for each in waits if each is not None)])
+            try:
+                wait_s = await self._refresh()
+            except Exception:
+                logger.exception("issuer_watch_failed")
+                wait_s = WATCH_S
             try:
                 async with asyncio.timeout(wait_s):
                     await self._changed.wait()
             except TimeoutError:
                 continue
+
+    async def _refresh(self) -> float:
+        """Fetch the keys that are due; seconds until the next are."""
+        due = [each for each in self._providers.values() if each.keys.due_s == 0.0]
+        done = await asyncio.gather(*(each.keys.refresh() for each in due), return_exceptions=True)
+        for each, error in zip(due, done, strict=True):
+            if isinstance(error, Exception):
+                logger.error("issuer_keys_not_fetched", extra={"provider": each.name}, exc_info=error)
+        waits = [each.keys.due_s for each in self._providers.values()]
+        return min([WATCH_S, *(max(each, 1.0) for each in waits if each is not None)])
 
 
 async def sign_in(

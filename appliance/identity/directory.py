@@ -76,7 +76,7 @@ class Directory:
             for kind in KINDS:
                 things += [kind.made(row) for row in (await connection.execute(kind.select())).all()]
             things += [Member(*row) for row in (await connection.execute(people_work.all_members())).all()]
-            stored = [key_store.record_of(row) for row in (await connection.execute(key_store.valid_keys())).all()]
+            stored = key_store.records_of((await connection.execute(key_store.valid_keys())).all())
         check(stored)
         self.snapshot = Snapshot([*things, *fixed.values(), *stored])
         self.changed()

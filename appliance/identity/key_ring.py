@@ -48,6 +48,7 @@ class KeyRing:
         self._secret_file = secret_file
         self._strict = strict
         self._fixed: Sequence[FixedKey] = ()
+        self._reloading = asyncio.Lock()
         self._used: dict[str, float] = {}
 
     @classmethod
@@ -204,11 +205,13 @@ class KeyRing:
     async def reload(self, fixed: Sequence[FixedKey] | None = None) -> None:
         """Read the database again; `fixed` replaces the declared keys. All or nothing. Raises IdentityError,
         RecordsUnavailable."""
-        declared = self._fixed if fixed is None else [*fixed]
-        entries = self.check(declared)
-        await self.directory.reload(entries, self._check_secret if self._strict else _anything)
-        self._fixed = declared
-        self.declared = [fixed_info(entry, self.directory) for entry in declared]
+        # One at a time: else one that began before another has replaced the declared keys would put the old ones back.
+        async with self._reloading:
+            declared = self._fixed if fixed is None else [*fixed]
+            entries = self.check(declared)
+            await self.directory.reload(entries, self._check_secret if self._strict else _anything)
+            self._fixed = declared
+            self.declared = [fixed_info(entry, self.directory) for entry in declared]
 
     def check(self, fixed: Sequence[FixedKey]) -> Mapping[bytes, KeyRecord]:
         """The declared keys made ready. Raises IdentityError for one that cannot be used."""
@@ -242,6 +245,8 @@ class KeyRing:
                     await self.reload()
             except (RecordsUnavailable, IdentityError) as error:
                 logger.warning("keys_not_reloaded", extra={"cause": error.message})
+            except Exception:
+                logger.exception("keys_not_reloaded")
             await asyncio.sleep(interval_s)
 
 

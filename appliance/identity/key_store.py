@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +12,7 @@ from sqlalchemy import Select, and_, insert, or_, select, update
 
 from appliance.errors import BadRequest, NotFound
 from appliance.identity.grants import check_grant, check_owner, check_role, inherit
+from appliance.identity.keys import ROTATED_DIGITS, ROTATED_NAME
 from appliance.identity.people_work import (
     SERVICE_ACCOUNT,
     TEAM,
@@ -24,13 +26,17 @@ from appliance.identity.people_work import (
 )
 from appliance.identity.permissions import ROLES, Role, may_grant, within
 from appliance.identity.principal import DEFAULT_ORGANIZATION, UNRESTRICTED, Principal, Restrictions
-from appliance.identity.restrictions import checked
+from appliance.identity.restrictions import checked, networks
 from appliance.identity.snapshot import KeyRecord, Member, ServiceAccount, Team, User
 from appliance.records.tables import api_keys, team_members
 from appliance.records.transaction import Transaction
 from appliance.redact import looks_secret
 
+logger = logging.getLogger("outpost.identity")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+NOTHING = Restrictions(routes=(), models=(), zones=())
+"""What is shown of restrictions that cannot be read. Nobody can wish for these: see `checked`."""
 LONGEST_S = 100 * 366 * 86400.0
 MOST_OVERLAP_S = 90 * 86400.0
 FILTERS = {
@@ -102,18 +108,37 @@ def select_keys() -> Select[Any]:
 def info_of(row: Sequence[Any]) -> KeyInfo:
     """A row of `select_keys`."""
     values = dict(zip(_COLUMNS, row, strict=False))
-    values["restrictions"] = msgspec.json.decode(values["restrictions"], type=Restrictions)
+    values["restrictions"] = _read_restrictions(values["restrictions"])
     return KeyInfo(**values)
 
 
-def record_of(row: Sequence[Any]) -> KeyRecord:
-    info = info_of(row)
-    return _record(info, bytes(row[-2]), row[-1])
+def _read_restrictions(text: Any) -> Restrictions:
+    """What a column says; NOTHING for what cannot be read: such a key must still be shown and revoked."""
+    try:
+        found = msgspec.json.decode(text, type=Restrictions)
+        networks(found)
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        return NOTHING
+    return found
 
 
-def _record(info: KeyInfo, digest: bytes, secret_id: str) -> KeyRecord:
+def records_of(rows: Iterable[Sequence[Any]]) -> list[KeyRecord]:
+    """The keys of these rows that can be used. A damaged one lets nobody in, and keeps no gateway from starting."""
+    found = []
+    for row in rows:
+        info = info_of(row)
+        if info.restrictions == NOTHING:
+            cure = f"outpost keys revoke {info.id}, and make another"
+            logger.error("key_damaged", extra={"key": info.id, "field": "restrictions", "cure": cure})
+        else:
+            found.append(_record(info, row))
+    return found
+
+
+def _record(info: KeyInfo, row: Sequence[Any]) -> KeyRecord:
+    """row: one of `select_keys`, or what its last two columns say."""
     return KeyRecord(
-        digest=digest,
+        digest=bytes(row[-2]),
         id=info.id,
         name=info.name,
         role=info.role,
@@ -123,7 +148,7 @@ def _record(info: KeyInfo, digest: bytes, secret_id: str) -> KeyRecord:
         service_account=info.service_account,
         restrictions=info.restrictions,
         expires_at=info.expires_at,
-        secret_id=secret_id,
+        secret_id=row[-1],
     )
 
 
@@ -163,7 +188,8 @@ def _find(tx: Transaction, id_or_name: str, only: Mapping[str, str]) -> tuple[Ke
     if storable_text(id_or_name) and len(id_or_name) <= 64:
         rows = tx.connection.execute(wanted_keys(id_or_name, only)).all()
         if rows:
-            return info_of(rows[-1]), record_of(rows[-1])
+            info = info_of(rows[-1])
+            return info, _record(info, rows[-1])
     raise unknown(id_or_name)
 
 
@@ -249,6 +275,13 @@ def _check_holder(actor: Principal, holder: User | ServiceAccount) -> None:
         check_owner(actor)
 
 
+def _check_holder_of(tx: Transaction, actor: Principal, info: KeyInfo) -> None:
+    """The same for a key that is there. Raises PermissionDenied."""
+    for kind, holder in ((USER, info.user), (SERVICE_ACCOUNT, info.service_account)):
+        if holder is not None:
+            _check_holder(actor, find(tx.connection, kind, holder, info.organization))
+
+
 def _check(actor: Principal, info: KeyInfo) -> None:
     check_grant(
         actor,
@@ -280,7 +313,7 @@ def _free_name(tx: Transaction, name: str, now: float) -> tuple[KeyRecord, ...]:
             f"name: there is a key named {name!r} already; choose another name or revoke it first", param="name"
         )
     tx.connection.execute(update(api_keys).where(api_keys.c.id == info.id).values(revoked_at=info.expires_at))
-    return (record_of(row),)
+    return (_record(info, row),)
 
 
 def _insert(
@@ -290,7 +323,7 @@ def _insert(
     values["restrictions"] = msgspec.json.encode(info.restrictions).decode()
     tx.connection.execute(insert(api_keys).values(**values, digest=fresh.digest, secret_id=fresh.secret_id))
     note(tx, actor, kind, info.id, None, info)
-    return Changed(info, (_record(info, fresh.digest, fresh.secret_id),), ended)
+    return Changed(info, (_record(info, (fresh.digest, fresh.secret_id)),), ended)
 
 
 def rotate(
@@ -317,9 +350,9 @@ def rotate(
     follower = tx.connection.execute(select(api_keys.c.name).where(api_keys.c.replaces == old.id)).scalar()
     if follower is not None:
         raise BadRequest(f"{old.name} has been replaced by {follower} already; rotate that one")
-    for kind, holder in ((USER, old.user), (SERVICE_ACCOUNT, old.service_account)):
-        if holder is not None:
-            _check_holder(actor, find(tx.connection, kind, holder, old.organization))
+    _check_holder_of(tx, actor, old)
+    if old.restrictions == NOTHING:
+        raise BadRequest(f"{old.name}: what it is limited to cannot be read; revoke it, and make a new key")
     explicit = expires_at is not None
     if expires_at is None and old.expires_at is not None:
         expires_at = now + (old.expires_at - (old.created_at or now))
@@ -342,7 +375,7 @@ def rotate(
     end = now + overlap_s if old.expires_at is None else min(old.expires_at, now + overlap_s)
     ending = msgspec.structs.replace(
         old,
-        name=f"{old.name[:55]}+{old.id[-8:]}",
+        name=f"{old.name[:ROTATED_NAME]}+{old.id[-ROTATED_DIGITS:]}",
         expires_at=end,
         revoked_at=None if overlap_s else now,
     )
@@ -357,6 +390,7 @@ def rotate(
 def revoke(tx: Transaction, actor: Principal, id_or_name: str, *, now: float, own: bool = False) -> Changed[KeyInfo]:
     """End a key for good; one that was ended before stays as it was. Raises NotFound, PermissionDenied."""
     info, record = _find(tx, id_or_name, reach(actor, own=own))
+    _check_holder_of(tx, actor, info)
     if own:
         check_role(actor, info.role)
     elif info.role == "owner":

@@ -22,6 +22,8 @@ PREFIX = "op-"
 SHOWN = 7
 """Characters of a key that are kept to recognise it by: the fixed prefix and four of its own."""
 KEY_BYTES = 32
+ROTATED_NAME, ROTATED_DIGITS = 55, 8
+"""A key that was rotated is called by so much of its name, a `+` and so many of the last characters of its id."""
 MIN_FIXED_LENGTH = 20
 """A key that a person declared must not be one that can be guessed in passing."""
 

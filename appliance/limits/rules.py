@@ -8,6 +8,7 @@ from typing import NamedTuple, get_args
 
 import msgspec
 
+from appliance.identity.keys import ROTATED_DIGITS, ROTATED_NAME
 from appliance.limits.windows import Window, window_of
 from appliance.settings.checks_limiting import limit_name
 from appliance.settings.limiting import MEASURES, Limit, Scope
@@ -34,8 +35,6 @@ TARGET_BOUND: frozenset[str] = frozenset({"model", "provider"})
 """Scopes whose value changes when another target takes over."""
 _CALENDAR = frozenset({"day", "week", "month"})
 _MOST_WHOM = 100
-ROTATED_NAME, ROTATED_DIGITS = 55, 8
-"""A key that was rotated is called by so much of its name, a `+` and so many of the last characters of its id."""
 
 Names = Callable[[str, str], str | None]
 """(scope, id) → the name that people know it by; None = it has none."""

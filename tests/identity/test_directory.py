@@ -205,12 +205,15 @@ async def test_owners_are_made_and_changed_by_owners_only(box: Box) -> None:
         directory.alter(ADMIN, USER, boss.id, {"disabled": True}),
         directory.set_member(ADMIN, team.id, boss.id, inside=True),
         box.ring.revoke(ADMIN, info.id),
+        box.ring.revoke(ADMIN, "boss-laptop"),
         box.ring.rotate(ADMIN, info.id),
         box.ring.create(ADMIN, NewKey("lesser", "member", user=boss.id)),
     ):
         with pytest.raises(PermissionDenied, match="owner"):
             await attempt
     assert box.ring.identify(key) is not None
+    # Their own they end with whatever credential they have.
+    assert (await box.ring.revoke(msgspec.structs.replace(ADMIN, user=boss.id), "boss-laptop")).revoked_at is not None
 
 
 async def test_nobody_raises_their_own_role_or_shuts_themselves_out(box: Box) -> None:
