@@ -7,6 +7,7 @@ one event loop. Times are the loop's.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Protocol
@@ -16,6 +17,8 @@ import msgspec
 from appliance.errors import BadRequest, OutpostError, Overloaded, Unavailable
 from appliance.identity.principal import Priority
 from appliance.limits.fair_queue import PRIORITIES, Entry, FairQueue, Meter, Rules
+
+logger = logging.getLogger("outpost.limits")
 
 UNLIMITED = 1 << 40
 LONGEST_RETRY_S = 3600.0
@@ -391,7 +394,10 @@ async def follow(gates: Gates, supervisor: Replicas) -> None:
     changes = supervisor.subscribe()
     known = _count(gates, supervisor, known)
     async for _ in changes:
-        known = _count(gates, supervisor, known)
+        try:
+            known = _count(gates, supervisor, known)
+        except Exception:
+            logger.exception("gates_not_resized")  # the next change does it
 
 
 def _count(gates: Gates, supervisor: Replicas, known: set[str]) -> set[str]:

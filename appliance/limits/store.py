@@ -53,6 +53,8 @@ SOON_S = 0.05
 SHORT_S = 10
 """Windows that are over before the next start has opened the doors: what is held of them does no harm."""
 LEAST_VALID_S = 60.0
+UNREADABLE = (ValueError, ArithmeticError, OSError)
+"""What windows raise for lengths and moments that only somebody who damaged a row can have put there."""
 _MARK = "*"
 """The row whose `as_of` says up to where all states go; no counter's name."""
 _CHUNK = 256
@@ -105,7 +107,7 @@ class LimitStore:
             try:
                 usage = read_key(row.counter).window.usage()
                 usage.fill(json.loads(row.state), now.wall)
-            except (ValueError, TypeError, OverflowError) as error:
+            except (*UNREADABLE, TypeError) as error:
                 logger.warning("limit_counter_unreadable", extra={"counter": row.counter, "cause": str(error)})
                 continue
             self._folded[row.counter] = usage
@@ -277,13 +279,15 @@ class LimitStore:
     # --- checkpoints -------------------------------------------------------------------------------
 
     async def run(self, clock: Callable[[], Now], interval_s: float = 2.0) -> None:
-        """A checkpoint every `interval_s` until it is cancelled. Trouble with the database passes by itself."""
+        """A checkpoint every `interval_s` until it is cancelled. Trouble is logged and outlived."""
         while True:
             await asyncio.sleep(interval_s)
             try:
                 await self.checkpoint(clock())
             except OutpostError as error:
                 logger.warning("limits_not_written", extra={"cause": error.message})
+            except Exception:
+                logger.exception("limits_not_written")
 
     async def close(self, now: Now) -> None:
         """The last checkpoint: to be awaited when nothing is under way, before the recorder is closed. Raises
@@ -309,13 +313,13 @@ class LimitStore:
             if not (dirty or lowered or gone or owed) and as_of - self._marked < _SOMETIMES:
                 return
             changed = dirty | lowered
-            rows = []
-            for key in changed:
-                start, held = _allowed(self._holding.get(key))
-                if held or key in self._folded:
-                    rows.append(self._row(key, start, held))
-            keys = [*changed, *gone, _MARK]
             try:
+                rows = []
+                for key in changed:
+                    start, held = _allowed(self._holding.get(key))
+                    if held or key in self._folded:
+                        rows.append(self._row(key, start, held))
+                keys = [*changed, *gone, _MARK]
                 await self._recorder.write(replace(keys, [*rows, self._mark()]), durable=False)
             except BaseException:
                 self._dirty |= changed
@@ -404,14 +408,13 @@ class LimitStore:
             self._as_of = rows[-1].seq
 
     def _add(self, key: str, at: float, amount: int) -> None:
-        usage = self._folded.get(key)
-        if usage is None:
-            try:
-                usage = read_key(key).window.usage()
-            except ValueError:
-                return
-            self._folded[key] = usage
-        usage.add(at, amount)
+        try:
+            usage = self._folded.get(key) or read_key(key).window.usage()
+            usage.add(at, amount)
+        except UNREADABLE as error:
+            logger.warning("charge_unreadable", extra={"counter": key, "cause": str(error)})
+            return
+        self._folded[key] = usage
         self._dirty.add(key)
         self._gone.discard(key)
 

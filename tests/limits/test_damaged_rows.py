@@ -1,19 +1,23 @@
-"""Rows that somebody has damaged: the start goes on, and what other rows say counts."""
+"""Rows and tables that somebody has damaged: the start goes on, and what other rows say counts."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import sqlite3
 from pathlib import Path
 
 import pytest
 
-from tests.limits.test_limit_store import DAY, house, now, rules
+from tests.limits.test_limit_store import DAY, house, now, rules, stored
 
 DAMAGE = [
     "UPDATE exchanges SET charges = '[{' WHERE seq = 1",
     "UPDATE exchanges SET charges = '7' WHERE seq = 1",
     "UPDATE exchanges SET charges = '[[1,-9000000000000000,\"l|team|tokens|day@UTC|t\"]]' WHERE seq = 1",
     "UPDATE exchanges SET charges = '[[1,5,\"l|team|tokens|day@Nowhere|t\"]]' WHERE seq = 1",
+    "UPDATE exchanges SET charges = '[[1,5,\"l|team|tokens|r0|t\"]]' WHERE seq = 1",
+    "UPDATE exchanges SET charges = '[[1,-9000000000000000000,\"l|team|tokens|day@UTC|new\"]]' WHERE seq = 1",
     "UPDATE exchanges SET charges = '[]' WHERE seq = 1",
 ]
 STATES = ["[[1e300,5]]", "[[-1e15,5]]", '[["x",5]]', "[[1]]", "{", "7"]
@@ -21,7 +25,7 @@ STATES = ["[[1e300,5]]", "[[-1e15,5]]", '[["x",5]]', "[[1]]", "{", "7"]
 
 def spoil(path: Path, statement: str, *values: str) -> None:
     with sqlite3.connect(path) as connection:
-        assert connection.execute(statement, values).rowcount
+        assert connection.execute(statement, values).rowcount, statement
     connection.close()
 
 
@@ -51,3 +55,32 @@ async def test_a_state_that_nobody_can_read_counts_nowhere(tmp_path: Path, state
     spoil(path, "UPDATE limit_counters SET state = ? WHERE counter LIKE '%|tokens|%'", state)
     async with house(path, rules(1000, DAY), now(9, 9)) as two:
         assert two.left(now(9, 9)) == 1000
+
+
+async def test_a_counter_that_nobody_can_read_counts_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "outpost.db"
+    async with house(path, rules(1000, DAY), now(), clean=True) as one:
+        await one.end(await one.begin(now()), now(), tokens=30)
+    spoil(path, "UPDATE limit_counters SET counter = 'l|team|tokens|r0|t' WHERE counter LIKE '%|tokens|%'")
+    async with house(path, rules(1000, DAY), now(9, 9)) as two:
+        assert two.left(now(9, 9)) == 1000
+
+
+async def test_checkpoints_go_on_after_trouble_that_nobody_expected(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "outpost.db"
+    async with house(path, rules(1000, DAY), now()) as one:
+        await one.end(await one.begin(now()), now(), tokens=30)
+        spoil(path, "ALTER TABLE limit_counters RENAME TO elsewhere")
+        running = asyncio.create_task(one.store.run(lambda: now(1), interval_s=0.001))
+        async with asyncio.timeout(10):
+            while "limits_not_written" not in caplog.messages:
+                await asyncio.sleep(0.001)
+            spoil(path, "ALTER TABLE elsewhere RENAME TO limit_counters")
+            while not any("30" in state for state, _ in stored(path).values()):
+                await asyncio.sleep(0.001)
+        assert not running.done()
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 
@@ -157,6 +158,10 @@ def test_capacities_follow_the_replicas(house: House) -> None:
     assert capacity() == 2
     supervisor.become()  # out of the configuration altogether
     assert capacity() == 0
+    supervisor.become(cast("FakeReplica", None))  # trouble that nobody expected passes with the next change
+    assert capacity() == 0
+    supervisor.become(FakeReplica("small", "ready"))
+    assert capacity() == 2
     supervisor.news.put_nowait(None)
     house.loop.settle()
     assert following.done()
