@@ -119,7 +119,8 @@ class Dropped(msgspec.Struct, frozen=True):
 
 
 def drop_content(before: float, limit: int = _BATCH) -> Callable[[Transaction], Dropped]:
-    """Delete the oldest contents from before a moment, at most `limit` parts."""
+    """Delete the oldest contents from before a moment, at most `limit` parts. The event that says so is of the same
+    transaction, so that no text goes untold."""
 
     def work(transaction: Transaction) -> Dropped:
         connection = transaction.connection
@@ -134,7 +135,9 @@ def drop_content(before: float, limit: int = _BATCH) -> Callable[[Transaction], 
         if not found:
             return Dropped(0)
         same = tuple_(contents.c.exchange_id, contents.c.part).in_([tuple(row) for row in found])
-        return Dropped(connection.execute(delete(contents).where(same)).rowcount)
+        rows = connection.execute(delete(contents).where(same)).rowcount
+        transaction.append(DROPPED, {"contents": rows})
+        return Dropped(rows)
 
     return work
 
@@ -294,6 +297,9 @@ class Retention:
                 await self.sweep()
             except OutpostError as error:
                 logger.warning("retention_failed", extra={"cause": error.message})
+            except Exception:
+                # A disk that cannot be asked how full it is, say: the next sweep may be luckier.
+                logger.exception("retention_failed")
             await self._sleep(self._interval_s)
 
     async def sweep(self) -> State:
@@ -311,7 +317,7 @@ class Retention:
                 stuck = step
                 break
             work = drop_content(step.before) if step.what == "content" else drop_metadata(step.before, acknowledged)
-            done: Dropped = await self._recorder.write(work, durable=step.what == "metadata")
+            done: Dropped = await self._recorder.write(work)
             if not done.rows:
                 # Nothing signed to begin from yet, or a clock that ran backwards: the next sweep sees more.
                 over = usage.live - quota(rules, usage)
@@ -320,7 +326,8 @@ class Retention:
             dropped[step.what] += done.rows
             begins = done.through or begins
         if any(dropped.values()):
-            await self._tell(dropped["content"])
+            # The file's end is handed back to the disk.
+            await self._recorder.write(give_back(), durable=False)
             usage = await self._measure(self._database, int(rules.max_disk * LOW))
         self.state = State(
             total=usage.total,
@@ -337,12 +344,6 @@ class Retention:
         elif stuck is None and before is not None:
             logger.info("records_quota_kept_again")
         return self.state
-
-    async def _tell(self, texts: int) -> None:
-        """One event a sweep for texts, as each cut of records tells of itself, and the file's end handed back."""
-        if texts:
-            await self._recorder.write(lambda transaction: transaction.append(DROPPED, {"contents": texts}))
-        await self._recorder.write(give_back(), durable=False)
 
     async def _look(self) -> tuple[Oldest, int, int | None, int]:
         """The oldest of each class; the oldest record's number; the last one that every exporter has delivered (None:
