@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from sqlalchemy import Engine
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from appliance.errors import OutpostError
 from appliance.records.engine_sqlite import SqliteEngines
 from appliance.records.failures import DatabaseError, DatabaseInUse, unavailable
+from appliance.records.migrate import check_readable
 from appliance.records.postgres_server import PostgresServer, read_passfile
 from appliance.settings import SecretMissing, resolve
 from appliance.settings import schema as settings
@@ -81,7 +82,7 @@ def database_path(url: str, data_dir: Path) -> Path:
 
 
 class Database:
-    """Connections to one database. `read` and `write` are for the event loop; the recorder has its own engine.
+    """Connections to one database. Reading is for the event loop; what writes, the recorder, has its own engine.
 
     busy_timeout_s: longest wait for a lock of somebody else's.
     """
@@ -111,6 +112,24 @@ class Database:
             raise engines.refused(error) from error
         return cls(where, busy_timeout_s=busy_timeout_s)
 
+    @classmethod
+    async def open_to_read(cls, where: Where, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Database:
+        """Open a database as it is: nothing is made and nothing is migrated, whoever writes it meanwhile.
+
+        Raises DatabaseError, SchemaError for one that a start would change, RecordsUnavailable.
+        """
+        if isinstance(where, Path) and not (where.exists() and where.stat().st_size):
+            # Connecting would make the file.
+            raise DatabaseError(f"{where} is not there or empty; a gateway makes it at its first start")
+        database = cls(where, busy_timeout_s=busy_timeout_s)
+        try:
+            async with database.read() as connection:
+                await connection.run_sync(check_readable, str(where))
+        except BaseException:
+            await database.close()
+            raise
+        return database
+
     @property
     def path(self) -> Path:
         """The file; only SQLite has one."""
@@ -130,24 +149,6 @@ class Database:
         try:
             async with connection.begin():
                 yield connection
-        except DBAPIError as error:
-            await self.engine.dispose()
-            raise unavailable(error) from error
-        finally:
-            await connection.close()
-
-    @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that holds the write lock until the block ends, then commits.
-
-        Raises RecordsUnavailable; a broken constraint stays an IntegrityError.
-        """
-        connection = await self._connect(write=True)
-        try:
-            async with connection.begin():
-                yield connection
-        except IntegrityError:
-            raise
         except DBAPIError as error:
             # Files that failed are opened anew: a descriptor may remember its error, or forget it.
             await self.engine.dispose()

@@ -10,7 +10,6 @@ from appliance import secret_file
 from appliance.errors import OutpostError
 from appliance.records.notes import Signer
 
-SEED_BYTES = secret_file.BYTES
 _RESTORE = (
     "Restore it from your backup; with another key, older checkpoints can only be verified with the old public key."
 )

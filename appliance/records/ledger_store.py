@@ -125,12 +125,6 @@ class LedgerStore:
         async with self._database.read() as connection:
             return int(await connection.scalar(select(func.max(checkpoints.c.seq))) or 0)
 
-    async def newest_note(self) -> str | None:
-        """The newest checkpoint, None if there is none."""
-        query = select(checkpoints.c.note).order_by(checkpoints.c.seq.desc()).limit(1)
-        async with self._database.read() as connection:
-            return await connection.scalar(query)
-
     async def read(self, after: int, through: int) -> AsyncIterator[Sequence[Record]]:
         """All records after a number up to another, in batches."""
         while after < through and (records := await self.batch(after, through)):

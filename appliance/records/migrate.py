@@ -1,6 +1,7 @@
 """From the schema that a database has to the one this version needs, with a copy made first.
 
-Runs at every start, in a thread. A database that is already right costs one small query.
+Runs at every start, in a thread. A database that is already right costs one small query. Whoever only reads asks
+`check_readable` instead.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, inspect, text
 
@@ -19,6 +21,9 @@ from appliance.errors import OutpostError
 from appliance.records.failures import cause, misfit
 from appliance.records.postgres_server import PostgresServer
 from appliance.records.tables import SCHEMA, metadata
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 POSTGRES_COMMANDS = Path("/usr/lib/postgresql")
@@ -40,24 +45,12 @@ def migrate(engine: Engine, place: str, save: Callable[[str], Path | None]) -> P
     """
     with engine.connect() as connection:
         found = current(connection)
-        if found == SCHEMA:
-            if lacking := _lacking(connection):
-                raise SchemaError(misfit(place, f"it lacks {lacking}"))
+        if _is_right(connection, found, place):
             return None
     # Alembic takes longer to load than everything else here, so only a start that needs it pays.
     from alembic import command
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if found is not None and found not in known:
-        raise SchemaError(
-            f"{place} has schema {found}, which this version of Outpost does not know: it was written by a newer one. "
-            "Start that version, or go back to the copy that it made in the folder `backups`."
-        )
+    config = _known(found, place)
     saved = None if found is None else save(found)
     with engine.connect() as connection:
         connection = connection.execution_options(write=True)
@@ -71,6 +64,43 @@ def migrate(engine: Engine, place: str, save: Callable[[str], Path | None]) -> P
             transaction.close()
             raise _failed(error, place, found, saved) from error
     return saved
+
+
+def check_readable(connection: Connection, place: str) -> None:
+    """For whoever only reads, and so changes nothing. Raises SchemaError, with the cure, for another schema than this
+    version's."""
+    found = current(connection)
+    if _is_right(connection, found, place):
+        return
+    _known(found, place)
+    raise SchemaError(
+        f"{place} has schema {found or '(empty)'}, and this version of Outpost reads {SCHEMA}. Start its gateway once: "
+        "a start makes a copy and brings the database up to date."
+    )
+
+
+def _is_right(connection: Connection, found: str | None, place: str) -> bool:
+    """Whether the schema is this version's. Raises SchemaError where it only says so."""
+    if found == SCHEMA and (lacking := _lacking(connection)):
+        raise SchemaError(misfit(place, f"it lacks {lacking}"))
+    return found == SCHEMA
+
+
+def _known(found: str | None, place: str) -> Config:
+    """What runs the migrations. Raises SchemaError for a schema that is none of theirs."""
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if found is not None and found not in known:
+        raise SchemaError(
+            f"{place} has schema {found}, which this version of Outpost does not know: it was written by a newer one. "
+            "Start that version, or go back to the copy that it made in the folder `backups`."
+        )
+    return config
 
 
 def current(connection: Connection) -> str | None:

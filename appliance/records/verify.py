@@ -340,21 +340,3 @@ def _end_of(record: Record | None) -> int:
 
 def _and(names: Iterable[str]) -> str:
     return " and ".join(sorted(names))
-
-
-def verify(
-    records: Iterable[Record],
-    checkpoints: dict[str, list[tuple[int | None, str]]],
-    anchor: Anchor | None,
-    key: PublicKey,
-    *,
-    given: int = 0,
-) -> Report:
-    """Verify all at once. records: in order. checkpoints: source → (claimed number, note), in order."""
-    verifier = Verifier(anchor, key, [source for source in checkpoints if source != ELSEWHERE])
-    for source, notes in checkpoints.items():
-        for seq, note in notes:
-            verifier.checkpoint(source, seq, note)
-    for record in records:
-        verifier.record(record)
-    return verifier.end(given)

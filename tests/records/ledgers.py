@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from appliance.records.chain import GENESIS, event_body, link
-from appliance.records.notes import Checkpoint, Signer
-from appliance.records.verify import DATABASE, DROPPED, FILE, Anchor, Record, Report, verify
+from appliance.records.notes import Checkpoint, PublicKey, Signer
+from appliance.records.verify import DATABASE, DROPPED, ELSEWHERE, FILE, Anchor, Record, Report, Verifier
 
 SIGNER = Signer(bytes(range(32)))
 ANCHOR = Anchor(0, GENESIS)
@@ -30,3 +32,21 @@ def notes(records: list[Record], every: int = 5) -> list[tuple[int | None, str]]
 
 def check(records: list[Record], signed: list[tuple[int | None, str]], anchor: Anchor | None = ANCHOR) -> Report:
     return verify(records, {DATABASE: signed, FILE: signed}, anchor, SIGNER.public)
+
+
+def verify(
+    records: Iterable[Record],
+    checkpoints: dict[str, list[tuple[int | None, str]]],
+    anchor: Anchor | None,
+    key: PublicKey,
+    *,
+    given: int = 0,
+) -> Report:
+    """All at once. checkpoints: source → (claimed number, note), in order."""
+    verifier = Verifier(anchor, key, [source for source in checkpoints if source != ELSEWHERE])
+    for source, notes in checkpoints.items():
+        for seq, note in notes:
+            verifier.checkpoint(source, seq, note)
+    for record in records:
+        verifier.record(record)
+    return verifier.end(given)

@@ -10,7 +10,6 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -67,21 +66,6 @@ async def opened(database: Database) -> AsyncIterator[Box]:
     await recorder.start()
     yield Box(database, recorder, Keeper(database, WRAPPING))
     await recorder.close()
-
-
-@pytest.fixture
-async def box(tmp_path: Path) -> AsyncIterator[Box]:
-    database = await Database.open(tmp_path / "outpost.db")
-    async with opened(database) as made:
-        yield made
-    await database.close()
-
-
-@pytest.fixture
-async def any_box(database: Database) -> AsyncIterator[Box]:
-    """Once with each kind of database."""
-    async with opened(database) as made:
-        yield made
 
 
 def key(subject: str = "user_a", secret: bytes = bytes(32)) -> SubjectKey:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sqlite3
 import stat
 from pathlib import Path
 
 import pytest
-from sqlalchemy import insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import insert
 
-from appliance.errors import RecordsUnavailable
 from appliance.records.database import Database, DatabaseError, Where, locate
 from appliance.records.postgres_server import PostgresServer
 from appliance.records.tables import counters
 from appliance.settings import Database as Section
 from appliance.settings import SecretRef
+from tests.records.altering import altering
 
 PRAGMAS = {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 2000}
 
@@ -50,42 +48,12 @@ async def test_a_file_that_cannot_be_durable_is_refused(tmp_path: Path) -> None:
 
 async def test_files_are_for_their_owner_only(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "data" / "outpost.db")
-    async with database.write() as connection:
+    async with altering(database) as connection:
         await connection.execute(insert(counters).values(name="x", value=1))
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "data").iterdir()}
     await database.close()
     assert modes == {"outpost.db": 0o600, "outpost.db-wal": 0o600, "outpost.db-shm": 0o600}
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
-
-
-async def test_write_commits_or_leaves_no_trace(database: Database) -> None:
-    async def fail() -> None:
-        async with database.write() as connection:
-            await connection.execute(insert(counters).values(name="a", value=1))
-            await connection.execute(insert(counters).values(name="a", value=2))
-
-    with pytest.raises(IntegrityError):
-        await fail()
-    async with database.read() as connection:
-        assert (await connection.execute(select(counters))).all() == []
-    async with database.write() as connection:
-        await connection.execute(insert(counters).values(name="a", value=1))
-    async with database.read() as connection:
-        assert (await connection.execute(select(counters))).all() == [("a", 1)]
-
-
-async def test_a_lock_becomes_records_unavailable(tmp_path: Path) -> None:
-    database = await Database.open(tmp_path / "outpost.db", busy_timeout_s=0.05)
-    other = sqlite3.connect(database.path, isolation_level=None)
-    other.execute("BEGIN EXCLUSIVE")
-    with pytest.raises(RecordsUnavailable, match="locked"):
-        async with database.write():
-            pass
-    other.execute("ROLLBACK")
-    other.close()
-    async with database.write():
-        pass
-    await database.close()
 
 
 @pytest.mark.parametrize(
@@ -116,7 +84,7 @@ async def test_what_changed_is_told_once(database: Database, where: Where) -> No
     token = await database.changed_since(None)
     assert token is not None
     assert await database.changed_since(token) is None
-    async with elsewhere.write() as connection:
+    async with altering(elsewhere) as connection:
         assert await database.changed_since(token) is None
         await connection.execute(insert(counters).values(name="a", value=1))
     newer = await database.changed_since(token)

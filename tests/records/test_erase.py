@@ -71,21 +71,6 @@ async def opened(database: Database) -> AsyncIterator[Box]:
     await recorder.close()
 
 
-@pytest.fixture
-async def box(tmp_path: Path) -> AsyncIterator[Box]:
-    database = await Database.open(tmp_path / "outpost.db")
-    async with opened(database) as made:
-        yield made
-    await database.close()
-
-
-@pytest.fixture
-async def any_box(database: Database) -> AsyncIterator[Box]:
-    """Once with each kind of database."""
-    async with opened(database) as made:
-        yield made
-
-
 def files_with(folder: Path, needle: bytes) -> list[str]:
     return [path.name for path in sorted(folder.rglob("*")) if path.is_file() and needle in path.read_bytes()]
 

@@ -186,20 +186,6 @@ async def opened(database: Database) -> AsyncIterator[Box]:
     await recorder.close()
 
 
-@pytest.fixture
-async def box(tmp_path: Path) -> AsyncIterator[Box]:
-    database = await Database.open(tmp_path / "outpost.db")
-    async with opened(database) as made:
-        yield made
-    await database.close()
-
-
-@pytest.fixture
-async def any_box(database: Database) -> AsyncIterator[Box]:
-    async with opened(database) as made:
-        yield made
-
-
 def numbers(messages: list[bytes]) -> list[int]:
     return [int(match[1]) for text in messages if (match := re.search(rb"externalId=(\d+)", text))]
 

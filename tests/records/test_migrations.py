@@ -21,7 +21,7 @@ from alembic.operations import Operations
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, select, text
 
-from appliance.records.database import Database, DatabaseInUse, Where
+from appliance.records.database import Database, DatabaseError, DatabaseInUse, Where
 from appliance.records.engine_postgres import PostgresEngines
 from appliance.records.ledger_store import LedgerStore
 from appliance.records.migrate import MIGRATIONS, SchemaError, find_pg_dump
@@ -328,6 +328,26 @@ def server(postgres: Cluster, tmp_path: Path) -> Iterator[PostgresServer]:
     older(made, "0002")
     yield made
     postgres.drop(name)
+
+
+@pytest.mark.parametrize("schema", [None, *EARLIER])
+async def test_whoever_only_reads_changes_nothing(empty: Where, schema: str | None, tmp_path: Path) -> None:
+    if schema is not None:
+        older(empty, schema)
+    before = None if schema is None else state(empty)
+    with pytest.raises((SchemaError, DatabaseError), match="not there|Start its gateway once") as refused:
+        await Database.open_to_read(empty)
+    assert (schema or "empty") in refused.value.message
+    if schema is None:
+        assert not (tmp_path / "outpost.db").exists()
+    else:
+        assert state(empty) == before
+    assert not (tmp_path / "backups").exists()
+    await (await Database.open(empty)).close()
+    reading = await Database.open_to_read(empty)
+    async with reading.read() as connection:
+        assert (await connection.execute(text("SELECT version_num FROM alembic_version"))).scalars().all() == [SCHEMA]
+    await reading.close()
 
 
 async def test_without_pg_dump_data_is_not_changed(

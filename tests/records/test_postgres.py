@@ -18,6 +18,7 @@ from appliance.records.tables import counters, teams
 from appliance.settings import Database as Section
 from appliance.settings.database_url import parse_postgres
 from tests.postgres import NEEDED, PASSWORD, USER, Cluster, PostgresMissing, find_binaries
+from tests.records.altering import altering
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ async def test_a_read_sees_one_moment(postgres: Cluster, name: str, tmp_path: Pa
     database = await Database.open(postgres.server(name, backups=tmp_path))
     async with database.read() as connection:
         assert (await connection.execute(select(counters))).all() == []
-        async with database.write() as writer:
+        async with altering(database) as writer:
             await writer.execute(insert(counters).values(name="a", value=1))
         assert (await connection.execute(select(counters))).all() == []
     async with database.read() as connection:

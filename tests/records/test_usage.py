@@ -31,6 +31,7 @@ from appliance.records.usage_rows import (
     to_plain,
     usd,
 )
+from tests.records.altering import altering
 
 names = st.sampled_from(["a", "b", "=cmd"])
 tokens = st.integers(0, 10_000)
@@ -120,7 +121,7 @@ class Reports:
 
     def report(self, kept: list[ExchangeRow], *args: Any, **more: Any) -> list[Usage]:
         async def run() -> list[Usage]:
-            async with self._database.write() as connection:
+            async with altering(self._database) as connection:
                 await connection.execute(exchanges.delete())
                 for seq, row in enumerate(kept, 1):
                     values = dict(zip(COLUMNS, flatten(seq, row), strict=False))
@@ -131,7 +132,7 @@ class Reports:
 
     def put(self, table: Table, values: dict[str, Any]) -> None:
         async def run() -> None:
-            async with self._database.write() as connection:
+            async with altering(self._database) as connection:
                 await connection.execute(insert(table).values(**values))
 
         self._runner.run(run())

@@ -27,8 +27,8 @@ from appliance.records.notes import Checkpoint, PublicKey, Signer
 from appliance.records.recorder import Recorder
 from appliance.records.rows import COLUMNS, Attempt, Charge, ExchangeRow
 from appliance.records.tables import events, exchanges
-from appliance.records.verify import DATABASE, ELSEWHERE, EVERY, FILE, Record, Report, verify
-from tests.records.ledgers import ANCHOR, SIGNER, check, ledger, notes
+from appliance.records.verify import DATABASE, ELSEWHERE, EVERY, FILE, Record, Report
+from tests.records.ledgers import ANCHOR, SIGNER, check, ledger, notes, verify
 
 RECORDS = 30
 """Records in the database that the tests alter; checkpoints of 10, 20 and 30."""

@@ -18,9 +18,8 @@ from appliance.records.verify import (
     Anchor,
     Record,
     Report,
-    verify,
 )
-from tests.records.ledgers import ANCHOR, SIGNER, check, ledger, notes
+from tests.records.ledgers import ANCHOR, SIGNER, check, ledger, notes, verify
 
 
 def test_the_beginning_must_be_vouched_for() -> None:

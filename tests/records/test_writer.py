@@ -17,8 +17,9 @@ from appliance.records.database import Database
 from appliance.records.ledger_store import LedgerStore
 from appliance.records.tables import counters
 from appliance.records.transaction import Failed, Transaction, Work
-from appliance.records.verify import Anchor, verify
+from appliance.records.verify import Anchor
 from appliance.records.writer import RowWriter
+from tests.records.ledgers import verify
 from tests.records.test_checkpoints import SIGNER
 from tests.records.test_recorder import row
 
