@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -189,12 +190,11 @@ class KeyRing:
         if (entry := self._declared(actor, id_or_name, own=own)) is not None:
             return self._with_use(entry)
         wanted = key_store.reach(actor, own=own)
+        rows: Sequence[Sequence[Any]] = []
         if storable_text(id_or_name) and len(id_or_name) <= 64:
             async with self.directory.database.read() as connection:
                 rows = (await connection.execute(key_store.wanted_keys(id_or_name, wanted))).all()
-            if rows:
-                return self._with_use(key_store.info_of(rows[-1]))
-        raise key_store.unknown(id_or_name)
+        return self._with_use(key_store.info_of(key_store.chosen_key(id_or_name, rows)))
 
     def _with_use(self, info: KeyInfo) -> KeyInfo:
         used = self._used.get(info.id)

@@ -165,17 +165,24 @@ def page_of_keys(after: str | None, limit: int, only: Mapping[str, str]) -> Sele
 
 
 def wanted_keys(id_or_name: str, only: Mapping[str, str]) -> Select[Any]:
-    """The key with this id, the valid one with this name; the former last."""
+    """The key with this id, the valid ones with this name. See `chosen_key`."""
     query = select_keys().where(
         or_(api_keys.c.id == id_or_name, and_(api_keys.c.name == id_or_name, api_keys.c.revoked_at.is_(None)))
     )
     for field, value in only.items():
         query = query.where(api_keys.c[FILTERS[field]] == value)
-    return query.order_by(api_keys.c.id == id_or_name)
+    return query.order_by(api_keys.c.id != id_or_name).limit(3)
 
 
-def unknown(id_or_name: str) -> NotFound:
-    return NotFound(f"There is no key with the id or name {id_or_name[:80]!a}; see `outpost keys list`.")
+def chosen_key(id_or_name: str, rows: Sequence[Sequence[Any]]) -> Sequence[Any]:
+    """The one among rows of `wanted_keys`: an id counts before a name. Raises NotFound, BadRequest for a name that keys
+    of several organisations have."""
+    if rows and (len(rows) == 1 or rows[0][0] == id_or_name):
+        return rows[0]
+    shown = ascii(id_or_name[:80])
+    if rows:
+        raise BadRequest(f"key: several are named {shown}; give the id, see `outpost keys list`")
+    raise NotFound(f"There is no key with the id or name {shown}; see `outpost keys list`.")
 
 
 def reach(actor: Principal, *, own: bool) -> dict[str, str]:
@@ -185,12 +192,12 @@ def reach(actor: Principal, *, own: bool) -> dict[str, str]:
 
 
 def _find(tx: Transaction, id_or_name: str, only: Mapping[str, str]) -> tuple[KeyInfo, KeyRecord]:
+    rows: Sequence[Sequence[Any]] = []
     if storable_text(id_or_name) and len(id_or_name) <= 64:
         rows = tx.connection.execute(wanted_keys(id_or_name, only)).all()
-        if rows:
-            info = info_of(rows[-1])
-            return info, _record(info, rows[-1])
-    raise unknown(id_or_name)
+    row = chosen_key(id_or_name, rows)
+    info = info_of(row)
+    return info, _record(info, row)
 
 
 # --- changes ----------------------------------------------------------------------------------------
@@ -207,7 +214,7 @@ def create(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> Cha
     if wish.role is not None and wish.role not in ROLES:
         raise BadRequest(f"role: must be one of {', '.join(ROLES)}", param="role")
     info = _settled(tx, actor, wish, fresh)
-    ended = _free_name(tx, wish.name, fresh.now)
+    ended = _free_name(tx, actor, info, fresh.now)
     return _insert(tx, actor, info, fresh, "key.create", ended)
 
 
@@ -302,17 +309,21 @@ def _is_member(tx: Transaction, member: Member) -> bool:
     return tx.connection.execute(query).first() is not None
 
 
-def _free_name(tx: Transaction, name: str, now: float) -> tuple[KeyRecord, ...]:
-    """A key that has expired gives its name up; one that is valid keeps it. Raises BadRequest."""
-    row = tx.connection.execute(valid_keys().where(api_keys.c.name == name)).first()
+def _free_name(tx: Transaction, actor: Principal, new: KeyInfo, now: float) -> tuple[KeyRecord, ...]:
+    """A key of the same organisation that has expired gives its name up; one that is valid keeps it. Raises
+    BadRequest."""
+    named = valid_keys().where(api_keys.c.organization_id == new.organization, api_keys.c.name == new.name)
+    row = tx.connection.execute(named).first()
     if row is None:
         return ()
     info = info_of(row)
     if info.expires_at is None or info.expires_at > now:
         raise BadRequest(
-            f"name: there is a key named {name!r} already; choose another name or revoke it first", param="name"
+            f"name: there is a key named {new.name!r} already; choose another name or revoke it first", param="name"
         )
-    tx.connection.execute(update(api_keys).where(api_keys.c.id == info.id).values(revoked_at=info.expires_at))
+    ended = msgspec.structs.replace(info, revoked_at=info.expires_at)
+    tx.connection.execute(update(api_keys).where(api_keys.c.id == info.id).values(revoked_at=ended.revoked_at))
+    note(tx, actor, "key.expire", info.id, info, ended)
     return (_record(info, row),)
 
 

@@ -130,6 +130,7 @@ api_keys = Table(
     CheckConstraint("role IN ('owner', 'admin', 'operator', 'auditor', 'member')", name="role"),
     Index(
         "uq_api_keys_active_name",
+        "organization_id",
         "name",
         unique=True,
         sqlite_where=text("revoked_at IS NULL"),

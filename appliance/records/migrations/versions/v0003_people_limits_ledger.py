@@ -89,6 +89,7 @@ def _people() -> None:
 
 
 def _keys() -> None:
+    op.drop_index("uq_api_keys_active_name", "api_keys")
     with op.batch_alter_table("api_keys") as keys:
         keys.drop_constraint(op.f("ck_api_keys_role"), type_="check")
         keys.add_column(sa.Column("organization_id", sa.String(32), nullable=False, server_default="org_default"))
@@ -104,6 +105,14 @@ def _keys() -> None:
     op.execute("UPDATE api_keys SET role = 'member' WHERE role = 'user'")
     with op.batch_alter_table("api_keys") as keys:
         keys.create_check_constraint(op.f("ck_api_keys_role"), ROLES)
+    op.create_index(
+        "uq_api_keys_active_name",
+        "api_keys",
+        ["organization_id", "name"],
+        unique=True,
+        sqlite_where=sa.text("revoked_at IS NULL"),
+        postgresql_where=sa.text("revoked_at IS NULL"),
+    )
 
 
 def _limits() -> None:
