@@ -55,7 +55,7 @@ class Book:
     # --- a request's way ---------------------------------------------------------------------------
 
     def reserve(self, context: Context, demand: Demand, now: Now, *, lease_s: float = LEASE_S) -> Reservation | Refusal:
-        """Count the worst case everywhere it applies, or nowhere. To be given back or settled."""
+        """Count the worst case everywhere it applies, or nowhere. To be settled."""
         selection = self._selections.get(context) or self._select(context, now)
         vector = demand.vector()
         wall, steady = now.wall, now.monotonic + self._offset
@@ -137,25 +137,6 @@ class Book:
             places.take(reservation, now)
         return None
 
-    def extend(self, reservation: Reservation, more: Demand, now: Now) -> Refusal | None:
-        """Reserve more of what is held already; a refusal leaves the reservation as it was. `more.requests` is taken
-        as 0."""
-        wall, steady = now.wall, now.monotonic + self._offset
-        vector = (0, *more.vector()[1:])
-        for hold in reservation.holds:
-            counter, more_of = hold.counter, vector[hold.counter.measure]
-            counter.usage.advance(steady if counter.rolling else wall)
-            if more_of and counter.usage.total - self._still(hold) + hold.amount + more_of > counter.amount:
-                selection = Selection(tuple(each.counter for each in reservation.holds), ())
-                before = {each.counter: each for each in reservation.holds}
-                needs = tuple(each + by for each, by in zip(self._held(reservation), vector, strict=True))
-                return self._refuse(selection, needs, now, before)
-        for hold in reservation.holds:
-            counter, more_of = hold.counter, vector[hold.counter.measure]
-            if more_of:
-                self._redo(hold, hold.amount + more_of, steady if counter.rolling else wall)
-        return None
-
     def touch(self, reservation: Reservation, now: Now) -> None:
         """A sign of life: renews the places of a request under way."""
         if not reservation.ended:
@@ -163,8 +144,9 @@ class Book:
                 places.take(reservation, now)
 
     def settle(self, reservation: Reservation, used: Used, now: Now) -> list[Charge]:
-        """Put what was really used in the place of the worst case. The charges go into the exchange's row. Settling
-        again changes nothing and gives the same charges."""
+        """Put what was really used in the place of the worst case; where nothing was, since the last `move`, that is
+        `Used(requests=0)`. The charges go into the exchange's row. Settling again changes nothing and gives the same
+        charges."""
         if not reservation.ended:
             vector = used.vector()
             for hold in reservation.holds:
@@ -177,10 +159,6 @@ class Book:
                 self._close(reservation, hold, actual, now)
             self._end(reservation, now)
         return reservation.charges
-
-    def give_back(self, reservation: Reservation, now: Now) -> list[Charge]:
-        """Nothing was used since the last `move`, which is charged; mostly there is nothing to charge."""
-        return self.settle(reservation, Used(requests=0), now)
 
     def _close(self, reservation: Reservation, hold: Hold, actual: int, now: Now) -> None:
         counter = hold.counter
@@ -211,14 +189,6 @@ class Book:
         counter.usage.correct(hold.bucket, -hold.amount)
         counter.open += amount - hold.amount
         hold.amount, hold.bucket, hold.at = amount, counter.usage.take(at, amount), at
-
-    @staticmethod
-    def _held(reservation: Reservation) -> list[int]:
-        """What the next attempt was reserved for, by measure; the most where counters differ."""
-        most = [0] * len(MEASURES)
-        for hold in reservation.holds:
-            most[hold.counter.measure] = max(most[hold.counter.measure], hold.amount - hold.spent)
-        return most
 
     @staticmethod
     def _still(hold: Hold | None) -> int:
@@ -288,11 +258,6 @@ class Book:
         )
 
     # --- looking -----------------------------------------------------------------------------------
-
-    def status(self, context: Context, now: Now) -> list[Standing]:
-        """How the counters of a context stand, for the headers of an answer."""
-        selection = self._selections.get(context) or self._select(context, now)
-        return [self._standing(counter, now) for counter in selection.counters]
 
     def tightest(self, context: Context, now: Now) -> tuple[Near | None, Near | None]:
         """Of the limits for requests and of those for tokens the one with the least left each, for the headers of

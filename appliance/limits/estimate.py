@@ -1,9 +1,7 @@
 """How many tokens a prompt has at most, where the target's own tokenizer is not at hand. Pure.
 
-Two bounds:
-
-`most_tokens` never errs: every token of a byte-level BPE, WordPiece or byte-fallback SentencePiece vocabulary stands
-for at least one byte of UTF-8, but for the space that some put before a text.
+The bound that never errs is one token a byte: every token of a byte-level BPE, WordPiece or byte-fallback
+SentencePiece vocabulary stands for at least one byte of UTF-8, but for the space that some put before a text.
 
 `likely_most_tokens` is a third lower for prose and code, and holds for all but texts that are made to defeat it. It
 counts two thirds of a token for each of the lower-case letters that form pairs in every vocabulary, and one for each
@@ -25,25 +23,12 @@ A_PROMPT = 16
 """What they put around all of it."""
 
 
-def most_tokens(texts: Iterable[str], *, messages: int = 0) -> int:
-    """The hard bound, for `texts` in `messages` messages (0: no chat)."""
-    return sum(len(_bytes(text)) + 1 for text in texts) + _around(messages)
-
-
 def likely_most_tokens(texts: Iterable[str], *, messages: int = 0) -> int:
-    """The bound that is meant for reservations; runs at the speed of memory."""
-    total = _around(messages)
+    """The bound for `texts` in `messages` messages (0: no chat); runs at the speed of memory."""
+    total = A_PROMPT + A_MESSAGE * messages if messages else 0
     for text in texts:
-        data = _bytes(text)
+        # Half a surrogate pair is no character; what a target makes of it has three bytes.
+        data = text.encode("utf-8", "surrogatepass")
         letters = len(data.translate(None, _OTHER))
         total += len(data) - letters // 3 + _A_TEXT
     return total
-
-
-def _around(messages: int) -> int:
-    return A_PROMPT + A_MESSAGE * messages if messages else 0
-
-
-def _bytes(text: str) -> bytes:
-    # Half a surrogate pair is no character; what a target makes of it has three bytes.
-    return text.encode("utf-8", "surrogatepass")

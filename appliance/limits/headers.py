@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from functools import lru_cache
 
-from appliance.limits.refusal import IN_FLIGHT, Refusal
 from appliance.limits.standing import Near
 
 
@@ -44,18 +43,6 @@ def _constant(limit: str, measure: str, amount: int, window_s: int) -> tuple[str
     """What of it stays the same as long as the limit does."""
     quoted = _quoted(f"{limit}-{measure}")
     return str(amount), quoted, f"{quoted};q={amount};w={window_s}"
-
-
-def refusal_headers(refusal: Refusal) -> dict[str, str]:
-    """For a refusal: `Retry-After` and the limit that is in the way."""
-    if refusal.retry_after_s is None:
-        return {}
-    seconds = max(1, math.ceil(refusal.retry_after_s))
-    found = {"Retry-After": str(seconds)}
-    if refusal.measure not in ("usd", IN_FLIGHT):
-        remaining = max(0, refusal.amount - refusal.used)
-        found["RateLimit"] = f"{_quoted(f'{refusal.limit}-{refusal.measure}')};r={remaining};t={seconds}"
-    return found
 
 
 def reset_text(seconds: float) -> str:

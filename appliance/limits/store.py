@@ -148,7 +148,7 @@ class LimitStore:
 
     async def ensure(self, reservation: Reservation, now: Now) -> None:
         """Return when the database allows for all that is reserved; to be awaited before each dispatch, after
-        `reserve`, `move` and `extend` alike. Raises RecordsUnavailable; then nothing may be dispatched.
+        `reserve` and `move` alike. Raises RecordsUnavailable; then nothing may be dispatched.
         """
         needy: list[Counter] | None = None
         for hold in reservation.holds:

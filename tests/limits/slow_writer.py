@@ -204,7 +204,7 @@ class Life:
 
     def give_back(self, reservation: Reservation) -> None:
         """As somebody who leaves before anything was dispatched does."""
-        self.book.give_back(reservation, self.now())
+        self.book.settle(reservation, Used(requests=0), self.now())
         self.on_loop(lambda: self.store.release(reservation))
 
     def go_on(self) -> None:

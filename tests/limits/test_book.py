@@ -12,7 +12,7 @@ from appliance.limits.book import Book, Reservation
 from appliance.limits.refusal import Refusal
 from appliance.limits.rules import Bound, Context, Demand, Used
 from appliance.limits.windows import Window
-from tests.limits.book_samples import DAY, MINUTE, OUTPUT, REQUESTS, T0, TOKENS, USD, limit, now
+from tests.limits.book_samples import DAY, MINUTE, NOTHING, OUTPUT, REQUESTS, T0, TOKENS, USD, limit, now, standings
 
 
 def taken(answer: Reservation | Refusal | None) -> Reservation:
@@ -122,18 +122,7 @@ def test_giving_back_after_a_move_charges_what_the_first_attempt_did() -> None:
     book = Book([limit("team", Bound(REQUESTS, 5, MINUTE), Bound(TOKENS, 900, MINUTE))], now())
     held = taken(book.reserve(ANN, Demand(10, 10), now()))
     assert book.move(held, ON_BOX, Demand(10, 10), now(1), Used(8, 2)) is None
-    assert [each.amount for each in book.give_back(held, now(2))] == [1, 10]
-
-
-@pytest.mark.parametrize("wait", [0.0, 30.0, 200.0])
-def test_more_can_be_reserved(wait: float) -> None:
-    book = Book([limit("team", Bound(TOKENS, 100, MINUTE))], now())
-    held = taken(book.reserve(ANN, Demand(10, 10), now()))
-    assert refused(book.extend(held, Demand(0, 81), now(wait))).needed == 101
-    assert book.extend(held, Demand(0, 80), now(wait)) is None
-    assert [each.remaining for each in book.status(ANN, now(wait))] == [0]
-    book.settle(held, Used(10, 0), now(wait))
-    assert [each.remaining for each in book.status(ANN, now(wait))] == [90]
+    assert [each.amount for each in book.settle(held, NOTHING, now(2))] == [1, 10]
 
 
 # --- requests under way ---------------------------------------------------------------------------
@@ -180,7 +169,7 @@ def test_a_clock_that_goes_back_does_not_begin_a_day_anew(jump: float) -> None:
     refused(book.reserve(ANN, Demand(), now(1, wall=midnight + jump)))
     assert [each.amount for each in book.settle(held[0], Used(), now(2, wall=midnight + jump))] == [1]
     refused(book.reserve(ANN, Demand(), now(3, wall=midnight + 1)))
-    book.give_back(held[1], now(3, wall=midnight + jump))
+    book.settle(held[1], NOTHING, now(3, wall=midnight + jump))
     late = taken(book.reserve(ANN, Demand(), now(4, wall=midnight + jump)))
     (charge,) = book.settle(late, Used(), now(4, wall=midnight + jump))
     assert charge.at >= midnight + T0 - 0.5, "it counts in the day that was under way"
@@ -284,7 +273,7 @@ def test_invented_tags_share_one_counter_once_there_are_many() -> None:
 
 def test_counters_that_were_forgotten_are_not_written_to() -> None:
     book = Book([limit("user", Bound(REQUESTS, 1, MINUTE), cap=1)], now())
-    book.give_back(taken(book.reserve(ANN, Demand(), now())), now())
+    book.settle(taken(book.reserve(ANN, Demand(), now())), NOTHING, now())
     for n in range(5):
         taken(book.reserve(Context(user=f"u{n}"), Demand(), now()))
     taken(book.reserve(ANN, Demand(), now()))
@@ -299,13 +288,13 @@ def test_a_raised_limit_keeps_what_was_used() -> None:
     book = Book([limit("team", Bound(TOKENS, 100, DAY))], now())
     held = taken(book.reserve(ANN, Demand(60), now()))
     book.change([limit("team", Bound(TOKENS, 150, DAY))], now())
-    assert [each.remaining for each in book.status(ANN, now())] == [90]
+    assert [each.remaining for each in standings(book, ANN, now())] == [90]
     book.change([], now())
     taken(book.reserve(ANN, Demand(10**6), now()))
     book.settle(held, Used(50), now(1))
     book.change([limit("team", Bound(TOKENS, 70, DAY))], now(1))
-    assert [each.remaining for each in book.status(ANN, now(1))] == [20]
+    assert [each.remaining for each in standings(book, ANN, now(1))] == [20]
     book.change([limit("team", Bound(TOKENS, 70, MINUTE))], now(1))
-    assert [each.remaining for each in book.status(ANN, now(1))] == [70], "another window begins anew"
+    assert [each.remaining for each in standings(book, ANN, now(1))] == [70], "another window begins anew"
     book.change([limit("user", Bound(TOKENS, 70, DAY))], now(1))
-    assert [each.remaining for each in book.status(ANN, now(1))] == [70], "another scope begins anew"
+    assert [each.remaining for each in standings(book, ANN, now(1))] == [70], "another scope begins anew"

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from appliance.limits.book import Book, Reservation
 from appliance.limits.clock import Now
-from appliance.limits.headers import headers, refusal_headers, reset_text
-from appliance.limits.refusal import Refusal
+from appliance.limits.headers import headers, reset_text
 from appliance.limits.rules import Bound, Context, Demand, Rule
 from appliance.limits.windows import Window
 
@@ -61,20 +60,6 @@ def test_the_tightest_of_each_kind_is_told() -> None:
 
 def test_where_nothing_is_limited_nothing_is_told() -> None:
     assert headers(*Book([], NOW).tightest(CTX, NOW)) == {}
-
-
-def test_a_refusal_says_when_to_come_back() -> None:
-    one = book()
-    for _ in range(3):
-        one.reserve(CTX, Demand(1, 200), NOW)
-    refusal = one.reserve(CTX, Demand(1, 200), NOW)
-    assert isinstance(refusal, Refusal)
-    found = refusal_headers(refusal)
-    assert 60 <= int(found["Retry-After"]) <= 62
-    assert items(found["RateLimit"]) == {'od"d-output_tokens': {"r": 100, "t": int(found["Retry-After"])}}
-    never = one.reserve(CTX, Demand(1, 900), NOW)
-    assert isinstance(never, Refusal)
-    assert refusal_headers(never) == {}
 
 
 @pytest.mark.parametrize(

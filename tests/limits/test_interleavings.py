@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from appliance.limits.book import Book, Reservation
 from appliance.limits.refusal import Refusal
 from appliance.limits.rules import MEASURES, Bound, Context, Demand, Rule, Used
-from tests.limits.book_samples import DAY, INPUT, MINUTE, OUTPUT, REQUESTS, T0, TOKENS, USD, limit, now
+from tests.limits.book_samples import DAY, INPUT, MINUTE, NOTHING, OUTPUT, REQUESTS, T0, TOKENS, USD, limit, now
 from tests.limits.naive import Entry, Naive
 
 RULES = (
@@ -109,7 +109,7 @@ class Interleavings(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.open)))
         reservation, _, entries = self.open.pop(number)
         moved = number in self.moved
-        charges = self.book.give_back(reservation, now(self.t))
+        charges = self.book.settle(reservation, NOTHING, now(self.t))
         assert moved or charges == []
         for key, entry in entries.items():
             entry.amount = self.spent.pop((number, key), 0)

@@ -24,6 +24,8 @@ from appliance.records.database import Database
 from appliance.records.recorder import Recorder
 from appliance.records.tables import events, limits, organizations, teams
 from appliance.settings import Settings
+from tests.limits.book_samples import standings
+from tests.records.altering import altering
 
 NOW = Now(1_700_000_000.0, 5.0)
 OWNER = Principal("key_root", "root", "owner")
@@ -81,13 +83,13 @@ async def open_desk(folder: Path) -> AsyncIterator[Desk]:
 @pytest.fixture
 async def desk(tmp_path: Path) -> AsyncIterator[Desk]:
     async with open_desk(tmp_path) as opened:
-        async with opened.database.write() as connection:
+        async with altering(opened.database) as connection:
             await connection.execute(insert(organizations).values(id="org_acme", name="acme", created_at=1.0))
         yield opened
 
 
 def left(desk: Desk, context: Context = CTX) -> dict[str, int]:
-    return {each.limit: each.remaining for each in desk.keeper.book.status(context, NOW)}
+    return {each.limit: each.remaining for each in standings(desk.keeper.book, context, NOW)}
 
 
 async def test_a_limit_is_made_changed_and_deleted_and_bites_at_once(desk: Desk, tmp_path: Path) -> None:
@@ -164,7 +166,7 @@ async def test_bad_wishes_are_refused_by_name(desk: Desk, body: Any, param: str 
 
 async def test_names_that_nobody_has_are_told(desk: Desk) -> None:
     wish = {"scope": "team", "match": {"team": ["typo", "t_real"], "organization": "acme"}, "requests": "1/day"}
-    async with desk.database.write() as connection:
+    async with altering(desk.database) as connection:
         row = {"id": "team_1", "organization_id": "org_acme", "name": "t_real", "created_at": 1.0}
         await connection.execute(insert(teams).values(**row))
     made = await desk.ask("POST", body=wish)
@@ -221,7 +223,7 @@ async def test_another_organization_sets_limits_for_itself_only(desk: Desk) -> N
 
 async def test_a_limit_that_cannot_be_read_does_not_keep_the_others_out(desk: Desk, tmp_path: Path) -> None:
     await desk.ask("POST", body={"scope": "team", "requests": "5/day"})
-    async with desk.database.write() as connection:
+    async with altering(desk.database) as connection:
         row = {
             "id": "limit_x",
             "organization_id": "org_default",

@@ -28,6 +28,7 @@ from appliance.records.database import Database, Where
 from appliance.records.recorder import Recorder
 from appliance.records.rows import ExchangeRow, read_charges
 from appliance.records.tables import limit_counters
+from tests.limits.book_samples import NOTHING, standings
 from tests.postgres import Cluster
 
 T0 = 1_700_000_000.0
@@ -67,7 +68,7 @@ class House:
         self.store.release(held)
 
     def left(self, at: Now) -> int:
-        (tokens,) = [each for each in self.book.status(CTX, at) if each.measure == "tokens"]
+        (tokens,) = [each for each in standings(self.book, CTX, at) if each.measure == "tokens"]
         return tokens.remaining
 
 
@@ -128,7 +129,7 @@ async def test_a_clean_stop_leaves_only_what_was_used(path: Path) -> None:
     async with house(path, rules(), now(), clean=True) as one:
         await one.end(await one.begin(now()), now(1))
         gave_back = await one.begin(now(1))
-        assert one.book.give_back(gave_back, now(1)) == []
+        assert one.book.settle(gave_back, NOTHING, now(1)) == []
         one.store.release(gave_back)
     assert {held for _, held in stored(path).values()} == {0}
     async with house(path, rules(), now(5, 5)) as two:
@@ -149,7 +150,7 @@ async def test_rows_are_counted_once_however_checkpoints_fall(path: Path, checkp
                 one.book.change([], now(number / 100))
                 one.book.change(rules(100_000), now(number / 100))
                 gave_back = await one.begin(now(number / 100), 50_000)
-                one.book.give_back(gave_back, now(number / 100))
+                one.book.settle(gave_back, NOTHING, now(number / 100))
                 one.store.release(gave_back)
             if number % 50 == 49:
                 await last
@@ -175,7 +176,7 @@ async def test_a_lone_request_writes_once_and_those_after_it_not_at_all(path: Pa
         assert stored(path)["l|team|tokens|day@UTC|t"] == ("[[1699920000.0,30]]", held)
         for each in many:
             assert isinstance(each, Reservation)
-            one.book.give_back(each, now(3))
+            one.book.settle(each, NOTHING, now(3))
             one.store.release(each)
         await one.store.checkpoint(now(4))
         await one.store.checkpoint(now(6))
@@ -248,7 +249,7 @@ async def test_nothing_is_dispatched_that_the_database_does_not_allow_for(path: 
         assert isinstance(held, Reservation)
         with pytest.raises(RecordsUnavailable):
             await one.store.ensure(held, now())
-        one.book.give_back(held, now())
+        one.book.settle(held, NOTHING, now())
         one.store.release(held)
         with pytest.raises(RecordsUnavailable):
             await one.store.close(now())
@@ -309,8 +310,7 @@ async def spend(path, seed):
     book = Book([Rule(id="l", name="l", scope="team", bounds=(month,))], now())
     book.restore(await store.load(now()), now())
     context = Context(team="t")
-    (standing,) = book.status(context, now())
-    print("start", BUDGET - standing.remaining, "end", flush=True)
+    print("start", sum(standing.used for _, standing in book.usage(now())), "end", flush=True)
     dice = random.Random(seed)
     async def client(number):
         while True:
@@ -326,7 +326,7 @@ async def spend(path, seed):
                 await asyncio.sleep(0)
             if dice.random() < 0.2:
                 print("none", name, "end", flush=True)
-                book.give_back(held, now())
+                book.settle(held, Used(requests=0), now())
                 store.release(held)
                 continue
             used = dice.randint(0, worst)

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from appliance.limits.book import Reservation
 from appliance.limits.refusal import Refusal
 from appliance.limits.store import ROOM, SOON_S
+from tests.limits.book_samples import standings
 from tests.limits.slow_writer import CTX, STEP, Life, bounded
 
 
@@ -139,7 +140,9 @@ class Writes(RuleBasedStateMachine):
         held = self.box.writer.held()
         for key, amount in held.items():
             limit = self.amounts[key.split("|")[2]]
-            (standing,) = [each for each in self.box.book.status(CTX, self.box.now()) if each.measure in key.split("|")]
+            (standing,) = [
+                each for each in standings(self.box.book, CTX, self.box.now()) if each.measure in key.split("|")
+            ]
             spare = amount - self.under_way(key)
             assert 0 <= spare * ROOM <= max(0, limit - standing.used - standing.reserved)
 
