@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from appliance.identity.permissions import BOX_WIDE, ROLES, Permission, Role
 
-__all__ = ["DEFAULT_ORGANIZATION", "UNRESTRICTED", "Principal", "Priority", "Restrictions", "Role", "Zone"]
+__all__ = [
+    "DEFAULT_ORGANIZATION",
+    "PRIORITIES",
+    "UNRESTRICTED",
+    "Principal",
+    "Priority",
+    "Restrictions",
+    "Role",
+    "Zone",
+]
 
 DEFAULT_ORGANIZATION = "org_default"
 """The organisation that runs the box: always there; its overseers oversee everything."""
 
 Priority = Literal["interactive", "normal", "batch"]
 """Classes of work in the order of their urgency."""
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
+"""The most urgent first."""
 
 Zone = Literal["on_box", "on_prem", "cloud"]
 

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import get_args
 
 import msgspec
 
 from appliance.errors import BadRequest
-from appliance.identity.principal import Priority, Restrictions
+from appliance.identity.principal import PRIORITIES, Restrictions
 from appliance.redact import looks_secret
 
 Network = IPv4Network | IPv6Network
-URGENCY: tuple[Priority, ...] = get_args(Priority)
-"""Classes of work, the most urgent first."""
 _MAPPED = IPv6Network("::ffff:0:0/96")
 MOST = 100
 """Entries of one list."""
@@ -82,7 +79,7 @@ def exceeding(inner: Restrictions, outer: Restrictions) -> str | None:
         if inner.addresses is None or not all(any(_inside(n, roof) for roof in roofs) for n in networks(inner)):
             return "addresses"
     if outer.priority is not None and (
-        inner.priority is None or URGENCY.index(inner.priority) < URGENCY.index(outer.priority)
+        inner.priority is None or PRIORITIES.index(inner.priority) < PRIORITIES.index(outer.priority)
     ):
         return "priority"
     return None

@@ -15,8 +15,8 @@ from typing import Protocol
 import msgspec
 
 from appliance.errors import BadRequest, OutpostError, Overloaded, Unavailable
-from appliance.identity.principal import Priority
-from appliance.limits.fair_queue import PRIORITIES, Entry, FairQueue, Meter, Rules
+from appliance.identity.principal import PRIORITIES, Priority
+from appliance.limits.fair_queue import Entry, FairQueue, Meter, Rules
 
 logger = logging.getLogger("outpost.limits")
 

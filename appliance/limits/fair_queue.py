@@ -20,12 +20,9 @@ from typing import Generic, TypeVar
 
 import msgspec
 
-from appliance.identity.principal import Priority
+from appliance.identity.principal import PRIORITIES, Priority
 
 T = TypeVar("T")
-
-PRIORITIES: tuple[Priority, ...] = ("interactive", "normal", "batch")
-"""The most urgent class first."""
 
 EPSILON = 1e-9
 """Sums of fractions that should be equal differ by less."""

@@ -18,7 +18,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from appliance.errors import OutpostError
+from appliance.identity.principal import PRIORITIES
 from appliance.records.rows import Attempt, ExchangeRow, Outcome
+from appliance.settings.limiting import Scope
 from appliance.telemetry.series import (
     MAX_SERIES,
     NONE,
@@ -38,8 +40,7 @@ PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2
 LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 KINDS = ("chat.completions", "completions", "embeddings")
-SCOPES = ("organization", "team", "user", "service_account", "key", "model", "route", "provider", "tag")
-PRIORITIES = ("interactive", "normal", "batch")
+SCOPES = frozenset(get_args(Scope))
 STATUS = tuple(f"{hundred}xx" for hundred in range(10))
 OUTCOMES = frozenset(get_args(Outcome))
 ATTEMPT_OUTCOMES = frozenset({"completed", "failed", "cancelled"})
@@ -64,7 +65,7 @@ class Sources(NamedTuple):
     in_flight: Callable[[], int]
     ledger: Callable[[], Ledger]
     queues: Callable[[], Mapping[tuple[str, str], int]] = dict
-    """(target, priority) → requests that wait for admission."""
+    """(gate, priority) → requests that wait for admission."""
     replicas: Callable[[], Iterable[tuple[str, str]]] = tuple
     """(deployment, state) of each."""
     dropped: Callable[[], Mapping[str, int]] = dict
@@ -77,6 +78,9 @@ class Known(NamedTuple):
     routes: frozenset[str] = frozenset()
     targets: frozenset[str] = frozenset()
     limits: frozenset[str] = frozenset()
+    deployments: frozenset[str] = frozenset()
+    gates: frozenset[str] = frozenset()
+    """What requests wait at: deployments, and `provider/*`, since the targets of a provider share its places."""
 
 
 class _Places(NamedTuple):
@@ -263,8 +267,8 @@ class Metrics:
         sources, known = self._sources, self.known
         yield gauge("outpost_requests_in_flight", "Exchanges under way.", {(): sources.in_flight()})
         depths: dict[Labels, float] = {}
-        for (target, priority), waiting in sources.queues().items():
-            labels = (target if target in known.targets else OTHER, priority if priority in PRIORITIES else OTHER)
+        for (gate, priority), waiting in sources.queues().items():
+            labels = (gate if gate in known.gates else OTHER, priority if priority in PRIORITIES else OTHER)
             depths[labels] = depths.get(labels, 0) + waiting
         yield gauge("outpost_queue_depth", "Requests that wait for a target.", depths, ("target", "priority"))
         ledger = sources.ledger()
@@ -276,7 +280,8 @@ class Metrics:
             unit="seconds",
         )
         yield gauge("outpost_ledger_available", "Whether records can be written.", {(): float(ledger.available)})
-        replicas: dict[Labels, float] = {}
+        # Also where none is ready, so that an alarm has something to compare.
+        replicas: dict[Labels, float] = {(each, "ready"): 0 for each in sorted(known.deployments)}
         for deployment, state in sources.replicas():
             replicas[(deployment, state)] = replicas.get((deployment, state), 0) + 1
         yield gauge("outpost_replicas", "Engine processes by state.", replicas, ("deployment", "state"))

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
+from appliance.limits.openings import gate_name
 from appliance.records.rows import ExchangeRow
 from appliance.settings.schema import Settings
 from appliance.settings.secrets import resolve
@@ -20,10 +21,13 @@ logger = logging.getLogger("outpost.telemetry")
 
 def known(settings: Settings, limits: Iterable[str] = ()) -> Known:
     """The label values that settings allow. `limits`: names of all limits, those of the database too."""
+    deployments = frozenset(each.name for each in settings.deployments)
     return Known(
         frozenset(route.model for route in settings.routes),
         frozenset(str(target) for route in settings.routes for target in route.targets),
         frozenset(limits),
+        deployments,
+        deployments | {gate_name(each) for each in settings.providers if each.max_in_flight is not None},
     )
 
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from appliance.errors import BadRequest, PermissionDenied
 from appliance.identity.grants import SIGNED_IN, check_grant, check_role, inherit
 from appliance.identity.permissions import BOX_WIDE, PERMISSIONS, ROLES, Role, may_grant, within
-from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal, Priority, Restrictions, Zone
-from appliance.identity.restrictions import URGENCY, admits, checked, exceeding, inherited, networks
+from appliance.identity.principal import DEFAULT_ORGANIZATION, PRIORITIES, Principal, Priority, Restrictions, Zone
+from appliance.identity.restrictions import admits, checked, exceeding, inherited, networks
 
 roles = st.sampled_from(list(ROLES))
 NAMES = ("a", "b", "c")
@@ -108,7 +108,7 @@ def test_what_is_left_out_is_taken_from_the_grantor(grantor: Principal, wish: di
 
 def allows_no_more(inner: Restrictions, outer: Restrictions) -> bool:
     """By trying every use, not by comparing lists."""
-    for name, zone, priority in product(NAMES, get_args(Zone), URGENCY):
+    for name, zone, priority in product(NAMES, get_args(Zone), PRIORITIES):
         for field, value in (("routes", name), ("models", name), ("zones", zone)):
             if _in(inner, field, value) and not _in(outer, field, value):
                 return False
@@ -128,7 +128,7 @@ def _in(limits: Restrictions, field: str, value: str) -> bool:
 
 
 def _may_ask(limits: Restrictions, priority: Priority) -> bool:
-    return limits.priority is None or URGENCY.index(priority) >= URGENCY.index(limits.priority)
+    return limits.priority is None or PRIORITIES.index(priority) >= PRIORITIES.index(limits.priority)
 
 
 @given(restrictions, restrictions)

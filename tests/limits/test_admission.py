@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from appliance.errors import BadRequest, Overloaded
-from appliance.identity.principal import Priority
+from appliance.identity.principal import PRIORITIES, Priority
 from appliance.limits.admission import (
     UNLIMITED,
     Gate,
     choose_priority,
     least_urgent,
 )
-from appliance.limits.fair_queue import PRIORITIES, Rules
+from appliance.limits.fair_queue import Rules
 from tests.limits.waiting_room import Guest, StepLoop, gate_on
 
 CLASSES = st.sampled_from(PRIORITIES)

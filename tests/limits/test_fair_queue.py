@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from appliance.identity.principal import Priority
-from appliance.limits.fair_queue import PRIORITIES, Entry, FairQueue, Meter, Rules
+from appliance.identity.principal import PRIORITIES, Priority
+from appliance.limits.fair_queue import Entry, FairQueue, Meter, Rules
 
 CLASSES = st.sampled_from(PRIORITIES)
 CALLERS = st.sampled_from("abcd")

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.identity.principal import PRIORITIES
 from appliance.limits.admission import Opening
-from appliance.limits.fair_queue import PRIORITIES, Rules
+from appliance.limits.fair_queue import Rules
 from appliance.limits.openings import opening, openings, queue_rules
 from appliance.settings import Deployment, LlamaCppArgs, Settings, SettingsError, from_mapping
 from runtimes.llamacpp.bounds import check_room

@@ -63,7 +63,7 @@ async def test_the_table_of_metrics() -> None:
             dropped=lambda: {"traces": 1},
         ),
         "1.2.3",
-        known=Known(frozenset({"chat"}), frozenset({"small"}), frozenset({"day"})),
+        known=Known(frozenset({"chat"}), frozenset({"small"}), frozenset({"day"}), gates=frozenset({"small"})),
     )
     metrics.observe(row())
     metrics.refused("day", "team")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -12,13 +13,20 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from appliance.records.rows import Attempt
+from appliance.settings.limiting import Scope
 from appliance.telemetry.metrics import MAX_CODES, Known, LagMeter, Ledger, Metrics, Sources
 from appliance.telemetry.series import OTHER, Counts, Histogram
 from tests.telemetry.exposition import Values, check, value
 from tests.telemetry.rows import row
 
 TEXT, OPEN = "text/plain", "application/openmetrics-text; version=1.0.0"
-KNOWN = Known(frozenset({"chat"}), frozenset({"small", "lab/large"}), frozenset({"day"}))
+KNOWN = Known(
+    frozenset({"chat"}),
+    frozenset({"small", "lab/large"}),
+    frozenset({"day"}),
+    frozenset({"small", "down"}),
+    frozenset({"small", "lab/*"}),
+)
 
 
 def make(known: Known = KNOWN, **options: int) -> Metrics:
@@ -26,8 +34,14 @@ def make(known: Known = KNOWN, **options: int) -> Metrics:
         Sources(
             in_flight=lambda: 3,
             ledger=lambda: Ledger(7, 0.25, True),
-            queues=lambda: {("small", "batch"): 2, ("gone", "batch"): 1, ("lost", "batch"): 1, ("small", "x"): 5},
-            replicas=lambda: [("small", "ready"), ("small", "ready"), ("small", "failed")],
+            queues=lambda: {
+                ("small", "batch"): 2,
+                ("gone", "batch"): 1,
+                ("lost", "batch"): 1,
+                ("small", "x"): 5,
+                ("lab/*", "normal"): 6,
+            },
+            replicas=lambda: [("small", "ready"), ("small", "ready"), ("small", "failed"), ("down", "failed")],
             dropped=lambda: {"traces": 4},
         ),
         "1.2.3",
@@ -70,7 +84,9 @@ async def test_one_exchange_is_told_in_every_family(accept: str) -> None:
     assert value(values, "outpost_ledger_pending_records") == 7
     assert value(values, "outpost_ledger_lag_seconds") == 0.25
     assert value(values, "outpost_ledger_available") == 1
+    assert value(values, "outpost_queue_depth", target="lab/*", priority="normal") == 6
     assert value(values, "outpost_replicas", deployment="small", state="ready") == 2
+    assert value(values, "outpost_replicas", deployment="down", state="ready") == 0
     assert value(values, "outpost_queue_depth", target="small", priority="batch") == 2
     assert value(values, "outpost_queue_depth", target=OTHER, priority="batch") == 2
     assert value(values, "outpost_queue_depth", target="small", priority=OTHER) == 5
@@ -217,3 +233,10 @@ def test_observing_costs_little() -> None:
             metrics.observe(seen)
         best = min(best, (time.thread_time() - began) / 1000)
     assert best < 12e-6
+
+
+@pytest.mark.parametrize("scope", get_args(Scope))
+async def test_every_scope_of_a_limit_is_told(scope: str) -> None:
+    metrics = make()
+    metrics.refused("day", scope)
+    assert value(await read(metrics), "outpost_limit_refusals_total", limit="day", scope=scope) == 1

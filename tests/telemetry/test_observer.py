@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from appliance.limits.openings import openings
 from appliance.settings import SecretMissing, Settings, from_mapping
 from appliance.telemetry.metrics import Known, Ledger, Sources
 from appliance.telemetry.observer import Observer, known
@@ -23,7 +24,10 @@ def build(**telemetry: Any) -> Settings:
     return from_mapping(
         {
             "deployments": [{"name": "small", "model": "smollm2-135m-instruct"}],
-            "providers": [{"name": "lab", "base_url": "http://127.0.0.1:1/v1", "zone": "on_box"}],
+            "providers": [
+                {"name": "lab", "base_url": "http://127.0.0.1:1/v1", "zone": "on_box", "max_in_flight": 4},
+                {"name": "free", "zone": "cloud"},
+            ],
             "routes": [{"model": "chat", "targets": [{"deployment": "small"}, {"provider": "lab", "model": "x/y"}]}],
             "telemetry": telemetry,
         }
@@ -41,7 +45,14 @@ async def page(observer: Observer) -> dict[Any, float]:
 
 
 def test_the_labels_that_settings_allow() -> None:
-    assert known(build(), ["day"]) == Known(frozenset({"chat"}), frozenset({"small", "lab/x/y"}), frozenset({"day"}))
+    settings = build()
+    assert known(settings, ["day"]) == Known(
+        frozenset({"chat"}),
+        frozenset({"small", "lab/x/y"}),
+        frozenset({"day"}),
+        frozenset({"small"}),
+        frozenset(each.name for each in openings(settings, {"small": "generate"})),
+    )
 
 
 async def test_without_a_collector_exchanges_are_counted_and_nothing_else() -> None:
