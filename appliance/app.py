@@ -235,8 +235,9 @@ class App:
                 prepared = await asyncio.to_thread(self._prepare, loaded, wanted)
             except SettingsError as error:
                 raise BadRequest("; ".join(str(problem) for problem in error.problems)) from error
-            await self._office.change(wanted, prepared.people, list(changes.sections), actor)
+            # Before anything goes by them, and may tell of them.
             learn(self._secrets, wanted, self._env)
+            await self._office.change(wanted, prepared.people, list(changes.sections), actor)
             self.settings, self._path = wanted, path
             self._gates.apply(queue_rules(wanted), prepared.openings)
             self.gateway.max_priority = wanted.admission.max_priority

@@ -17,7 +17,8 @@ from appliance import app as app_module
 from appliance.errors import RecordsUnavailable
 from appliance.identity.key_ring import KeyRing
 from appliance.office import Office
-from tests.wiring.live_values import Doc, base
+from appliance.redact import REDACTED
+from tests.wiring.live_values import ENV, Doc, base
 from tests.wiring.test_live_settings import Box, folder, running
 
 __all__ = ["folder"]
@@ -75,6 +76,24 @@ async def test_a_reload_is_done_although_who_asked_for_it_has_left(folder: Path)
                 await asyncio.sleep(0.001)
         assert [rule.scope for rule in box.app._office.limits.book.rules] == ["key"]
         assert box.app.settings.limits
+
+
+async def test_secrets_are_kept_out_of_logs_before_they_are_in_force(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(folder) as box:
+        told = []
+        change = box.app._office.change
+
+        async def changing(*given: Any) -> None:
+            told.append(box.app._secrets.redact(f"{ENV['OTHER_OIDC']} was refused"))
+            await change(*given)
+
+        monkeypatch.setattr(box.app._office, "change", changing)
+        doc = copy.deepcopy(box.doc)
+        doc["identity"]["oidc"][0]["login"]["client_secret"] = {"env": "OTHER_OIDC"}
+        await box.reload(doc)
+        assert told == [f"{REDACTED} was refused"]
 
 
 async def test_a_task_of_the_office_that_ends_by_itself_is_told(
