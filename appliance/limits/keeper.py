@@ -128,6 +128,8 @@ class LimitKeeper:
         self._changing = asyncio.Lock()
         self._again_s = again_s
         self._looking: asyncio.Task[None] | None = None
+        self._unsure = False
+        """A change was given up since it was last looked."""
 
     async def close(self) -> None:
         """To be awaited before the recorder is closed."""
@@ -171,20 +173,21 @@ class LimitKeeper:
             return await self._recorder.write(work)
         except (RecordsUnavailable, asyncio.CancelledError):
             # It may be written all the same, or have been.
+            self._unsure = True
             if self._looking is None or self._looking.done():
                 self._looking = asyncio.create_task(self._look_again())
             raise
 
     async def _look_again(self) -> None:
         """Go by what is kept, once the writer has gone on and it is known what that is."""
-        while True:
+        while self._unsure:
+            self._unsure = False
             try:
                 await self._recorder.write(lambda tx: None, durable=False)
                 await self._read()
             except RecordsUnavailable:
+                self._unsure = True
                 await asyncio.sleep(self._again_s)
-            else:
-                return
 
     # --- for operators -----------------------------------------------------------------------------
 
@@ -193,11 +196,7 @@ class LimitKeeper:
         kept = [each.info for each in self._kept.values()]
         if actor.oversees is not None:
             return [info for info in kept if info.organization == actor.oversees]
-        declared = [
-            _info(limit_name(limit), limit_name(limit), DEFAULT_ORGANIZATION, limit, None)
-            for limit in self._settings.limits
-        ]
-        return declared + kept
+        return declared_limits(self._settings) + kept
 
     def show(self, actor: Principal, id_or_name: str) -> LimitInfo:
         """Raises NotFound."""
@@ -339,7 +338,11 @@ def _unknown(id_or_name: str) -> NotFound:
 
 def _check_free(tx: Transaction, name: str) -> None:
     if tx.connection.execute(select(limits.c.id).where(limits.c.name == name)).first() is not None:
-        raise BadRequest(f"name: there is a limit named {name!r} already; choose another name", param="name")
+        raise BadRequest(
+            f"name: there is a limit named {name!r} already, perhaps another organization's (names are unique on the "
+            "whole box); choose another name",
+            param="name",
+        )
 
 
 def _organization(tx: Transaction, actor: Principal, wanted: str) -> str:
@@ -361,6 +364,11 @@ def _plain(limit: Limit) -> dict[str, Any]:
 
 def _text(limit: Limit) -> str:
     return json.dumps(_plain(limit), ensure_ascii=False, separators=(",", ":"), sort_keys=True)
+
+
+def declared_limits(settings: Settings) -> list[LimitInfo]:
+    """Those of the settings file."""
+    return [_info(limit_name(limit), limit_name(limit), DEFAULT_ORGANIZATION, limit, None) for limit in settings.limits]
 
 
 def _info(limit_id: str, name: str, organization: str, limit: Limit, created_at: float | None) -> LimitInfo:

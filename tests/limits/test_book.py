@@ -298,3 +298,11 @@ def test_a_raised_limit_keeps_what_was_used() -> None:
     assert [each.remaining for each in standings(book, ANN, now(1))] == [70], "another window begins anew"
     book.change([limit("user", Bound(TOKENS, 70, DAY))], now(1))
     assert [each.remaining for each in standings(book, ANN, now(1))] == [70], "another scope begins anew"
+
+
+def test_a_limit_of_the_settings_file_that_comes_back_goes_on_with_what_was_used() -> None:
+    book = Book([limit("team", Bound(TOKENS, 100, DAY))], now())
+    book.settle(taken(book.reserve(ANN, Demand(60), now())), Used(60), now())
+    book.change([], now(1))
+    book.change([limit("team", Bound(TOKENS, 100, DAY))], now(2))
+    assert [each.remaining for each in standings(book, ANN, now(2))] == [40]

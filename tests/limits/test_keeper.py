@@ -182,6 +182,10 @@ async def test_names_that_nobody_has_are_told(desk: Desk) -> None:
 async def test_names_are_given_once(desk: Desk) -> None:
     await desk.ask("POST", body={"scope": "team", "requests": "5/day"})
     assert (await desk.refused("POST", body={"scope": "team", "tokens": "5/day"})).param == "name"
+    told = await desk.refused("POST", body={"scope": "team", "tokens": "5/day"}, actor=ACME)
+    assert told.param == "name"
+    assert "another organization's" in told.message
+    assert (await desk.ask("POST", body={"scope": "team", "tokens": "5/day", "name": "acme-team"}, actor=ACME))["id"]
     await desk.ask("POST", body={"scope": "team", "tokens": "5/day", "name": "other"})
     assert (await desk.refused("PATCH", "/other", {"name": "team"})).param == "name"
     assert (await desk.refused("PATCH", "/other", {"name": "declared"})).param == "name"

@@ -126,6 +126,47 @@ async def test_settings_that_come_while_the_database_is_read_stay_in_force(
     await settled(desk, ["later", "tight"])
 
 
+async def test_a_second_change_that_is_given_up_while_the_first_is_looked_after_is_in_force_too(
+    desk: Impatient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder = Recorder(desk.database, patience_s=30.0, max_batch=1)
+    await recorder.start()
+    keeper = desk.keeper = LimitKeeper(desk.database, recorder, Book([], NOW), lambda: NOW, wall=lambda: NOW.wall)
+    await keeper.load(SETTINGS)
+    looked = asyncio.Event()
+    read = desk.database.read
+
+    @asynccontextmanager
+    async def noticed() -> AsyncIterator[AsyncConnection]:
+        async with read() as connection:
+            yield connection
+        looked.set()
+
+    monkeypatch.setattr(desk.database, "read", noticed)
+    first, second = threading.Event(), threading.Event()
+
+    async def waiting(entries: int) -> None:
+        while recorder.depth != entries:
+            await asyncio.sleep(0)
+
+    recorder.write(lambda tx: first.wait(5))
+    one = asyncio.create_task(desk.ask("POST", "", {**WISH, "name": "one"}))
+    await waiting(2)
+    one.cancel()
+    await waiting(3)  # with the question what became of it
+    recorder.write(lambda tx: second.wait(5))
+    two = asyncio.create_task(desk.ask("POST", "", {**WISH, "name": "two"}))
+    await waiting(5)
+    first.set()
+    await waiting(2)
+    two.cancel()
+    await asyncio.wait_for(looked.wait(), 5)
+    second.set()
+    await settled(desk, ["declared", "one", "two"])
+    await keeper.close()
+    await recorder.close()
+
+
 @pytest.mark.parametrize("change", [("POST", "", WISH), ("PATCH", "/tight", {"match": {"team": "nobody"}})])
 async def test_a_change_that_had_to_be_written_again_is_told_once(desk: Impatient, change: tuple[Any, ...]) -> None:
     method, path, body = change
