@@ -53,7 +53,6 @@ STREAM_OVERHEAD = 64
 class Authenticator(Protocol):
     """See appliance.identity.authenticator.Authenticator."""
 
-    def identify_now(self, credential: str | None, address: str | None = None) -> Principal | None: ...
     async def identify(self, credential: str | None, peer: Any = None, address: str | None = None) -> Principal: ...
 
 
@@ -164,10 +163,10 @@ class Answer(msgspec.Struct):
 async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoing) -> Answer:
     """One exchange, from its credential to its row; the answer's last byte is left to the caller.
 
-    Raises Unauthenticated, PermissionDenied and RecordsUnavailable (no exchange is recorded then), and CancelledError
-    when the client has gone.
+    Raises Unauthenticated, PermissionDenied, ProviderError and RecordsUnavailable (no exchange is recorded then), and
+    CancelledError when the client has gone.
     """
-    principal = await identify(gateway.authenticator, incoming)
+    principal = await gateway.authenticator.identify(incoming.credential, incoming.peer_certificate, incoming.client)
     check_may_ask(principal)
     check_recording(gateway.recorder)
     with gateway.running.watch() as watch:
@@ -191,16 +190,6 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
             answer = exchange.fail(InternalError(MISTAKE))
         watch.close()
         return await exchange.record(answer)
-
-
-async def identify(authenticator: Authenticator, incoming: Incoming) -> Principal:
-    """Who is asking. Raises Unauthenticated, PermissionDenied, ProviderError, RecordsUnavailable."""
-    presented, address = incoming.credential, incoming.client
-    # Keys, and tokens that were seen before, need no waiting.
-    found = authenticator.identify_now(presented, address)
-    if found is not None:
-        return found
-    return await authenticator.identify(presented, incoming.peer_certificate, address)
 
 
 def check_may_ask(principal: Principal) -> None:

@@ -21,7 +21,7 @@ from aiohttp import web
 
 from appliance.dialects.wire import encode
 from appliance.door.endpoint import Endpoint, Query, Visit
-from appliance.door.http import SERVER, address
+from appliance.door.http import SAFE, SERVER, address
 from appliance.door.render import respond
 from appliance.errors import NotFound, OutpostError, PermissionDenied, RecordsUnavailable, Unauthenticated
 from appliance.identity.authenticator import sign_in
@@ -40,7 +40,6 @@ Note = Callable[[str, dict[str, Any]], Awaitable[object]]
 CSRF_HEADER = "x-outpost-csrf"
 CALLBACK = "/login/callback"
 MAX_NEXT = 1024
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _PAGE_HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
     "Cache-Control": "no-store",
@@ -152,7 +151,7 @@ class Login:
         session = self._sessions.find(id)
         if session is None:
             raise Unauthenticated("The session has ended; log in again at /login.", code="session_ended")
-        if request.method not in _SAFE:
+        if request.method not in SAFE:
             _check_origin(request, site, session)
         try:
             session.principal = self._people.standing(session.principal)
@@ -253,7 +252,7 @@ class Login:
                 visit,
                 200,
                 "Logged in",
-                f"Logged in as {escape(session.principal.key_name)}.",
+                f"Logged in as {escape(session.name)}.",
                 head=f'<meta http-equiv="refresh" content="0;url={escape(goal)}">',
                 link=(goal, "Go on"),
             )
@@ -290,7 +289,7 @@ class Login:
         principal = await sign_in(self._people, person, "session", ends, issued_at(claims))
         if self._providers.get(login.provider) is not provider:
             raise Unauthenticated("The settings changed meanwhile; log in again.", code="login_failed")
-        id, session = self._sessions.begin(principal, person.issuer, replaces=login.replaces)
+        id, session = self._sessions.begin(principal, person.issuer, person.name, replaces=login.replaces)
         try:
             await self._note("session.begin", _event(session, request, provider.name))
         except BaseException:
@@ -324,7 +323,7 @@ class Login:
         visit.principal = principal = session.principal
         view = SessionView(
             csrf=session.csrf,
-            name=principal.key_name,
+            name=session.name,
             role=principal.role,
             organization=principal.organization,
             user=principal.user,

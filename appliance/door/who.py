@@ -16,13 +16,9 @@ async def who_asks(authenticator: Authenticator, login: Login | None, request: w
     login: only at the operator's listener. Raises Unauthenticated, PermissionDenied, ProviderError (503),
     RecordsUnavailable.
     """
-    presented, client = credential(request), address(request)
+    presented = credential(request)
     if presented is None and "Authorization" not in request.headers and login is not None:
         principal = login.principal(request)
         if principal is not None:
             return principal
-    # Keys, and tokens that were seen before, need no waiting.
-    found = authenticator.identify_now(presented, client)
-    if found is not None:
-        return found
-    return await authenticator.identify(presented, peer_certificate(request), client)
+    return await authenticator.identify(presented, peer_certificate(request), address(request))

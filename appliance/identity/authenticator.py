@@ -15,7 +15,7 @@ import msgspec
 
 from appliance.errors import PermissionDenied, Unauthenticated
 from appliance.identity.certificates import ISSUER, PeerCertificate, Subject, subject_of
-from appliance.identity.claims import People, Person, issued_at, person_of, who
+from appliance.identity.claims import Forgotten, People, Person, issued_at, person_of, who
 from appliance.identity.jwt import MAX_TOKEN, BadToken, Claims, looks_like_token
 from appliance.identity.key_set import KeySet
 from appliance.identity.keys import PREFIX
@@ -88,7 +88,7 @@ class Authenticator:
     # --- identifying ---
 
     def identify_now(self, credential: str | None, address: str | None = None) -> Principal | None:
-        """The owner of a key, or of a token that was verified before. None: ask `identify`, which may have to wait.
+        """The owner of a key, or of a token that was verified before: what needs no waiting. None for anything else.
 
         Raises Unauthenticated for what has ended, PermissionDenied for a key from a wrong address.
         """
@@ -132,7 +132,11 @@ class Authenticator:
             del self._cache[key]
             return None
         self._cache.move_to_end(key)
-        return self._people.standing(cached.principal)
+        try:
+            return self._people.standing(cached.principal)
+        except Forgotten:
+            del self._cache[key]
+            return None
 
     def _key(self, token: str) -> bytes:
         """The SHA-256 of all of the token, which holds its issuer, under the settings of now."""
@@ -230,7 +234,7 @@ async def sign_in(
         issued=issued,
         organization_claimed=person.organization_claimed,
     )
-    return msgspec.structs.replace(principal, key_id=credential, expires_at=expires_at)
+    return msgspec.structs.replace(principal, key_id=credential, key_name=credential, expires_at=expires_at)
 
 
 def _issuer(token: str) -> str | None:

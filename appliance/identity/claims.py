@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.errors import PermissionDenied
+from appliance.errors import PermissionDenied, Unauthenticated
 from appliance.identity.jwt import MAX_SUBJECT, BadToken, Claims
 from appliance.identity.permissions import Role
 from appliance.identity.principal import Principal
@@ -49,6 +49,10 @@ class Person(msgspec.Struct, frozen=True):
     organization_claimed: bool = False
 
 
+class Forgotten(Unauthenticated):
+    """Who was signed in has been erased. Whoever shows the same credential is somebody whom nobody knows yet."""
+
+
 class People(Protocol):
     """The directory, as far as those who sign in need it."""
 
@@ -74,7 +78,8 @@ class People(Protocol):
         ...
 
     def standing(self, principal: Principal) -> Principal:
-        """A principal as things are now. Raises Unauthenticated when it has ended. Takes microseconds."""
+        """A principal as things are now. Raises Unauthenticated when it has ended, Forgotten when its person was
+        erased. Takes microseconds."""
         ...
 
 

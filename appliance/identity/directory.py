@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from appliance.errors import InternalError, PermissionDenied, Unauthenticated
 from appliance.identity import key_store, people_work, vouching
+from appliance.identity.claims import Forgotten
 from appliance.identity.people_work import KINDS, TEAM, USER, Changed, Kind
 from appliance.identity.permissions import Role
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
@@ -129,7 +130,11 @@ class Directory:
 
     def standing(self, principal: Principal) -> Principal:
         """A principal as things are now: with the role that its holder still has. Raises Unauthenticated when it, or
-        whom it belongs to, has ended. Costs microseconds; for sessions and tokens that were checked earlier."""
+        whom it belongs to, has ended; Forgotten when they were erased since they signed in. Costs microseconds; for
+        sessions and tokens that were checked earlier."""
+        user = self.snapshot.get(User, principal.user) if principal.user is not None else None
+        if user is not None and user.subject is None:
+            raise Forgotten("The credential belongs to somebody who was erased; sign in again.")
         return admitted(self.snapshot.judge(principal), "The credential", self.clock)
 
     # --- people, for whoever administers them ---
@@ -235,9 +240,10 @@ class Directory:
         group = None if team is None else self.snapshot.team(place.id, team)
         if team is not None and group is None:
             raise PermissionDenied(f"The team {team!a} of this account is not known here.")
+        credential = f"jwt:{issuer}"[:64]
         whoever = Principal(
-            key_id=f"jwt:{issuer}"[:64],
-            key_name=name[:64],
+            key_id=credential,
+            key_name=credential,
             role=role,
             organization=place.id,
             team=None if group is None else group.id,
@@ -252,7 +258,7 @@ class Directory:
             id, now = people_work.new_id("user", self.random(10)), self.clock()
             user = await self.change(lambda tx: vouching.take(tx, word, id=id, now=now))
         vouching.check_place(user, place)
-        known = msgspec.structs.replace(whoever, key_name=user.name[:64], user=user.id)
+        known = msgspec.structs.replace(whoever, user=user.id)
         if word.is_old(user):
             team_id = vouching.newest_team(self.snapshot, user, group)
             known = msgspec.structs.replace(known, role=user.role, team=team_id)

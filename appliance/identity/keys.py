@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import re
 from collections.abc import Callable, Iterable
 
 from appliance.errors import BadRequest
@@ -27,17 +26,10 @@ ROTATED_NAME, ROTATED_DIGITS = 55, 8
 MIN_FIXED_LENGTH = 20
 """A key that a person declared must not be one that can be guessed in passing."""
 
-_KEY = re.compile(r"op-[A-Za-z0-9_-]{43}")
-
 
 def new_key(random: Callable[[int], bytes]) -> str:
     """A fresh key: `op-` and 43 url-safe characters, which are 256 bits of `random`."""
     return PREFIX + base64.urlsafe_b64encode(random(KEY_BYTES)).decode().rstrip("=")
-
-
-def is_key(text: str) -> bool:
-    """Whether a text has the form of a key that `new_key` makes."""
-    return _KEY.fullmatch(text) is not None
 
 
 def hkdf(secret: bytes, info: bytes, length: int = 32, salt: bytes = b"") -> bytes:

@@ -38,7 +38,6 @@ from appliance.redact import looks_secret
 
 EPOCH = "identity_epoch"
 T = TypeVar("T")
-Holder = Organization | Team | User | ServiceAccount
 
 
 class Changed(msgspec.Struct, Generic[T]):
@@ -312,8 +311,8 @@ def change(
 
 
 def remove(tx: Transaction, actor: Principal, kind: Kind, id_or_name: str) -> Changed[Any]:
-    """Delete a disabled thing that nothing on record refers to. `recorded` must have been asked about exchanges
-    before: to look through them takes too long for the writer. Raises NotFound, BadRequest, PermissionDenied."""
+    """Delete a disabled thing that nothing on record refers to. `Directory.delete` has looked through the exchanges
+    before: that takes too long for the writer. Raises NotFound, BadRequest, PermissionDenied."""
     connection = tx.connection
     thing = find(connection, kind, id_or_name, actor.oversees)
     if kind is ORGANIZATION:

@@ -54,6 +54,8 @@ class Principal(msgspec.Struct, frozen=True):
     key_id: str
     """The credential: a key's id, `fixed:NAME`, `jwt:ISSUER`, `mtls`, `session`."""
     key_name: str
+    """What records call it: the name of a key or of a certificate's entry, else the `key_id`. Never a person's name: it
+    could not be erased from them."""
     role: Role
     organization: str = DEFAULT_ORGANIZATION
     team: str | None = None

@@ -44,6 +44,8 @@ class Session(msgspec.Struct):
 
     principal: Principal
     issuer: str
+    name: str
+    """What the provider calls them; for nobody's eyes but theirs."""
     csrf: str
     """What a request that changes something must send along in a header."""
     began: float
@@ -89,7 +91,9 @@ class Sessions:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def begin(self, principal: Principal, issuer: str, *, replaces: bytes | None = None) -> tuple[str, Session]:
+    def begin(
+        self, principal: Principal, issuer: str, name: str, *, replaces: bytes | None = None
+    ) -> tuple[str, Session]:
         """A new session and its id, which is given this once. It takes the place of the one that the browser had."""
         if replaces is not None:
             self._kept.pop(replaces, None)
@@ -100,7 +104,7 @@ class Sessions:
         own = [key for key, each in kept.items() if each.principal.subject == principal.subject]
         for key in own[: max(0, len(own) - self._most_each + 1)]:
             del kept[key]
-        session = Session(principal, issuer, token(self._random), now, now)
+        session = Session(principal, issuer, name, token(self._random), now, now)
         id = token(self._random)
         kept[digest(id)] = session
         while len(kept) > self._most:

@@ -93,7 +93,8 @@ def take(tx: Transaction, word: Word, *, id: str, now: float) -> Changed[User]:
     """Bring somebody's row and memberships up to date; a new row gets the `id`. The actor is the identity provider."""
     connection = tx.connection
     # Not somebody's rights but the settings' decision: the issuer is configured by those who run the box.
-    provider = Principal(key_id=f"jwt:{word.issuer}"[:64], key_name=word.name, role="owner")
+    credential = f"jwt:{word.issuer}"[:64]
+    provider = Principal(key_id=credential, key_name=credential, role="owner")
     table = USER.table
     same = USER.select().where(table.c.issuer == word.issuer, table.c.subject == word.subject)
     row = connection.execute(same).first()

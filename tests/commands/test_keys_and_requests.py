@@ -22,10 +22,10 @@ from appliance.commands.control import Control, ControlError, NotRunning
 from appliance.commands.place import Place
 from appliance.commands.terminal import moment, seconds, table, visible
 from appliance.errors import OutpostError
-from appliance.identity.keys import is_key
 from appliance.records.database import Database
 from appliance.records.rows import ExchangeRow
 from appliance.records.writer import RowWriter
+from tests.fakes.keys import is_key
 
 
 def run(app: Any, *args: str | Path) -> Result:
@@ -82,7 +82,9 @@ def test_mistakes_are_one_line_and_status_1(tmp_path: Path) -> None:
 
 def test_looking_at_a_box_that_never_ran_makes_nothing(tmp_path: Path) -> None:
     assert data(run(keys.app, "list", "--json", "--data-dir", tmp_path / "x")) == []
-    assert run(requests.app, "tail", "--data-dir", tmp_path / "x").stdout == ""
+    refused = run(requests.app, "tail", "--data-dir", tmp_path / "x")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "there is no gateway's data in" in refused.stderr
     assert not (tmp_path / "x").exists()
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from appliance.identity.keys import is_key
 from appliance.identity.permissions import Role
 from tests.door.desk import ROLES, Desk
+from tests.fakes.keys import is_key
 
 KINDS = ("organizations", "teams", "users", "service-accounts")
 

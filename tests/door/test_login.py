@@ -62,11 +62,11 @@ async def test_a_login_with_a_real_provider(console: Console, provider: str, bro
     assert page.status_code == 200, page.text
     assert refreshed_to(page) == "/overview?tab=1"
     assert "Logged in as Ann." in page.text
-    assert (await browser.get(console.url + "/thing")).text == "Ann"
+    assert (await browser.get(console.url + "/thing")).text == "session", "no record gets a person's name"
     view = (await browser.get(console.url + "/admin/v1/session")).json()["data"]
     assert (view["name"], view["role"], view["idle"]) == ("Ann", "admin", IDLE_S)
     assert ABSOLUTE_S - 60 < view["expires_in"] <= ABSOLUTE_S
-    assert (await change(console, browser)).text == "Ann"
+    assert (await change(console, browser)).text == "session"
     sent = {CSRF_HEADER: view["csrf"], "Origin": console.url}
     gone = await browser.post(console.url + "/logout", headers=sent)
     assert (await browser.get(console.url + "/thing")).status_code == 401
@@ -94,7 +94,8 @@ async def test_bearer_tokens_of_a_real_provider(console: Console, provider: str,
     console.use(console.entry(provider, audience=["my-client"]))
     token, opaque = await token_of(provider, browser)
     for _ in range(2):
-        assert (await shown(console, browser, token)).text == "ann", "without the scope profile there is no name"
+        assert (await shown(console, browser, token)).text == "jwt:corp"
+    assert [call[2] for call in console.people.calls] == ["ann"], "without the scope profile there is no name"
     for wrong in (token[:-6] + "AAAAAA", opaque, token.rpartition(".")[0] + "."):
         refused = await shown(console, browser, wrong)
         assert refused.status_code == 401

@@ -229,4 +229,4 @@ async def test_without_a_login_in_the_settings(
     now = time.time()
     body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "exp": now + 99, "groups": ["admins"]}
     headers = {"Authorization": f"Bearer {sign(body, rsa())}"}
-    assert (await browser.get(console.url + "/thing", headers=headers)).text == "ann"
+    assert (await browser.get(console.url + "/thing", headers=headers)).text == "jwt:corp"

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from appliance.door.http import Limits
 from appliance.providers.upstream import Readiness
 from tests.fakes import openai_schema as schema
-from tests.fakes.house import ADMIN_KEY, UPSTREAM_KEY, USER_KEY, House, open_house
+from tests.fakes.house import ADMIN_KEY, UPSTREAM_KEY, USER_KEY, FakeKeys, House, open_house
 from tests.fakes.raw_client import RawClient, request_bytes
 
 
@@ -74,6 +74,17 @@ async def test_strangers(house: House, path: str, auth: str | None) -> None:
     assert schema.complaints(schema.ERROR, body) == []
     assert (body["error"]["type"], body["error"]["code"]) == ("authentication_error", "invalid_api_key")
     assert "op-wrong" not in json.dumps(body)
+
+
+async def test_a_strangers_key_is_looked_up_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(FakeKeys, "identify", lambda self, presented, address=None: asked.append(presented))
+    for url in (f"{house.url}/v1/models", f"{house.url}/v1/chat/completions", f"{house.operator_url}/admin/v1/me"):
+        method, key = "POST" if "chat" in url else "GET", f"op-stranger-{len(asked)}"
+        async with house.session.request(method, url, headers={"Authorization": f"Bearer {key}"}) as response:
+            assert response.status == 401
+        assert asked[-1] == key
+    assert len(asked) == 3
 
 
 async def test_unknown_paths_and_methods(house: House) -> None:

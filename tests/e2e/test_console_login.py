@@ -99,7 +99,7 @@ def test_a_person_logs_in_works_and_leaves(office: Office, browser: Browser) -> 
     assert (page.status_code, refreshed_to(page)) == (200, "/admin/v1/me?x=1"), page.text
     cookie = browser.http.cookies["outpost_session"]
     me = browser.get("/me").json()["data"]
-    assert (me["key_id"], me["key_name"], me["role"]) == ("session", "Ann", "admin")
+    assert (me["key_id"], me["key_name"], me["role"]) == ("session", "session", "admin")
     assert browser.send("POST", "/admin/v1/teams", {"name": "by-browser"}).status_code == 201
     team = next(each for each in office.events("admin.team.create") if each["after"]["name"] == "by-browser")
     actor = {"key": "session", "role": "admin", "organization": "org_default", "user": me["user"]}

@@ -83,7 +83,7 @@ def token_of(provider: str, subject: str) -> str:
 def test_a_person_of_a_real_provider_asks(office: Office, provider: str) -> None:
     token = token_of(provider, "ann")
     row = office.row(office.chat(token))
-    assert (row["key_id"], row["key_name"], row["outcome"]) == ("jwt:corp", "Ann", "completed")
+    assert (row["key_id"], row["key_name"], row["outcome"]) == ("jwt:corp", "jwt:corp", "completed")
     me = office.data("GET", "/me", key=token)
     assert (me["role"], me["organization"], me["user"]) == ("admin", "org_default", row["user_id"])
     user = office.data("GET", f"/users/{row['user_id']}")
@@ -126,7 +126,7 @@ def test_the_longest_names_fit_on_record(office: Office, provider: str) -> None:
     """What a provider may call somebody is longer than any column: records hold the directory's id."""
     row = office.row(office.chat(token_of(provider, LONG)))
     assert row["user_id"].startswith("user_")
-    assert (len(row["user_id"]), len(row["key_name"])) == (21, 64)
+    assert (len(row["user_id"]), row["key_name"]) == (21, "jwt:corp")
     user = office.data("GET", f"/users/{row['user_id']}")
     assert (user["subject"], len(user["name"])) == (LONG, 128)
 

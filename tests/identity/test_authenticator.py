@@ -106,7 +106,7 @@ async def test_a_token_is_verified_once(scene: Scene) -> None:
     found = await scene.who.identify(token)
     assert (found.key_id, found.key_name, found.role, found.user) == (
         "jwt:corp",
-        "Ann",
+        "jwt:corp",
         "admin",
         "user_0000000000000000",
     )

@@ -19,12 +19,13 @@ from appliance.identity import key_store
 from appliance.identity.directory import Directory
 from appliance.identity.key_ring import KeyRing, ensure_first_admin
 from appliance.identity.key_store import NewKey
-from appliance.identity.keys import FixedKey, is_key
+from appliance.identity.keys import FixedKey
 from appliance.identity.people_work import ORGANIZATION, SERVICE_ACCOUNT, TEAM, USER
 from appliance.identity.principal import Principal, Restrictions
 from appliance.identity.secret import IdentityError, secret_path
 from appliance.records.database import Database
 from appliance.records.rows import ExchangeRow
+from tests.fakes.keys import is_key
 from tests.identity.conftest import OWNER, Box, open_box
 
 FIXED = FixedKey("ci", "a-key-for-the-pipeline", "admin")

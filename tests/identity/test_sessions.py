@@ -53,7 +53,7 @@ def sessions(clock: Clock) -> Sessions:
 
 
 def test_a_session(sessions: Sessions, clock: Clock) -> None:
-    id, session = sessions.begin(ANN, ISSUER)
+    id, session = sessions.begin(ANN, ISSUER, "Ann")
     assert len(id) == 43
     assert session.csrf != id
     assert sessions.find(id) is session
@@ -66,17 +66,17 @@ def test_a_session(sessions: Sessions, clock: Clock) -> None:
 
 
 def test_the_id_is_not_kept(sessions: Sessions) -> None:
-    id, session = sessions.begin(ANN, ISSUER)
+    id, session = sessions.begin(ANN, ISSUER, "Ann")
     assert id not in repr(vars(sessions)) + repr(sessions._kept) + repr(session)
     assert list(sessions._kept) == [digest(id)]
 
 
 def test_idle_sessions_end_and_used_ones_end_too(sessions: Sessions, clock: Clock) -> None:
-    id, _ = sessions.begin(ANN, ISSUER)
+    id, _ = sessions.begin(ANN, ISSUER, "Ann")
     clock.now += IDLE_S
     assert sessions.find(id) is None
     assert len(sessions) == 0
-    id, session = sessions.begin(ANN, ISSUER)
+    id, session = sessions.begin(ANN, ISSUER, "Ann")
     uses = 0
     while sessions.find(id) is not None:
         clock.now += IDLE_S - 1
@@ -86,8 +86,8 @@ def test_idle_sessions_end_and_used_ones_end_too(sessions: Sessions, clock: Cloc
 
 
 def test_a_login_takes_the_place_of_the_session_before(sessions: Sessions) -> None:
-    old, _ = sessions.begin(ANN, ISSUER)
-    new, _ = sessions.begin(ANN, ISSUER, replaces=digest(old))
+    old, _ = sessions.begin(ANN, ISSUER, "Ann")
+    new, _ = sessions.begin(ANN, ISSUER, "Ann", replaces=digest(old))
     assert new != old
     assert sessions.find(old) is None
     assert sessions.find(new) is not None
@@ -95,16 +95,16 @@ def test_a_login_takes_the_place_of_the_session_before(sessions: Sessions) -> No
 
 def test_there_are_never_too_many(clock: Clock) -> None:
     sessions = Sessions(clock, counting(), most=5, most_each=2)
-    ids = [sessions.begin(ANN, ISSUER)[0] for _ in range(3)]
+    ids = [sessions.begin(ANN, ISSUER, "Ann")[0] for _ in range(3)]
     assert [sessions.find(id) is not None for id in ids] == [False, True, True]
     for number in range(10):
-        sessions.begin(Principal("session", "x", "member", user=f"user_{number}"), ISSUER)
+        sessions.begin(Principal("session", "x", "member", user=f"user_{number}"), ISSUER, "x")
     assert len(sessions) == 5
 
 
 def test_many_end_at_once(sessions: Sessions) -> None:
-    ann, _ = sessions.begin(ANN, ISSUER)
-    bob, _ = sessions.begin(BOB, "https://other.example.com")
+    ann, _ = sessions.begin(ANN, ISSUER, "Ann")
+    bob, _ = sessions.begin(BOB, "https://other.example.com", "Bob")
     assert sessions.end_where(lambda session: session.issuer == ISSUER) == 1
     assert sessions.find(ann) is None
     assert sessions.find(bob) is not None
@@ -131,7 +131,7 @@ def test_any_order_of_events(steps: list[tuple[str, int, float]]) -> None:
     for what, which, later in steps:
         clock.now += later
         if what == "begin":
-            id, session = sessions.begin(ANN, ISSUER)
+            id, session = sessions.begin(ANN, ISSUER, "Ann")
             assert isinstance(session, Session)
             model.live[id] = (clock.now, clock.now)
             ids.append(id)

@@ -92,7 +92,7 @@ class Box:
     def owner(self, key: str) -> Any:
         """Whose a key is, or why it is nobody's."""
         try:
-            return self.app.gateway.authenticator.identify_now(key)
+            return self.app._office.authenticator.identify_now(key)
         except OutpostError as error:
             return error.message
 
