@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import msgspec
 
 from appliance.identity.permissions import BOX_WIDE, ROLES, Permission, Role
+from appliance.settings.admission import PRIORITIES, Priority
 
 __all__ = [
     "DEFAULT_ORGANIZATION",
@@ -21,11 +22,6 @@ __all__ = [
 
 DEFAULT_ORGANIZATION = "org_default"
 """The organisation that runs the box: always there; its overseers oversee everything."""
-
-Priority = Literal["interactive", "normal", "batch"]
-"""Classes of work in the order of their urgency."""
-PRIORITIES: tuple[Priority, ...] = get_args(Priority)
-"""The most urgent first."""
 
 Zone = Literal["on_box", "on_prem", "cloud"]
 

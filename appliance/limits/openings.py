@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from appliance.limits.admission import UNLIMITED, Opening
 from appliance.limits.fair_queue import Rules
-from appliance.settings import Deployment, Provider, ProviderTarget, Settings
+from appliance.settings import Deployment, ProviderTarget, Settings
 
 TEXTS = 64
 """Texts that an embedding engine reads in one batch, at most."""
@@ -32,11 +32,6 @@ def openings(settings: Settings, tasks: Mapping[str, str]) -> list[Opening]:
     return [*deployments, *_providers(settings)]
 
 
-def gate_name(provider: Provider) -> str:
-    """What the gate of a bounded provider is called. No deployment can have this name."""
-    return f"{provider.name}/*"
-
-
 def opening(deployment: Deployment, task: str) -> Opening:
     """What one replica has in hand: enough that it is never idle, and little beyond, since the gateway's priorities do
     not reach into the engine's own line. Never more than the engine takes."""
@@ -59,6 +54,4 @@ def _providers(settings: Settings) -> Iterator[Opening]:
     for provider in settings.providers:
         most: int | None = provider.max_in_flight
         if most is not None:
-            yield Opening(
-                gate_name(provider), tuple(sorted(name for owner, name in targets if owner == provider.name)), most
-            )
+            yield Opening(provider.gate, tuple(sorted(name for owner, name in targets if owner == provider.name)), most)

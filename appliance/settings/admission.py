@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
 from appliance.settings.section import Section
 from appliance.settings.values import Duration, Integer, Word
 
-Class = Literal["interactive", "normal", "batch"]
+Priority = Literal["interactive", "normal", "batch"]
+"""Classes of work in the order of their urgency."""
+PRIORITIES: tuple[Priority, ...] = get_args(Priority)
 
 
 class MaxWait(Section):
@@ -49,9 +51,9 @@ class Admission(Section):
         default_factory=Weights,
         description="Shares of a busy target while all classes wait; the more urgent class goes first.",
     )
-    default_priority: Annotated[Class, Word] = Field(
+    default_priority: Annotated[Priority, Word] = Field(
         default="normal", description="Class of requests that do not say; see the header x-outpost-priority."
     )
-    max_priority: Annotated[Class, Word] = Field(
+    max_priority: Annotated[Priority, Word] = Field(
         default="interactive", description="Most urgent class that may be asked for; a key may be bound further."
     )

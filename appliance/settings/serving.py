@@ -140,6 +140,11 @@ class Provider(Section):
         json_schema_extra={"unit": "requests"},
     )
 
+    @property
+    def gate(self) -> str:
+        """What requests wait at, if it is bounded. No deployment can have this name."""
+        return f"{self.name}/*"
+
 
 class DeploymentTarget(Section):
     """A target on this box."""

@@ -18,8 +18,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from appliance.errors import OutpostError
-from appliance.identity.principal import PRIORITIES
 from appliance.records.rows import Attempt, ExchangeRow, Outcome
+from appliance.settings.admission import PRIORITIES
 from appliance.settings.limiting import Scope
 from appliance.telemetry.series import (
     MAX_SERIES,

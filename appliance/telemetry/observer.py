@@ -7,7 +7,6 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self
 
-from appliance.limits.openings import gate_name
 from appliance.records.rows import ExchangeRow
 from appliance.settings.schema import Settings
 from appliance.settings.secrets import resolve
@@ -27,7 +26,7 @@ def known(settings: Settings, limits: Iterable[str] = ()) -> Known:
         frozenset(str(target) for route in settings.routes for target in route.targets),
         frozenset(limits),
         deployments,
-        deployments | {gate_name(each) for each in settings.providers if each.max_in_flight is not None},
+        deployments | {each.gate for each in settings.providers if each.max_in_flight is not None},
     )
 
 
