@@ -5,7 +5,7 @@ Who may open the box's files may do what an owner may do; so may who opens its c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -32,15 +32,20 @@ class Desk:
         *,
         query: Mapping[str, str | int | None] | None = None,
         body: Mapping[str, Any] | None = None,
+        declared: Callable[[], list[dict[str, Any]]] | None = None,
     ) -> list[dict[str, Any]]:
-        """The `data` of the answer, one thing as a list of one. `path`: what follows /admin/v1. Raises OutpostError."""
+        """The `data` of the answer, one thing as a list of one. `path`: what follows /admin/v1. `declared`: for a list
+        that has entries of the settings too, which are there before there is any data. Raises OutpostError; without
+        data, NotFound."""
         whole = f"/admin/v1{path}"
         try:
             answer = Control(self.place.control_socket).call(method, whole, query=query, body=body)
         except NotRunning:
-            self._must_exist(reading=method == "GET")
-            if not self.place.has_database and not self._new:
-                return []
+            if declared is not None and not self.place.has_database:
+                return declared()
+            if not self._new:
+                # What is made in a folder that no gateway has used is known to no gateway.
+                self.place.must_have_database()
             # The database and the operator's API, which nobody needs to load who has a gateway to ask.
             from appliance.commands.here import answered
 
@@ -48,20 +53,22 @@ class Desk:
         self.running = True
         return answer
 
-    def all(self, path: str, **query: str | None) -> list[dict[str, Any]]:
-        """Everything of a list, page after page."""
+    def all(
+        self,
+        path: str,
+        query: Mapping[str, str | None] | None = None,
+        *,
+        declared: Callable[[], list[dict[str, Any]]] | None = None,
+    ) -> list[dict[str, Any]]:
+        """Everything of a list, page after page. declared: as in `ask`."""
         found: list[dict[str, Any]] = []
         while True:
             after = str(found[-1]["id"]) if found else None
-            rows = self.ask("GET", path, query={**query, "after": after, "limit": PAGE})
+            page = {**(query or {}), "after": after, "limit": PAGE}
+            rows = self.ask("GET", path, query=page, declared=declared)
             found += rows
-            if len(rows) < PAGE:
+            if len(rows) < PAGE or not (self.running or self.place.has_database):
                 return found
-
-    def _must_exist(self, *, reading: bool) -> None:
-        """What is made in a folder that no gateway has used is known to no gateway. Raises NotFound."""
-        if not (self._new or reading):
-            self.place.must_have_database()
 
     @property
     def where(self) -> str:

@@ -10,7 +10,6 @@ from urllib.parse import quote
 import msgspec
 import typer
 
-from appliance import data_dir as folder
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import moment, readable, visible
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 _TIMEOUT_S = 60.0
-_SHELL = {"key": "command-line", "role": "owner", "organization": "org_default"}
 
 
 @app.callback()
@@ -98,19 +96,9 @@ def _erase(place: Place, subject: str) -> dict[str, Any]:
 async def _erase_in_database(place: Place, subject: str) -> Erased:
     place.must_have_database()
     # Only where no gateway can be asked.
-    from appliance.records.database import Database
+    from appliance.commands.database import COMMAND_LINE, writing
     from appliance.records.erase import erase
-    from appliance.records.recorder import Recorder
 
     # No gateway may start meanwhile: it would go on with the key in its memory.
-    with folder.hold(place.data_dir):
-        database = await Database.open(place.database)
-        try:
-            recorder = Recorder(database)
-            await recorder.start()
-            try:
-                return await erase(recorder, database, None, subject, _SHELL)
-            finally:
-                await recorder.close()
-        finally:
-            await database.close()
+    async with writing(place) as (database, recorder):
+        return await erase(recorder, database, None, subject, COMMAND_LINE.actor)

@@ -6,11 +6,7 @@ Where no gateway runs, that it was exported is put on the ledger first.
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from appliance import __version__
+from appliance.commands.output import Write, to_file, to_stdout
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import visible
-from appliance.errors import OutpostError
 
 if TYPE_CHECKING:
     from appliance.records.export.forms import Form
@@ -32,12 +28,6 @@ class FormatName(StrEnum):
     csv = "csv"
     ocsf = "ocsf"
     cef = "cef"
-
-
-class ExportFailed(OutpostError):
-    """The file cannot be written."""
-
-    code = "export_failed"
 
 
 def export(
@@ -67,47 +57,25 @@ def export(
             None if until is None else parse_moment(until, now, "--until"),
         )
         chosen = (form.value, forms(__version__)[form.value])
+
+        def fill(write: Write) -> int:
+            return asyncio.run(_export(place, chosen, window, write))
+
         if to is None:
-            try:
-                last = asyncio.run(_export(place, chosen, window, sys.stdout.buffer.write))
-                sys.stdout.buffer.flush()
-            except BrokenPipeError:
-                # Whoever read has seen enough, as `head` does; nothing may be written at exit either.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-                return
-        else:
-            last = _to_file(place, chosen, window, to)
-    if to is not None:
-        typer.echo(f"Written to {visible(to)}, up to record {last}. Go on later with --after {last}.", err=True)
+            to_stdout(fill)
+            return
+        last = to_file(to, fill)
+    typer.echo(f"Written to {visible(to)}, up to record {last}. Go on later with --after {last}.", err=True)
 
 
-def _to_file(place: Place, form: tuple[str, Form], window: Window, path: Path) -> int:
-    """Write beside the file and put it in its place when it is whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            last = asyncio.run(_export(place, form, window, file.write))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise ExportFailed(f"{visible(path)} cannot be written: {error.strerror}") from error
-    finally:
-        with suppress(OSError):
-            draft.unlink()
-    return last
-
-
-async def _export(place: Place, named: tuple[str, Form], window: Window, write: Callable[[bytes], object]) -> int:
+async def _export(place: Place, named: tuple[str, Form], window: Window, write: Write) -> int:
     """Write the window; answer the number of the last record written (or that to begin after)."""
-    place.must_have_database()
+    from appliance.commands.database import reading
     from appliance.commands.leaving import note
-    from appliance.records.database import Database
     from appliance.records.export.source import Source
 
     name, form = named
-    database = await Database.open(place.database)
-    try:
+    async with reading(place) as database:
         await note(place, database, name, window)
         write(form.head)
         last = window.after
@@ -115,5 +83,3 @@ async def _export(place: Place, named: tuple[str, Form], window: Window, write: 
             write(b"".join(map(form.line, records)))
             last = records[-1].seq
         return last
-    finally:
-        await database.close()

@@ -100,7 +100,7 @@ def list_(
     with told():
         desk = Desk(find_place(config, data_dir))
         only = {"organization": organization, "team": team, "user": user, "service_account": service_account}
-        found = desk.all("/keys", **only) or declared(desk, only)
+        found = desk.all("/keys", only, declared=lambda: declared(desk, only))
     if as_json:
         typer.echo(json.dumps({"data": found}))
         return
@@ -181,10 +181,10 @@ def state_of(key: dict[str, Any], now: float | None = None) -> str:
 
 
 def declared(desk: Desk, only: dict[str, str | None]) -> list[dict[str, Any]]:
-    """The keys of the settings of a box that has no database yet."""
-    if desk.running or any(only.values()):
+    """The keys of the settings, which belong to nobody that could be asked for."""
+    if any(only.values()):
         return []
-    return [msgspec.to_builtins(key) for key in desk.place.declared]
+    return [msgspec.to_builtins(key) for key in desk.place.declared_keys]
 
 
 def _show_made(made: dict[str, Any], desk: Desk, as_json: bool, what: str) -> None:

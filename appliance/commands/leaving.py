@@ -31,21 +31,14 @@ async def note(place: Place, database: Database, form: str, window: Window) -> N
     if _gateway_runs(place):
         return
     # Only where no gateway runs.
-    from appliance.commands.here import COMMAND_LINE, alone
-    from appliance.door.admin_content import actor_of
-    from appliance.records.recorder import Recorder
+    from appliance.commands.database import COMMAND_LINE, alone, recording
 
-    body = {"actor": actor_of(COMMAND_LINE), "object": form, "after": _said(window)}
+    body = {"actor": COMMAND_LINE.actor, "object": form, "after": window.said}
     try:
         if not place.data_dir.is_dir():
             raise NotFound(f"there is no folder {visible(place.data_dir.absolute())}, which its writer has to hold")
-        async with alone(place.data_dir):
-            recorder = Recorder(database)
-            try:
-                await recorder.start()
-                await recorder.write(lambda transaction: transaction.append(KIND, body))
-            finally:
-                await recorder.close()
+        async with alone(place.data_dir), recording(database) as recorder:
+            await recorder.write(lambda transaction: transaction.append(KIND, body))
     except (OutpostError, OSError) as error:
         why = error.message if isinstance(error, OutpostError) else error.strerror
         typer.echo(f"Note: that records leave could not be put on the ledger: {visible(why)}", err=True)
@@ -59,11 +52,3 @@ def _gateway_runs(place: Place) -> bool:
     except ControlError:
         pass
     return True
-
-
-def _said(window: Window) -> dict[str, int]:
-    """The window as the ledger keeps it: whole microseconds."""
-    moments = {"since_us": window.since, "until_us": window.until}
-    return {"after": window.after} | {
-        name: round(moment * 1e6) for name, moment in moments.items() if moment is not None
-    }

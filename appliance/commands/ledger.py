@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
 
+from appliance.commands.output import Write, to_file, to_stdout
 from appliance.commands.place import ConfigOption, DataDirOption, find_place, told
 from appliance.commands.terminal import command, visible
 
@@ -105,16 +104,15 @@ def export(
 
     with told():
         place = find_place(config, data_dir)
-        if to is not None:
-            work.export_to(place, after, to)
-            typer.echo(f"Written to {visible(to)}. Verify it with: {command()} ledger verify --from FILE", err=True)
+
+        def fill(write: Write) -> None:
+            work.export(place, after, write)
+
+        if to is None:
+            to_stdout(fill)
             return
-        try:
-            work.export(place, after, sys.stdout.buffer.write)
-            sys.stdout.buffer.flush()
-        except BrokenPipeError:
-            # Whoever read has seen enough, as `head` does; nothing may be written at exit either.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        to_file(to, fill)
+    typer.echo(f"Written to {visible(to)}. Verify it with: {command()} ledger verify --from FILE", err=True)
 
 
 @app.command()

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from appliance import data_dir as folder
 from appliance.commands.control import Control, NotRunning
+from appliance.commands.database import reading, writing
 from appliance.commands.leaving import note
+from appliance.commands.output import Write
 from appliance.commands.place import Place
 from appliance.commands.terminal import command, visible
 from appliance.errors import BadRequest, NotFound, OutpostError
 from appliance.records.checkpoints import Checkpointer
-from appliance.records.database import Database
 from appliance.records.export.source import Window
 from appliance.records.ledger_export import export_lines, verify_export
 from appliance.records.ledger_key import key_path, load_signer
 from appliance.records.ledger_store import LedgerStore, verify_database
 from appliance.records.notes import NoteError, PublicKey, split
-from appliance.records.recorder import Recorder
 from appliance.records.verify import Report
 
 PATH = "/admin/v1/ledger"
 
 
 class LedgerFile(OutpostError):
-    """A file that was named cannot be read or written."""
+    """A file that was named cannot be read."""
 
     code = "ledger_file"
 
@@ -51,36 +49,20 @@ def checkpoints_of(path: Path) -> list[str]:
 
 
 async def _verify(place: Place, key: PublicKey, kept: list[str]) -> Report:
-    async with _database(place) as database:
+    async with reading(place) as database:
         return await verify_database(database, place.data_dir, key, elsewhere=kept)
 
 
-def export(place: Place, after: int, write: Callable[[bytes], object]) -> None:
+def export(place: Place, after: int, write: Write) -> None:
     """Hand every record after a number to `write`, some lines at a time."""
     asyncio.run(_export(place, after, write))
 
 
-async def _export(place: Place, after: int, write: Callable[[bytes], object]) -> None:
-    async with _database(place) as database:
+async def _export(place: Place, after: int, write: Write) -> None:
+    async with reading(place) as database:
         await note(place, database, "ledger", Window(after))
         async for lines in export_lines(LedgerStore(database), after):
             write(lines)
-
-
-def export_to(place: Place, after: int, path: Path) -> None:
-    """Write beside the file and put it in its place when it is whole."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with os.fdopen(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            export(place, after, file.write)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise LedgerFile(f"{visible(path)} cannot be written: {error.strerror}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            draft.unlink()
 
 
 def checkpoint(place: Place) -> dict[str, Any]:
@@ -92,32 +74,16 @@ def checkpoint(place: Place) -> dict[str, Any]:
 
 
 async def _make(place: Place) -> dict[str, Any]:
-    async with _database(place) as database:
-        # The ledger has one writer at a time.
-        with folder.hold(place.data_dir):
-            recorder = Recorder(database)
-            await recorder.start()
-            try:
-                checkpointer = await Checkpointer.open(recorder, database, place.data_dir)
-                await checkpointer.start()
-                try:
-                    made = await checkpointer.make()
-                finally:
-                    await checkpointer.close()
-            finally:
-                await recorder.close()
+    place.must_have_database()
+    async with writing(place) as (database, recorder):
+        checkpointer = await Checkpointer.open(recorder, database, place.data_dir)
+        await checkpointer.start()
+        try:
+            made = await checkpointer.make()
+        finally:
+            await checkpointer.close()
     said = made.checkpoint
     return {"seq": said.seq, "hash": said.hash.hex(), "note": made.note, "key": checkpointer.public.text}
-
-
-@contextlib.asynccontextmanager
-async def _database(place: Place) -> AsyncIterator[Database]:
-    place.must_have_database()
-    database = await Database.open(place.database)
-    try:
-        yield database
-    finally:
-        await database.close()
 
 
 def public_key(place: Place | None, file: Path | None) -> PublicKey:

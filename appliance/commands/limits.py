@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import os
-import time
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated, Any, get_args
-from urllib.parse import quote
 
 import msgspec
 import typer
 
-from appliance import data_dir as folder
-from appliance.commands.control import Control, NotRunning
-from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
+from appliance.commands.asking import Desk, escaped
+from appliance.commands.keys import given
+from appliance.commands.place import ConfigOption, DataDirOption, find_place, told
 from appliance.commands.terminal import command, table, visible
 from appliance.errors import BadRequest
-from appliance.identity.principal import Principal
-from appliance.settings import Settings, choose_file, load
 from appliance.settings.limiting import MEASURES, Match, Scope
 from appliance.settings.units import format_duration
 
 app = typer.Typer(no_args_is_help=True)
 
-PATH = "/admin/v1/limits"
-ACTOR = Principal(key_id="command-line", key_name="command-line", role="owner")
-"""Who acts where no gateway runs: whoever may open the files may do anything."""
+PATH = "/limits"
 JsonOption = Annotated[bool, typer.Option("--json", help='Print JSON: {"data": [...]}.')]
 Which = Annotated[str, typer.Argument(help="Id or name of the limit.")]
 Quotas = list[str] | None
@@ -88,8 +78,8 @@ def create(
     }
     with told():
         wish["match"] = _match(match or []) or None
-        desk = _Desk(config, data_dir)
-        (made,) = desk.ask("POST", PATH, {key: value for key, value in wish.items() if value is not None})
+        desk = Desk(find_place(config, data_dir))
+        (made,) = desk.ask("POST", PATH, body=given(**wish))
     if as_json:
         typer.echo(json.dumps({"data": [made]}))
         return
@@ -102,8 +92,10 @@ def create(
 def list_(as_json: JsonOption = False, config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
     """Show every limit, those of the settings file too."""
     with told():
-        desk = _Desk(config, data_dir)
-        found = desk.ask("GET", PATH)
+        desk = Desk(find_place(config, data_dir))
+        found = desk.ask(
+            "GET", PATH, declared=lambda: [msgspec.to_builtins(each) for each in desk.place.declared_limits]
+        )
     if as_json:
         typer.echo(json.dumps({"data": found}))
         return
@@ -125,8 +117,8 @@ def show(
 ) -> None:
     """Show a limit and, while a gateway runs, what has been used of it."""
     with told():
-        desk = _Desk(config, data_dir)
-        (found,) = desk.ask("GET", f"{PATH}/{quote(limit, safe='')}")
+        desk = Desk(find_place(config, data_dir))
+        (found,) = desk.ask("GET", f"{PATH}/{escaped(limit)}")
         counters = desk.ask("GET", f"{PATH}/usage", query={"limit": found["id"]}) if desk.running else None
     if as_json:
         typer.echo(json.dumps({"data": [found if counters is None else {**found, "usage": counters}]}))
@@ -157,8 +149,8 @@ def delete(
 ) -> None:
     """End a limit. What was used of it is forgotten with it."""
     with told():
-        desk = _Desk(config, data_dir)
-        (gone,) = desk.ask("DELETE", f"{PATH}/{quote(limit, safe='')}")
+        desk = Desk(find_place(config, data_dir))
+        (gone,) = desk.ask("DELETE", f"{PATH}/{escaped(limit)}")
     if as_json:
         typer.echo(json.dumps({"data": [gone]}))
         return
@@ -198,75 +190,3 @@ def _amounts(limit: Mapping[str, Any]) -> str:
     if limit.get("in_flight"):
         parts.append(f"{limit['in_flight']} in flight")
     return ", ".join(parts)
-
-
-# --- through the gateway if one runs, else in the database -----------------------------------------
-
-
-class _Desk:
-    """One box. `running` tells after a question whether a gateway has answered it."""
-
-    def __init__(self, config: Path | None, data_dir: Path | None) -> None:
-        self.place: Place = find_place(config, data_dir)
-        self.running = False
-        self._settings = Settings()
-        if data_dir is None or config is not None:
-            self._settings = load(choose_file(config, os.environ, Path.cwd()), os.environ, machine=False).settings
-
-    def ask(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, query: Mapping[str, str] | None = None
-    ) -> list[dict[str, Any]]:
-        """The `data` of the answer, one thing as a list of one. Raises OutpostError."""
-        try:
-            answer = Control(self.place.control_socket).call(method, path, query=query, body=body)
-        except NotRunning:
-            if method != "GET":
-                self.place.must_have_database()
-            return asyncio.run(self._here(method, path, body))
-        self.running = True
-        return answer
-
-    async def _here(self, method: str, path: str, body: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-        # Only where no gateway can be asked.
-        from appliance.door.admin_limits import operations
-        from appliance.door.operation import perform
-        from appliance.limits.book import Book
-        from appliance.limits.clock import Now
-        from appliance.limits.keeper import LimitKeeper
-        from appliance.records.database import Database
-        from appliance.records.recorder import Recorder
-
-        payload = b"" if body is None else msgspec.json.encode(body)
-        now = Now(time.time(), time.monotonic())
-        async with contextlib.AsyncExitStack() as stack:
-            writing = method != "GET"
-            if writing:
-                stack.enter_context(folder.hold(self.place.data_dir))
-            elif not self.place.has_database:
-                keeper = LimitKeeper(_NO_DATABASE, _NO_RECORDER, Book([], now), lambda: now)
-                keeper.apply(self._settings)
-                return _data(await perform(operations(keeper), ACTOR, method, path, {}, payload))
-            database = await Database.open(self.place.database)
-            stack.push_async_callback(database.close)
-            recorder = Recorder(database)
-            if writing:
-                stack.push_async_callback(recorder.close)
-                await recorder.start()
-            keeper = LimitKeeper(database, recorder, Book([], now), lambda: now)
-            await keeper.load(self._settings)
-            return _data(await perform(operations(keeper), ACTOR, method, path, {}, payload))
-
-    @property
-    def where(self) -> str:
-        running = "a" if self.running else "no"
-        return f"{visible(self.place.data_dir.absolute())}, where {running} gateway is running"
-
-
-_NO_DATABASE: Any = None
-_NO_RECORDER: Any = None
-"""Where there is no database yet only the settings are looked at."""
-
-
-def _data(answer: bytes) -> list[dict[str, Any]]:
-    data = msgspec.json.decode(answer)["data"]
-    return data if isinstance(data, list) else [data]

@@ -89,7 +89,7 @@ def _commands(kind: Kind) -> typer.Typer:
         with told():
             desk = Desk(find_place(config, data_dir))
             query = {} if path == "organizations" else {"organization": organization}
-            found = desk.all(f"/{path}", **query)
+            found = desk.all(f"/{path}", query)
         show_all(found, desk, path, as_json)
 
     @app.command(help=f"Show one {word}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from appliance.errors import NotFound, OutpostError
 
 if TYPE_CHECKING:
     from appliance.identity.key_store import KeyInfo
+    from appliance.limits.keeper import LimitInfo
     from appliance.records.database import Where
-    from appliance.settings import Database, FixedKey
+    from appliance.settings import Settings
 
 ConfigOption = Annotated[
     Path | None,
@@ -31,22 +32,14 @@ DataDirOption = Annotated[
 
 
 class Place:
-    """data_dir: the folder. named: the settings' section of the database, None for the file in the folder. keys: those
-    that the settings declare. env: where a password may be.
+    """data_dir: the folder. given: the settings, None for the built-in ones. env: where a password may be.
 
     What no command needs that finds a gateway running is found out when it is asked for: it takes modules to load.
     """
 
-    def __init__(
-        self,
-        data_dir: Path,
-        named: Database | None = None,
-        keys: Sequence[FixedKey] = (),
-        env: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, data_dir: Path, given: Settings | None = None, env: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir
-        self._named = named
-        self._keys = keys
+        self._given = given
         self._env = os.environ if env is None else env
 
     @cached_property
@@ -54,18 +47,30 @@ class Place:
         """The file or the server. Raises DatabaseError."""
         from appliance.records.database import database_path, locate
 
-        if self._named is None:
+        if self._given is None:
             return database_path("sqlite", self.data_dir)
-        return locate(self._named, self.data_dir, self._env)
+        return locate(self._given.database, self.data_dir, self._env)
+
+    @property
+    def settings(self) -> Settings:
+        from appliance.settings import Settings
+
+        return self._given or Settings()
 
     @cached_property
-    def declared(self) -> tuple[KeyInfo, ...]:
+    def declared_keys(self) -> list[KeyInfo]:
         """The fixed keys of the settings, for showing."""
         from appliance.identity.key_store import KeyInfo
 
-        return tuple(
-            KeyInfo(id=f"fixed:{key.name}", name=key.name, role=key.role, source="settings") for key in self._keys
-        )
+        keys = self._given.identity.keys if self._given else ()
+        return [KeyInfo(id=f"fixed:{key.name}", name=key.name, role=key.role, source="settings") for key in keys]
+
+    @cached_property
+    def declared_limits(self) -> list[LimitInfo]:
+        """The limits of the settings, for showing."""
+        from appliance.limits.keeper import declared_limits
+
+        return declared_limits(self._given) if self._given else []
 
     @property
     def has_database(self) -> bool:
@@ -93,13 +98,13 @@ def find_place(config: Path | None, data_dir: Path | None, env: Mapping[str, str
     env = os.environ if env is None else env
     if data_dir is not None and config is None:
         return Place(data_dir)
-    from appliance.settings import choose_file, load
+    from appliance.settings import Database, choose_file, load
 
     # Secrets and certificates are the server's business; a shell need not have them to list keys.
     settings = load(choose_file(config, env, Path.cwd()), env, machine=False).settings
-    return Place(
-        data_dir or settings.data_dir, None if data_dir is not None else settings.database, settings.identity.keys, env
-    )
+    if data_dir is not None:
+        settings = settings.model_copy(update={"database": Database()})
+    return Place(data_dir or settings.data_dir, settings, env)
 
 
 @contextmanager

@@ -56,17 +56,12 @@ def fetch(place: Place, after_seq: int | None, limit: int) -> list[dict[str, Any
 
 
 async def _fetch_from_database(place: Place, after_seq: int | None, limit: int) -> list[dict[str, Any]]:
-    if not place.has_database:
-        return []
     # Only where no gateway can be asked.
-    from appliance.records.database import Database
+    from appliance.commands.database import reading
     from appliance.records.store import ExchangeStore
 
-    database = await Database.open(place.database)
-    try:
+    async with reading(place) as database:
         rows = await ExchangeStore(database).list(after_seq, limit)
-    finally:
-        await database.close()
     return [msgspec.to_builtins(row) for row in rows]
 
 

@@ -95,13 +95,9 @@ def fetch(place: Place, by: tuple[Dimension, ...], since: str | None, until: str
 
 
 async def _from_database(place: Place, by: tuple[Dimension, ...], since: float, until: float) -> Any:
-    place.must_have_database()
     # Only where no gateway can be asked.
-    from appliance.records.database import Database
+    from appliance.commands.database import reading
     from appliance.records.usage import UsageStore
 
-    database = await Database.open(place.database)
-    try:
+    async with reading(place) as database:
         return await UsageStore(database).report(by, since, until)
-    finally:
-        await database.close()

@@ -13,7 +13,7 @@ from appliance.dialects.wire import encode
 from appliance.door import admin_keys, admin_people, openapi, operation
 from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.health import healthz, readyz, unready
-from appliance.door.operation import LIMIT, MAX_ROWS, Operation, number
+from appliance.door.operation import LIMIT, MAX_NUMBER, MAX_ROWS, Operation, number
 from appliance.door.render import respond
 from appliance.door.terms import Terms
 from appliance.errors import NotFound
@@ -79,7 +79,7 @@ def _house(operator: Operator) -> tuple[Endpoint, ...]:
 
     async def list_requests(visit: Visit) -> web.StreamResponse:
         query = visit.request.query
-        after = number(query.get("after_seq"), "after_seq", 0, 2**63 - 1)
+        after = number(query.get("after_seq"), "after_seq", 0, MAX_NUMBER)
         limit = number(query.get("limit"), "limit", 1, MAX_ROWS)
         assert visit.principal is not None  # it has a permission, so the door has found one
         rows = await operator.exchanges.list(
@@ -88,10 +88,8 @@ def _house(operator: Operator) -> tuple[Endpoint, ...]:
         return _json(visit, {"data": rows})
 
     async def one_request(visit: Visit) -> web.StreamResponse:
-        row = await operator.exchanges.find(visit.parameters["id"])
-        if row is None or not _shown_to(visit.principal, row):
-            raise NotFound("There is no request with this id on record.")
-        return _json(visit, {"data": row})
+        assert visit.principal is not None  # as above
+        return _json(visit, {"data": await shown_exchange(operator.exchanges, visit.parameters["id"], visit.principal)})
 
     async def reload(visit: Visit) -> web.StreamResponse:
         assert visit.principal is not None  # it has a permission, so the door has found one
@@ -135,8 +133,12 @@ def _house(operator: Operator) -> tuple[Endpoint, ...]:
     )
 
 
-def _shown_to(principal: Principal | None, row: Any) -> bool:
-    return principal is not None and principal.oversees in (None, row.organization_id)
+async def shown_exchange(exchanges: Exchanges, exchange_id: str, principal: Principal) -> Any:
+    """A recorded exchange that the principal may see. Raises NotFound."""
+    row = await exchanges.find(exchange_id)
+    if row is None or principal.oversees not in (None, row.organization_id):
+        raise NotFound("There is no request with this id on record.")
+    return row
 
 
 def state(gateway: Gateway) -> dict[str, Any]:

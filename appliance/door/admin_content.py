@@ -6,17 +6,19 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from aiohttp import web
 
 from appliance.dialects.wire import Wire, encode
+from appliance.door.admin import shown_exchange
 from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.http import SERVER, read_body
+from appliance.door.operation import MAX_NUMBER, number
 from appliance.door.render import respond
 from appliance.door.terms import Terms
-from appliance.errors import BadRequest, NotFound
+from appliance.errors import BadRequest
 from appliance.identity.permissions import above
 from appliance.identity.principal import Principal
 from appliance.records.content import Keeper, OpenedContent
@@ -25,7 +27,6 @@ from appliance.records.erase import Erased, Writes, erase
 from appliance.records.export.forms import FORMATS, Form, Format, forms
 from appliance.records.export.moments import parse_moment
 from appliance.records.export.source import Record, Source, Window
-from appliance.records.rows import RecordedExchange
 from appliance.records.store import ExchangeStore
 
 logger = logging.getLogger("outpost.door")
@@ -65,9 +66,9 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
 
     async def content(visit: Visit) -> web.StreamResponse:
         principal = _principal(visit)
-        row = await _exchange(store, visit.parameters["id"], principal)
+        row = await shown_exchange(store, visit.parameters["id"], principal)
         # On the ledger before anything is shown, also where nothing is kept: asking is what counts.
-        body = {"actor": actor_of(principal), "object": row.id}
+        body = {"actor": principal.actor, "object": row.id}
         await desk.recorder.write(lambda transaction: transaction.append("admin.content.read", body))
         parts = await desk.keeper.read(row.id)
         shown = RequestContent(row.id, row.content_digest is not None and not parts, row.content_digest, parts)
@@ -81,7 +82,7 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
             desk.database,
             desk.keeper.keys,
             wanted.subject,
-            actor_of(principal),
+            principal.actor,
             oversees=principal.oversees,
             above=above(principal.role),
         )
@@ -90,7 +91,7 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
     async def export(visit: Visit) -> web.StreamResponse:
         principal = _principal(visit)
         name, window = _wanted(visit, desk.wall(), principal.oversees)
-        body = {"actor": actor_of(principal), "object": name, "after": _said(window)}
+        body = {"actor": principal.actor, "object": name, "after": window.said}
         await desk.recorder.write(lambda transaction: transaction.append("admin.ledger.export", body))
         return await _stream(visit, source, known[name], window, terms.limits.write_timeout)
 
@@ -129,22 +130,9 @@ def endpoints(desk: ContentDesk, terms: Terms) -> tuple[Endpoint, ...]:
     )
 
 
-def actor_of(principal: Principal) -> dict[str, Any]:
-    """Who did something, as events name it."""
-    who = {"key": principal.key_id, "role": principal.role, "organization": principal.organization}
-    return who if principal.user is None else {**who, "user": principal.user}
-
-
 def _principal(visit: Visit) -> Principal:
     assert visit.principal is not None  # these endpoints ask for a permission, so the door has found one
     return visit.principal
-
-
-async def _exchange(store: ExchangeStore, exchange_id: str, principal: Principal) -> RecordedExchange:
-    row = await store.find(exchange_id)
-    if row is None or (principal.oversees is not None and row.organization_id != principal.oversees):
-        raise NotFound("There is no request with this id on record.")
-    return row
 
 
 def _wanted(visit: Visit, now: float, organization: str | None) -> tuple[Format, Window]:
@@ -152,19 +140,9 @@ def _wanted(visit: Visit, now: float, organization: str | None) -> tuple[Format,
     name = next((known for known in FORMATS if known == query.get("format", "jsonl")), None)
     if name is None:
         raise BadRequest(f"format: choose from {', '.join(FORMATS)}", param="format")
-    after = query.get("after", "0")
-    if not (after.isascii() and after.isdigit() and len(after) <= 18):
-        raise BadRequest("after: must be the number of a record, 0 or more", param="after")
+    after = number(query.get("after"), "after", 0, MAX_NUMBER) or 0
     since, until = (parse_moment(query[each], now, each) if each in query else None for each in ("since", "until"))
-    return name, Window(int(after), since, until, organization)
-
-
-def _said(window: Window) -> dict[str, Any]:
-    """The window for the ledger: integers only."""
-    said: dict[str, Any] = {"after": window.after, "organization": window.organization}
-    for name, moment in (("since_us", window.since), ("until_us", window.until)):
-        said[name] = None if moment is None else round(moment * 1e6)
-    return said
+    return name, Window(after, since, until, organization)
 
 
 async def _stream(visit: Visit, source: Source, form: Form, window: Window, timeout_s: float) -> web.StreamResponse:

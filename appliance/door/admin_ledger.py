@@ -9,14 +9,12 @@ from pathlib import Path
 import msgspec
 
 from appliance.door.endpoint import Query
-from appliance.door.operation import LIMIT, Asked, Operation, number
+from appliance.door.operation import LIMIT, MAX_NUMBER, Asked, Operation, number
 from appliance.errors import BadRequest
 from appliance.records.checkpoints import Checkpointer
 from appliance.records.database import Database
 from appliance.records.ledger_store import LedgerStore, verify_database
 from appliance.records.verify import Record, Report
-
-_MOST = 2**63 - 1
 
 
 @dataclass
@@ -54,14 +52,14 @@ def operations(desk: LedgerDesk) -> tuple[Operation, ...]:
     store = LedgerStore(desk.database)
 
     async def records(asked: Asked) -> list[LedgerRecord]:
-        after = number(asked.query.get("after_seq"), "after_seq", 0, _MOST)
+        after = number(asked.query.get("after_seq"), "after_seq", 0, MAX_NUMBER)
         kind = asked.query.get("kind")
         if kind is not None and not (0 < len(kind) <= 64 and kind.isascii() and kind.isprintable()):
             raise BadRequest('kind must be "exchange" or the kind of an event, such as admin.key.create', param="kind")
         if after is None:
             found = await store.tail(asked.limit, kind)
         else:
-            found = await store.batch(after, _MOST, asked.limit, kind)
+            found = await store.batch(after, MAX_NUMBER, asked.limit, kind)
         return [shown(record) for record in found]
 
     async def checkpoint(asked: Asked) -> LedgerCheckpoint:

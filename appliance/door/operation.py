@@ -23,6 +23,8 @@ from appliance.identity.principal import Principal
 from appliance.settings.limiting import Scope
 
 MAX_ROWS = 1000
+MAX_NUMBER = 2**63 - 1
+"""The highest number that a record can have."""
 AFTER = Query("after", "Begin after the one with this id.")
 LIMIT = Query("limit", f"How many at most, 1 to {MAX_ROWS}. Default: 100.", "integer")
 PAGE = (AFTER, LIMIT)

@@ -6,6 +6,7 @@ import asyncio
 import csv
 import io
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import typer
 from typer.testing import CliRunner
 
 from appliance import data_dir
-from appliance.commands import content, here, leaving
+from appliance.commands import content, database, leaving
 from appliance.commands.control import ControlError
 from appliance.commands.export import export
 from appliance.identity.keys import hkdf
@@ -90,11 +91,12 @@ def test_erase_of_nobody_and_of_nothing(folder: Path, tmp_path: Path) -> None:
     assert "there is no gateway's data in" in result.stderr
 
 
-def test_erase_keeps_out_of_a_folder_that_a_gateway_holds(folder: Path) -> None:
+def test_erase_keeps_out_of_a_folder_that_a_gateway_holds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "PATIENCE_S", 0.0)
     with data_dir.hold(folder):
         result = RUN.invoke(app, ["erase", "--subject", "key_a", "--yes", "--data-dir", str(folder)])
     assert result.exit_code == 1
-    assert "another gateway" in result.stderr
+    assert f"another process ({os.getpid()}) is at work in {folder}" in result.stderr
     assert asyncio.run(_left(folder)) == [1, 1, 1]
 
 
@@ -149,12 +151,12 @@ def test_who_exports_is_on_the_ledger_first(folder: Path) -> None:
 def test_what_cannot_be_put_on_the_ledger_is_exported_all_the_same(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(here, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.0)
     with data_dir.hold(folder):
         result = RUN.invoke(app, ["export", "--data-dir", str(folder)])
     assert result.exit_code == 0
     assert [json.loads(line)["seq"] for line in result.stdout.splitlines()] == [1, 2, 3]
-    assert result.stderr.startswith("Note: that records leave could not be put on the ledger: another gateway")
+    assert result.stderr.startswith("Note: that records leave could not be put on the ledger: another process")
 
 
 def test_beside_a_gateway_nothing_is_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from appliance.commands import database as commands_database
 from appliance.commands import ledger, ledger_work
 from appliance.commands.control import NotRunning
 from appliance.data_dir import hold
@@ -160,7 +161,8 @@ def test_a_checkpoint_kept_elsewhere_finds_out_a_set_back_box(box: Path, tmp_pat
     assert "the checkpoint that was given has a checkpoint of record 16" in result.stdout
 
 
-def test_checkpoint_signs_once_and_needs_the_box_for_itself(box: Path) -> None:
+def test_checkpoint_signs_once_and_needs_the_box_for_itself(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands_database, "PATIENCE_S", 0.0)
     first = json.loads(run("checkpoint", "--json", "--data-dir", box).stdout)["data"]
     assert first["seq"] == RECORDS
     assert PublicKey.parse(first["key"]).checkpoint(first["note"]).hash.hex() == first["hash"]
@@ -168,7 +170,7 @@ def test_checkpoint_signs_once_and_needs_the_box_for_itself(box: Path) -> None:
     with hold(box):
         result = run("checkpoint", "--data-dir", box)
         assert result.exit_code == 1
-        assert "already running" in result.stderr
+        assert "is at work" in result.stderr
 
 
 @pytest.mark.parametrize("args", [("verify",), ("export",), ("checkpoint",), ("key",)])

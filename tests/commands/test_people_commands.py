@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from appliance import data_dir
-from appliance.commands import here, keys, people
+from appliance.commands import database, keys, people
 from tests.door.desk import Desk, open_desk
 
 APPS = {
@@ -140,10 +140,11 @@ def test_teams_people_and_their_keys(folder: Path) -> None:
 
 def test_looking_at_a_box_that_never_ran_makes_nothing(tmp_path: Path) -> None:
     for group in ("organizations", "teams", "users", "service-accounts"):
-        assert data(run(group, "list", "--json", "--data-dir", tmp_path / "x")) == []
-        refused = run(group, "create", "name", "--data-dir", tmp_path / "x")
-        assert refused.exit_code == 1
-        assert "there is no gateway's data in" in refused.stderr
+        for words in (("list", "--json"), ("show", "name"), ("create", "name")):
+            refused = run(group, *words, "--data-dir", tmp_path / "x")
+            assert (refused.exit_code, refused.stdout) == (1, "")
+            assert "there is no gateway's data in" in refused.stderr
+    assert "there is no gateway's data" in run("teams", "members", "name", "--data-dir", tmp_path / "x").stderr
     assert not (tmp_path / "x").exists()
 
 
@@ -151,10 +152,10 @@ def test_a_gateway_that_is_about_to_start_is_not_written_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("teams", "create", "lab", "--new", "--data-dir", tmp_path)
-    monkeypatch.setattr(here, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(database, "PATIENCE_S", 0.1)
     with data_dir.hold(tmp_path):
         refused = run("teams", "create", "two", "--data-dir", tmp_path)
-        assert (refused.exit_code, "already running" in refused.stderr) == (1, True)
+        assert (refused.exit_code, "is at work" in refused.stderr) == (1, True)
         assert len(data(run("teams", "list", "--json", "--data-dir", tmp_path))) == 1, "looking disturbs nobody"
 
 

@@ -40,6 +40,15 @@ class Window(msgspec.Struct, frozen=True):
     until: float | None = None
     organization: str | None = None
 
+    @property
+    def said(self) -> dict[str, int | str]:
+        """As the ledger keeps it: whole microseconds, and nothing that was not asked for."""
+        said: dict[str, int | str] = {"after": self.after}
+        for name, moment in (("since_us", self.since), ("until_us", self.until)):
+            if moment is not None:
+                said[name] = round(moment * 1e6)
+        return said if self.organization is None else {**said, "organization": self.organization}
+
 
 def time_of(record: Record) -> float:
     """Unix seconds."""
