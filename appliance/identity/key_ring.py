@@ -62,9 +62,9 @@ class KeyRing:
         recorder: Writer | None = None,
         strict: bool = True,
     ) -> KeyRing:
-        """The ring of a data folder; without a recorder it only reads. Raises IdentityError for a fixed key that cannot
-        be used and (strict) for a secret that does not fit the database; RecordsUnavailable."""
-        hasher = KeyHasher(await asyncio.to_thread(load_secret, data_dir))
+        """The ring of a data folder; without a recorder it only reads and makes no secret. Raises IdentityError for a
+        fixed key that cannot be used and (strict) for a secret that does not fit the database; RecordsUnavailable."""
+        hasher = KeyHasher(await asyncio.to_thread(load_secret, data_dir, make=recorder is not None))
         directory = Directory(database, recorder)
         ring = cls(directory, hasher, secret_file=secret_path(data_dir), strict=strict)
         await ring.reload(fixed)

@@ -22,8 +22,8 @@ def secret_path(data_dir: Path) -> Path:
     return data_dir / "secrets" / "master.key"
 
 
-def load_secret(data_dir: Path, *, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
-    """The secret of a data folder, made if there is none yet. Raises IdentityError (see `secret_file.load`)."""
-    secret = secret_file.load(secret_path(data_dir), random, IdentityError)
-    assert secret is not None  # it is made where there is none
-    return secret
+def load_secret(data_dir: Path, *, make: bool = True, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """The secret of a data folder. make: make it if there is none yet; else the answer is one that is kept nowhere and
+    fits no key. Raises IdentityError (see `secret_file.load`)."""
+    secret = secret_file.load(secret_path(data_dir), random, IdentityError, make=make)
+    return random(SECRET_BYTES) if secret is None else secret
