@@ -40,8 +40,8 @@ def hold(data_dir: Path) -> Iterator[None]:
         descriptor = os.open(data_dir / "outpost.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise DataDirUnusable(
-            f"data_dir: {data_dir} cannot be used ({error.strerror or error}): name a folder that this user may make or "
-            "write to"
+            f"data_dir: {data_dir} cannot be used ({error.strerror or error}): name a folder that this user may make "
+            "or write to"
         ) from error
     try:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import selectors
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 PLAIN_INTERVAL_S = 20.0
+_GRACE_S = 3.0
 TAIL_LINES = 25
 
 
@@ -89,8 +91,13 @@ def run_logged(
             _follow(process, sink.write, tail, line, detail)
             code = process.wait()
         except BaseException:
-            # Also for ctrl-C: a compiler that goes on in the background would surprise everybody.
-            os.killpg(process.pid, signal.SIGKILL)
+            # Also for ctrl-C: a compiler that goes on in the background would surprise everybody. Asked to end first,
+            # since ninja gives each compiler a group of its own and ends them only then.
+            os.killpg(process.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GRACE_S)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             raise
     if code:

@@ -9,6 +9,7 @@ import argparse
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,6 +102,8 @@ def main() -> None:
     parser.add_argument("--rebuild", action="store_true", help="compile the engine even where a proven build is there")
     arguments = parser.parse_args()
     environment = Environment(arguments.venv.expanduser().resolve())
+    # As ctrl-C does: what is under way ends with this process.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with only_one(environment):
             packages(environment, dev=arguments.what == "dev")

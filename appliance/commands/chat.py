@@ -44,6 +44,7 @@ def chat(
         )
         raise typer.Exit(1)
     try:
+        _check(url, key)
         with asyncio.Runner() as runner:
             _converse(runner, url.rstrip("/"), key, model, system, temperature, message)
     except ChatFailed as error:
@@ -51,6 +52,24 @@ def chat(
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("")
+
+
+def _check(url: str, key: str) -> None:
+    """Raises ChatFailed: these could not even be sent."""
+    if not url.startswith(("http://", "https://")):
+        raise ChatFailed(f"--url: {visible(url)} is no http(s) address; write e.g. http://127.0.0.1:8080")
+    if not key.isascii() or not key.isprintable():
+        raise ChatFailed("the API key holds characters that no key has, perhaps a line break: copy it anew")
+
+
+def _unreachable(url: str, error: aiohttp.ClientError | ValueError) -> str:
+    """What to do about a gateway that gave no answer."""
+    if isinstance(error, aiohttp.ClientSSLError):
+        cure = "the address and `server.tls` must fit; SSL_CERT_FILE names the certificates of an authority of your own"
+        return f"no safe connection to {url} ({error}): {cure}"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"no gateway answers at {url} ({error}); start one with: {command()} serve"
+    return f"what answers at {url} is no gateway, or speaks https ({error}); name its address with --url"
 
 
 def _converse(
@@ -98,7 +117,7 @@ async def _first_chat_model(session: aiohttp.ClientSession, url: str) -> str:
         async with session.get(f"{url}/v1/models") as response:
             answer = await response.json()
     except (aiohttp.ClientError, ValueError) as error:
-        raise ChatFailed(f"no gateway answers at {url} ({error}); start one with: {command()} serve") from None
+        raise ChatFailed(_unreachable(url, error)) from None
     if response.status != 200:
         raise ChatFailed(_message_of(answer))
     for card in answer["data"]:

@@ -137,7 +137,13 @@ def import_(
         catalogue, offline = _open(config, data_dir)
         local = [source for source in sources if not _known(catalogue, source)]
         if local and (len(sources) > 1 or not Path(local[0]).exists()):
-            catalogue.get(next((s for s in local if not Path(s).exists()), local[0]))
+            wrong = next((s for s in local if not Path(s).exists()), local[0])
+            if "/" in wrong or wrong.endswith(".gguf"):
+                cure = "Give the path of one .gguf file, or of the folder with its parts."
+                if Path(wrong).exists():
+                    raise CatalogueError(f"{wrong}: a model from a path is imported alone.", cure)
+                raise CatalogueError(f"{wrong}: there is no such file.", cure)
+            catalogue.get(wrong)
         with _Shown() as shown:
             if local:
                 made = [_import_path(catalogue, Path(local[0]), id_, licence, title, sha256, shown)]

@@ -8,7 +8,9 @@ control   a Unix socket     the operator's API, for whoever may open the file
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,7 @@ from appliance.door.listen import Listener, check_http_stack
 from appliance.door.login import Login
 from appliance.door.render import openai_error, problem
 from appliance.door.terms import Terms
+from appliance.errors import OutpostError
 from appliance.exchange import Gateway
 from appliance.identity.principal import Principal
 
@@ -77,6 +80,12 @@ def build_operator(
     )
 
 
+class CannotListen(OutpostError):
+    """An address of the settings on which this process cannot listen."""
+
+    code = "cannot_listen"
+
+
 class Doors:
     """All doors of one process. `open` them, and `close` them once; nothing is lost in between."""
 
@@ -115,13 +124,13 @@ class Doors:
         *,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        """Listen everywhere, or nowhere. Raises OSError."""
+        """Listen everywhere, or nowhere. Raises CannotListen, OSError."""
         try:
             # The control socket first: it tells at once whether the same data folder is already in use.
             await self._control.unix(control)
-            self.operator_port = await self._console.tcp(*operator, tls=tls)
-            self.public_port = await self._public.tcp(*public, tls=tls)
-        except OSError:
+            self.operator_port = await _listen(self._console, "console.listen", operator, tls)
+            self.public_port = await _listen(self._public, "server.listen", public, tls)
+        except (OSError, CannotListen):
             await self.close(0.0)
             raise
 
@@ -149,3 +158,20 @@ class Doors:
     def _flush(self) -> None:
         if self._terms.log is not None:
             self._terms.log.flush()
+
+
+async def _listen(listener: Listener, field: str, address: tuple[str, int], tls: ssl.SSLContext | None) -> int:
+    try:
+        return await listener.tcp(*address, tls=tls)
+    except OSError as error:
+        cure = _CURES.get(error.errno or 0, "choose another address")
+        reason = os.strerror(error.errno) if error.errno in _CURES else error.strerror or str(error)
+        host, port = address
+        raise CannotListen(f"{field}: cannot listen on port {port} of {host}: {reason}; {cure}") from error
+
+
+_CURES = {
+    errno.EADDRINUSE: "stop the program that listens there (`ss -ltnp` names it), or choose another port",
+    errno.EADDRNOTAVAIL: "this machine has no such address: choose one that `ip address` shows, 127.0.0.1 or 0.0.0.0",
+    errno.EACCES: "this user may not: choose a port above 1023",
+}

@@ -21,6 +21,7 @@ from appliance.settings.values import (
     ModelName,
     Name,
     Text,
+    Whom,
     Word,
     read_base_url,
     read_text,
@@ -131,10 +132,13 @@ ClaimName = Annotated[str, BeforeValidator(_read_claim), CLAIM]
 class Limited(Section):
     """Whom a credential works for and what it is limited to."""
 
-    organization: Name | None = Field(
-        default=None, description="Organisation that it belongs to; left out, the one that runs the box."
+    organization: Whom | None = Field(
+        default=None,
+        description="Name or id of the organisation that it belongs to; left out, the one that runs the box.",
     )
-    team: Name | None = Field(default=None, description="Team that it works for; left out, none.", examples=["lab"])
+    team: Whom | None = Field(
+        default=None, description="Name or id of the team that it works for; left out, none.", examples=["lab"]
+    )
     routes: tuple[ModelName, ...] | None = Field(
         default=None, description="Model names that it may ask for; left out, all.", examples=[["chat"]]
     )
@@ -285,9 +289,10 @@ class Issuer(Section):
     default_role: Annotated[Literal["operator", "auditor", "member"], Word] | None = Field(
         default=None, description="Role of whom `roles` gives none; left out, they are refused.", examples=["member"]
     )
-    organization: Name | None = Field(
+    organization: Whom | None = Field(
         default=None,
-        description="Organisation of everybody from this issuer; left out, the claim's or the one that runs the box.",
+        description="Name or id of the organisation of everybody from this issuer; left out, the claim's or the one "
+        "that runs the box.",
     )
     max_age: Duration | None = Field(
         default=None, ge=60.0, le=2_592_000.0, description="Longest time since a token was made; left out, any."

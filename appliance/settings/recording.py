@@ -17,7 +17,7 @@ from appliance.settings.values import (
     ModelName,
     Name,
     Size,
-    Text,
+    Whom,
     Word,
     parse_address,
     refuse,
@@ -49,13 +49,9 @@ class ContentRule(Section):
     """An exception from `records.content` for some requests. Of several that fit, the one that names more counts;
     then one that names a team before one that names a route before one that names an organization."""
 
-    team: Text | None = Field(
-        default=None, min_length=1, max_length=64, description="Name or id of a team.", examples=["research"]
-    )
+    team: Whom | None = Field(default=None, description="Name or id of a team.", examples=["research"])
     route: ModelName | None = Field(default=None, description="Model name of a route.", examples=["chat"])
-    organization: Text | None = Field(
-        default=None, min_length=1, max_length=64, description="Name or id of an organization.", examples=["default"]
-    )
+    organization: Whom | None = Field(default=None, description="Name or id of an organization.", examples=["default"])
     content: Annotated[Content, Word] = Field(description="What is kept of texts where the rule fits.")
 
     @model_validator(mode="after")

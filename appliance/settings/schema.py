@@ -60,7 +60,7 @@ class Server(Section):
     )
     tls: Tls | None = Field(
         default=None,
-        description="Certificate for https on the public API; left out, plain http.",
+        description="Certificate for https on both listeners, `console.listen` too; left out, plain http.",
         examples=[{"cert": "/etc/outpost/tls.crt", "key": "/etc/outpost/tls.key"}],
         json_schema_extra=_RESTART,
     )

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, Field, PlainSerializer, PlainValidator, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from appliance.settings.document import Plain
@@ -147,6 +147,8 @@ OVERRIDES = Form("a mapping of request fields", "{temperature: 0.2}", render=lam
 Integer = Annotated[int, BeforeValidator(read_integer), INTEGER]
 Switch = Annotated[bool, BeforeValidator(read_switch), SWITCH]
 Text = Annotated[str, BeforeValidator(read_text), TEXT]
+Whom = Annotated[Text, Field(min_length=1, max_length=64)]
+"""The name or id of a team or an organization, which operators name as they like."""
 Word = BeforeValidator(read_text)
 """Before a `Literal`, so that an unquoted word is compared as text."""
 FreeMapping = Annotated[dict[str, Any], BeforeValidator(_read_mapping), OVERRIDES]
@@ -349,7 +351,7 @@ def read_base_url(value: Any) -> str:
     """http(s) with a host; no credentials, query or fragment. The trailing slash goes."""
     if not isinstance(value, str):
         raise _mismatch(value, BASE_URL)
-    text, cure = value.strip(), f"write e.g. {BASE_URL.example}"
+    text, cure = value.strip(), "write http:// or https:// and a host, then :PORT and /PATH where it has them"
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port

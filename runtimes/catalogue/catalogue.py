@@ -140,7 +140,10 @@ class Catalogue:
 
     def remove(self, model: str) -> int:
         """Delete the files of a model (and its manifest, if an import made it); gives the bytes freed."""
-        if not _ID.fullmatch(model) or (model not in self._manifests() and self.store.recorded(model) is None):
+        known = _ID.fullmatch(model) is not None
+        if not known or self.store.recorded(model) is None:
+            if known and model in self._manifests():
+                raise NotImported(f"{model}: is not imported.", "There is nothing to remove.")
             raise self._unknown(model)
         with self.store.changing():
             freed = self.store.remove(model)

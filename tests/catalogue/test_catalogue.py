@@ -300,6 +300,8 @@ def test_remove_keeps_what_others_use(place: Place) -> None:
     assert catalogue.remove("twin") == len(MODEL)
     assert not place.blob.exists()
     assert [e.state for e in catalogue.list() if e.manifest.id in ("tiny", "twin")] == ["absent", "absent"]
+    with pytest.raises(NotImported, match="tiny: is not imported"):
+        catalogue.remove("tiny")
 
 
 def test_unknown_models(place: Place) -> None:

@@ -101,6 +101,8 @@ def test_unknown(box: Box) -> None:
         assert "no model 'nope'" in told
         assert "tiny" in told
     assert "no model 'nope'" in box.run("import", "tiny", "nope", code=1).stderr
+    for path in ("./nope", "nope.gguf", "/nope/nope.gguf"):
+        assert f"{path}: there is no such file" in box.run("import", path, code=1).stderr
     assert "\x1b" not in box.run("show", "a\x1b[31mb", code=1).stderr
 
 

@@ -8,8 +8,10 @@ import pty
 import select
 import shlex
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -114,6 +116,43 @@ def test_the_hints_of_commands_use_it(tmp_path: Path, monkeypatch: pytest.Monkey
     assert f"{called} keys create NAME --role admin" in listed
     nobody = CliRunner().invoke(app, ["chat", "Hi", "--key", "x", "--url", "http://127.0.0.1:1"])
     assert f"{called} serve" in nobody.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--key", "x", "--url", "foo"], "--url: foo is no http(s) address"),
+        (["--key", "op-a\nop-b"], "perhaps a line break"),
+        (["--key", "clé"], "characters that no key has"),
+    ],
+)
+def test_what_chat_cannot_even_send(words: list[str], told: str) -> None:
+    ended = CliRunner().invoke(app, ["chat", "Hi", *words])
+    assert ended.exit_code == 1
+    assert told in ended.stderr
+
+
+def test_chat_tells_a_gateway_from_something_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = other.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"no\r\n\r\n")
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.recv(4096)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        plain = CliRunner().invoke(app, ["chat", "Hi", "--key", "x", "--url", f"http://127.0.0.1:{port}"])
+        assert "is no gateway, or speaks https" in plain.stderr
+        safe = CliRunner().invoke(app, ["chat", "Hi", "--key", "x", "--url", f"https://127.0.0.1:{port}"])
+        assert "no safe connection to https://" in safe.stderr
+        assert "SSL_CERT_FILE" in safe.stderr
+        thread.join(10)
 
 
 # --- outpost chat -------------------------------------------------------------------------------------

@@ -51,9 +51,12 @@ def test_a_command_that_fails_shows_its_last_lines_the_log_and_the_cure(tmp_path
     assert len(log.read_text().splitlines()) == 100
 
 
-def test_an_interrupt_takes_the_whole_command_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("deaf", [False, True])
+def test_an_interrupt_takes_the_whole_command_along(tmp_path: Path, deaf: bool) -> None:
     """ctrl-C while a compiler runs must not leave it running."""
-    child = "import os, time; print(os.getpid(), flush=True); time.sleep(600)"
+    child = "import os, signal, time; print(os.getpid(), flush=True); time.sleep(600)"
+    if deaf:
+        child = child.replace("print", "signal.signal(signal.SIGTERM, signal.SIG_IGN); print", 1)
     parent = (
         "import sys; from pathlib import Path; from tools.progress import run_logged; "
         f"run_logged('x', [sys.executable, '-c', {child!r}], log=Path('{tmp_path}/x.log'), cwd=Path('.'), detail=print)"
