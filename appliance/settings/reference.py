@@ -18,7 +18,7 @@ defaults below. `outpost.example.yaml` lists every key.
 
 | command | |
 |---|---|
-| `outpost config check` | reads the file and tells what is wrong, with line and cure: first all values, then the files they name |
+| `outpost config check` | says what is wrong, with line and cure: first all values, then the files that they name |
 | `outpost config show` | every key with its effective value |
 | `outpost config explain KEY` | what a key means, e.g. `outpost config explain routes.deadlines` |
 | `outpost config schema` | JSON Schema of the file, for editors and pipelines |
