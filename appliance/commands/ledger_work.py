@@ -97,7 +97,8 @@ def public_key(place: Place | None, file: Path | None) -> PublicKey:
     signer = load_signer(place.data_dir, make=False)
     if signer is None:
         raise NotFound(
-            f"there is no {visible(key_path(place.data_dir))}: a gateway makes it at its first start. "
+            f"there is no {visible(key_path(place.data_dir))}: a gateway makes it at its first start; if this one has "
+            "been started before, restore it from the backup. "
             f"Elsewhere, print the public key with `{command()} ledger key` and name its file with --public-key"
         )
     return signer.public

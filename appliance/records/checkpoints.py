@@ -18,7 +18,7 @@ from sqlalchemy import insert, select
 from appliance.errors import RecordsUnavailable
 from appliance.records.checkpoint_file import CheckpointFile
 from appliance.records.database import Database
-from appliance.records.ledger_key import LedgerError, load_signer
+from appliance.records.ledger_key import LedgerError, load_signer, lost_key
 from appliance.records.notes import Checkpoint, NoteError, PublicKey, Signer, claimed_seq
 from appliance.records.recorder import Recorder
 from appliance.records.tables import anchors, checkpoints, events, exchanges
@@ -70,8 +70,13 @@ class Checkpointer:
 
     @classmethod
     async def open(cls, recorder: Recorder, database: Database, data_dir: Path, **options: Any) -> Checkpointer:
-        """With the data folder's key, made if there is none. Raises LedgerError."""
-        signer = await asyncio.to_thread(load_signer, data_dir)
+        """With the data folder's key, made where nothing is signed yet. Raises LedgerError where its key is lost, and
+        RecordsUnavailable."""
+        signer = await asyncio.to_thread(load_signer, data_dir, make=False)
+        if signer is None:
+            if await _is_signed(database, data_dir):
+                raise lost_key(data_dir)
+            signer = await asyncio.to_thread(load_signer, data_dir)
         assert signer is not None
         return cls(recorder, database, data_dir, signer, **options)
 
@@ -88,7 +93,7 @@ class Checkpointer:
             dropped = await asyncio.to_thread(self._file.repair)
             last = await asyncio.to_thread(self._file.last)
         except OSError as error:
-            raise self._unusable(error) from error
+            raise _unusable(self._file, error) from error
         found: Findings = await self._recorder.write(lambda tx: inspect(tx, self.public, last, dropped))
         for kind, body in found.events:
             level = logging.WARNING if kind == "ledger.repaired" else logging.CRITICAL
@@ -167,11 +172,24 @@ class Checkpointer:
             try:
                 await asyncio.to_thread(self._file.append, [str(row.note) for row in rows])
             except OSError as error:
-                raise self._unusable(error) from error
+                raise _unusable(self._file, error) from error
             self._copied = int(rows[-1].seq)
 
-    def _unusable(self, error: OSError) -> LedgerError:
-        return LedgerError(f"{self._file.path} cannot be read or written: {error.strerror or error}; see `data_dir`")
+
+def _unusable(file: CheckpointFile, error: OSError) -> LedgerError:
+    return LedgerError(f"{file.path} cannot be read or written: {error.strerror or error}; see `data_dir`")
+
+
+async def _is_signed(database: Database, data_dir: Path) -> bool:
+    """Whether a key has signed anything of this ledger: a lost one leaves its checkpoints, in one place at least."""
+    file = CheckpointFile(data_dir)
+    try:
+        if await asyncio.to_thread(lambda: file.size):
+            return True
+    except OSError as error:
+        raise _unusable(file, error) from error
+    async with database.read() as connection:
+        return (await connection.execute(select(checkpoints.c.seq).limit(1))).first() is not None
 
 
 def sign_tail(tx: Transaction, signer: Signer) -> Made | None:

@@ -11,7 +11,9 @@ from appliance.errors import OutpostError
 from appliance.records.notes import Signer
 
 _RESTORE = (
-    "Restore it from your backup; with another key, older checkpoints can only be verified with the old public key."
+    "Restore it from the backup that goes with the database. Where it is lost for good, this ledger can be kept but not "
+    'gone on with: export it, keep the export, and begin with another data_dir and database; see "A lost signing key" '
+    "in docs/records.md."
 )
 
 
@@ -23,6 +25,14 @@ class LedgerError(OutpostError):
 
 def key_path(data_dir: Path) -> Path:
     return data_dir / "secrets" / "ledger.key"
+
+
+def lost_key(data_dir: Path) -> LedgerError:
+    """Where checkpoints were signed and the key is not there: signed with a new one, the ledger would never be sound
+    again, even with the old one put back."""
+    return LedgerError(
+        f"{key_path(data_dir)} is missing, though this ledger has checkpoints that were signed with it. {_RESTORE}"
+    )
 
 
 def load_signer(
