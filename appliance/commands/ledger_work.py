@@ -20,7 +20,7 @@ from appliance.records.export.source import Window
 from appliance.records.ledger_export import export_lines, verify_export
 from appliance.records.ledger_key import key_path, load_signer
 from appliance.records.ledger_store import LedgerStore, verify_database
-from appliance.records.notes import NoteError, PublicKey, split
+from appliance.records.notes import NoteError, PublicKey, claimed_seq, split
 from appliance.records.verify import Report
 
 PATH = "/admin/v1/ledger"
@@ -44,8 +44,14 @@ def verify_file(path: Path, key: PublicKey, kept: list[str]) -> Report:
 
 
 def checkpoints_of(path: Path) -> list[str]:
-    """The checkpoints in a file."""
-    return [*split(iter(_text(path).splitlines(keepends=True)))]
+    """The checkpoints in a file. Raises LedgerFile for a file of something else: it is no proof against a ledger."""
+    lines = f"{_text(path).strip()}\n".splitlines(keepends=True)
+    notes = [*split(iter(lines))]
+    claimed = [claimed_seq(note) for note in notes]
+    if None in claimed:
+        what = "no checkpoint" if {*claimed} == {None} else "something that is no checkpoint"
+        raise LedgerFile(f"--checkpoint: {visible(path)} holds {what}; `{command()} ledger checkpoint` prints one")
+    return notes
 
 
 async def _verify(place: Place, key: PublicKey, kept: list[str]) -> Report:

@@ -11,9 +11,9 @@ from appliance.errors import OutpostError
 from appliance.records.notes import Signer
 
 _RESTORE = (
-    "Restore it from the backup that goes with the database. Where it is lost for good, this ledger can be kept but not "
-    'gone on with: export it, keep the export, and begin with another data_dir and database; see "A lost signing key" '
-    "in docs/records.md."
+    "Restore it from the backup that goes with the database. Where it is lost for good, this ledger can be kept but "
+    "not gone on with: export it, keep the export, and begin with another data_dir and database; see "
+    "'A lost signing key' in docs/records.md."
 )
 
 

@@ -120,17 +120,20 @@ def claimed_seq(note: str) -> int | None:
 
 
 def split(lines: Iterator[str]) -> Iterator[str]:
-    """The notes of a file: each ends with its signatures and is followed by an empty line. What ends in the middle
-    comes last, as it is."""
+    """The notes of a file: each ends with its signatures; an empty line may follow. What ends in the middle comes last,
+    as it is."""
     note: list[str] = []
     signed = False
     for line in lines:
-        if line == "\n" and signed:
+        signature = line.startswith("— ")
+        if signed and not signature:
             yield "".join(note)
-            note, signed = [], False
-        else:
-            note.append(line)
-            signed = line.startswith("— ") and line.endswith("\n")
+            note = []
+            if line == "\n":
+                signed = False
+                continue
+        note.append(line)
+        signed = signature and line.endswith("\n")
     if note:
         yield "".join(note)
 

@@ -23,7 +23,7 @@ from appliance.identity.principal import Principal
 from appliance.records.checkpoints import Checkpointer
 from appliance.records.database import Database
 from appliance.records.ledger_export import verify_export
-from appliance.records.notes import PublicKey, Signer
+from appliance.records.notes import Checkpoint, PublicKey, Signer
 from appliance.records.recorder import Recorder
 from tests.records.test_verify import full
 
@@ -159,6 +159,39 @@ def test_a_checkpoint_kept_elsewhere_finds_out_a_set_back_box(box: Path, tmp_pat
     assert result.exit_code == 1
     assert "The first bad record is 13." in result.stdout
     assert "the checkpoint that was given has a checkpoint of record 16" in result.stdout
+
+
+def test_checkpoints_that_were_kept_one_behind_the_other_are_all_compared(box: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.txt"
+    kept.write_text(run("checkpoint", "--data-dir", box).stdout)
+    asyncio.run(write(box, RECORDS + 1, RECORDS + 2, lambda _: False))
+    with kept.open("a") as file:
+        file.write(run("checkpoint", "--data-dir", box).stdout)
+    assert len(ledger_work.checkpoints_of(kept)) == 2
+    result = run("verify", "--checkpoint", kept, "--data-dir", box)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("", "no checkpoint"),
+        ("\n", "no checkpoint"),
+        ("# A page\n\nof something else\n", "no checkpoint"),
+        (Signer(bytes(32)).public.text + "\n", "no checkpoint"),
+        (Signer(bytes(32)).sign(Checkpoint(1, bytes(32))) + "\nrubbish\n", "something that is no checkpoint"),
+    ],
+)
+def test_a_file_without_a_checkpoint_says_nothing_of_the_ledger(
+    box: Path, tmp_path: Path, text: str, what: str
+) -> None:
+    """An empty one is what an `outpost ledger checkpoint > FILE` leaves that failed."""
+    kept = tmp_path / "kept.txt"
+    kept.write_text(text)
+    result = run("verify", "--checkpoint", kept, "--data-dir", box)
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"kept.txt holds {what}; `" in result.stderr
+    assert "ledger checkpoint` prints one" in result.stderr
 
 
 def test_checkpoint_signs_once_and_needs_the_box_for_itself(box: Path, monkeypatch: pytest.MonkeyPatch) -> None:
