@@ -168,6 +168,14 @@ async def test_an_admin_does_not_erase_an_owner(contents: Contents) -> None:
         assert (await contents.ask("POST", "/erase", {"subject": subject}))[0] == 200
 
 
+async def test_no_browser_keeps_what_was_read(contents: Contents) -> None:
+    await contents.keep("req_1", "user_a", b"secret")
+    headers = {"Authorization": f"Bearer {contents.keys['owner']}"}
+    async with contents.session.get(contents.url + "/admin/v1/requests/req_1/content", headers=headers) as response:
+        assert "secret" in await response.text()
+        assert response.headers["Cache-Control"] == "no-store"
+
+
 @pytest.mark.parametrize(
     ("body", "param"), [({}, "subject"), ({"subject": 5}, "subject"), ({"subject": ""}, "subject"), ({"x": 1}, "x")]
 )

@@ -99,6 +99,7 @@ async def test_an_issuer_that_promises_to_name_itself_must(
         ({"nonce": "another"}, "does not belong to this browser"),
         ({"nonce": None}, "does not belong to this browser"),
         ({"aud": "another"}, "meant for somebody else"),
+        ({"aud": "outpost"}, "meant for somebody else"),
         ({"aud": ["console", "another"]}, "another client"),
         ({"aud": ["console", "another"], "azp": "another"}, "another client"),
         ({"azp": "another"}, "another client"),

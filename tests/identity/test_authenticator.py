@@ -256,6 +256,13 @@ async def test_an_older_token_gives_nothing_back(scene: Scene) -> None:
     assert (await scene.who.identify(scene.token(iat=NOW + 30))).role == "admin"
 
 
+async def test_of_two_tokens_of_one_second_the_one_that_comes_later_counts(scene: Scene) -> None:
+    assert (await scene.who.identify(scene.token())).role == "admin"
+    later = scene.token(groups=["users"])
+    assert (await scene.who.identify(later)).role == "member"
+    assert (await scene.who.identify(later)).role == "member"
+
+
 async def test_a_reload_makes_all_that_was_found_void(scene: Scene) -> None:
     token = scene.token()
     await scene.who.identify(token)

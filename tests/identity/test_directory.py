@@ -212,6 +212,10 @@ async def test_owners_are_made_and_changed_by_owners_only(box: Box) -> None:
         with pytest.raises(PermissionDenied, match="owner"):
             await attempt
     assert box.ring.identify(key) is not None
+    await directory.alter(OWNER, USER, boss.id, {"disabled": True})
+    with pytest.raises(PermissionDenied, match="owner"):
+        await directory.delete(ADMIN, USER, boss.id)
+    await directory.alter(OWNER, USER, boss.id, {"disabled": False})
     # Their own they end with whatever credential they have.
     assert (await box.ring.revoke(msgspec.structs.replace(ADMIN, user=boss.id), "boss-laptop")).revoked_at is not None
 

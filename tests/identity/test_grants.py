@@ -70,7 +70,13 @@ def granted(grantor: Principal, wish: dict) -> Principal | None:  # type: ignore
     return Principal("key_2", "new", **wish)
 
 
+ENDING = Principal("key_1", "grantor", "admin", expires_at=100.0)
+WISH = {"role": "member", "organization": DEFAULT_ORGANIZATION}
+
+
 @given(principals, wishes)
+@example(ENDING, WISH | {"expires_at": None})
+@example(ENDING, WISH | {"expires_at": 200.0})
 def test_a_grant_never_exceeds_the_grantor(grantor: Principal, wish: dict) -> None:  # type: ignore[type-arg]
     made = granted(grantor, wish)
     if made is None:
@@ -131,6 +137,39 @@ def _may_ask(limits: Restrictions, priority: Priority) -> bool:
     return limits.priority is None or PRIORITIES.index(priority) >= PRIORITIES.index(limits.priority)
 
 
+def test_a_credential_that_ends_makes_none_that_does_not() -> None:
+    for end in (None, 100.5):
+        with pytest.raises(PermissionDenied, match="ends sooner") as caught:
+            check_grant(ENDING, "member", organization=DEFAULT_ORGANIZATION, expires_at=end)
+        assert caught.value.param == "expires_at"
+    check_grant(ENDING, "member", organization=DEFAULT_ORGANIZATION, expires_at=100.0)
+
+
+def test_a_token_of_ones_own_is_for_the_team_that_the_credential_works_for() -> None:
+    own = Principal("key_1", "grantor", "member", team="team_1", user="user_1")
+    for team in (None, "team_2"):
+        with pytest.raises(PermissionDenied, match="must be for the same") as caught:
+            check_grant(own, "member", organization=DEFAULT_ORGANIZATION, user="user_1", team=team)
+        assert caught.value.param == "team"
+    check_grant(own, "member", organization=DEFAULT_ORGANIZATION, user="user_1", team="team_1")
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer", "field"),
+    [
+        (None, "batch", "priority"),
+        ("interactive", "batch", "priority"),
+        ("batch", "interactive", None),
+        ("batch", "batch", None),
+        ("batch", None, None),
+    ],
+)
+def test_who_may_ask_in_a_batch_only_gives_no_more(
+    inner: Priority | None, outer: Priority | None, field: str | None
+) -> None:
+    assert exceeding(Restrictions(priority=inner), Restrictions(priority=outer)) == field
+
+
 @given(restrictions, restrictions)
 def test_exceeding_is_exact(inner: Restrictions, outer: Restrictions) -> None:
     if exceeding(inner, outer) is None:
@@ -182,6 +221,7 @@ def test_only_owners_make_owners() -> None:
 
 
 def test_what_concerns_the_whole_box_is_for_those_who_oversee_it() -> None:
+    assert BOX_WIDE == {"status.read", "metrics.read", "settings.reload", "ledger.read"}
     for role, permission in product(ROLES, BOX_WIDE):
         assert not Principal("k", "k", role, "org_a").may(permission)
         assert Principal("k", "k", role).may(permission) == (permission in ROLES[role])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from appliance.identity.keys import (
     new_key,
 )
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal, Restrictions
-from appliance.identity.snapshot import KeyRecord, Organization, Snapshot
+from appliance.identity.snapshot import KeyRecord, Organization, ServiceAccount, Snapshot, User
 from tests.fakes.keys import is_key
 
 HOME = Organization(DEFAULT_ORGANIZATION, "default", 0.0)
@@ -121,6 +122,20 @@ def test_keys_that_begin_alike_have_owners_of_their_own(prefix: str, ends: list[
         found = standing_of(hasher, keys, text)
         assert found is not None
         assert found.key_id == f"key_{number}"
+
+
+def test_a_key_of_somebody_of_another_organization_is_worth_nothing() -> None:
+    digest = KeyHasher(SECRET).digest("x")
+    key = KeyRecord(digest, "key_1", "one", "member", organization="org_a")
+    people = [User("user_1", "org_b", "Ada", "member", 0.0), ServiceAccount("sa_1", "org_b", "bot", "member", 0.0)]
+    snapshot = Snapshot([Organization("org_a", "a", 0.0), Organization("org_b", "b", 0.0), *people])
+    for field, holder in zip(("user", "service_account"), people, strict=True):
+        held = msgspec.structs.replace(key, **{field: holder.id})
+        found = snapshot.resolve(held)
+        assert found.principal is None
+        assert "that is not there" in found.refusal
+        home = msgspec.structs.replace(held, organization="org_b")
+        assert snapshot.resolve(home).principal is not None
 
 
 def test_the_digest_is_hmac_under_a_derived_key() -> None:

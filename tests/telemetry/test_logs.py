@@ -131,11 +131,12 @@ def test_no_way_of_telling_gets_a_credential_out(stream: io.StringIO, canary: st
         logger.exception("failed with %s", canary)
         logger.error("group", exc_info=ExceptionGroup("both", [ValueError(canary), TypeError(canary)]))
     logging.getLogger(f"odd.{canary}").error("x", stack_info=True)
+    logger.info("the name of a field", extra={canary: 1})
     text = stream.getvalue()
     for form in (canary, json.dumps(canary)[1:-1], json.dumps(json.dumps(canary)[1:-1])[1:-1], repr(canary)[1:-1]):
         assert form not in text
     told = lines(stream)
-    assert len(told) == 7
+    assert len(told) == 8
     assert (told[3]["api_key"], told[3]["Authorization"], told[3]["session_token"]) == (REDACTED,) * 3
     assert "direct cause" in told[4]["exception"]
 
