@@ -56,6 +56,7 @@ from appliance.settings import (
 )
 from appliance.telemetry.known import learn
 from appliance.telemetry.metrics import Ledger, Sources
+from appliance.unmet_names import unmet_names
 from runtimes.catalogue import ModelFiles
 from runtimes.supervisor import ReplicaSpec, Supervisor, run_directory
 
@@ -167,6 +168,7 @@ class App:
         self.public_port, self.operator_port = self._doors.public_port, self._doors.operator_port
         try:
             self.first_key = await ensure_first_admin(office.ring)
+            await self._tell_of_unmet_names(self._loaded, settings)
         except BaseException:
             await self._doors.close(0.0)
             raise
@@ -256,11 +258,19 @@ class App:
             self._changing.add(task)
             task.add_done_callback(self._changing.discard)
             logger.info("settings reloaded: %s", ", ".join(changes.sections) or "nothing changed")
+            await self._tell_of_unmet_names(loaded, wanted)
             return {
                 "changed": list(changes.sections),
                 "applied": list(changes.live),
                 "needs_restart": list(changes.restart),
             }
+
+    async def _tell_of_unmet_names(self, loaded: Loaded, settings: Settings) -> None:
+        """One warning for each; nobody would find out otherwise."""
+        # In a thread: with a hundred thousand people it takes a tenth of a second.
+        found = await asyncio.to_thread(unmet_names, settings, self._office.ring.directory.snapshot)
+        for problem in loaded.locate(found):
+            logger.warning("%s", problem)
 
     async def _replace(self, specs: list[ReplicaSpec]) -> None:
         try:

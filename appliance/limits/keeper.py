@@ -26,7 +26,7 @@ from appliance.limits.book import Book
 from appliance.limits.clock import Now
 from appliance.limits.rules import Rule, rule_of
 from appliance.limits.standing import Standing
-from appliance.limits.unmet import unmet
+from appliance.limits.unmet import declared_credentials, unmet
 from appliance.records.database import Database
 from appliance.records.tables import limits, organizations
 from appliance.records.transaction import Transaction
@@ -223,7 +223,7 @@ class LimitKeeper:
             row = {"id": limit_id, "organization_id": owner, "name": name, "rule": _text(limit), "created_at": at}
             tx.connection.execute(insert(limits).values(**row))
             note(tx, actor, "limit.create", limit_id, None, kept.info)
-            return kept, unmet(tx, limit, owner, self._declared)
+            return kept, unmet(tx, limit, owner, declared_credentials(self._settings))
 
         async with self._changing:
             self._check_undeclared(name)
@@ -251,7 +251,7 @@ class LimitKeeper:
                 kept = _kept(row.id, name, row.organization_id, limit, row.created_at)
                 tx.connection.execute(update(limits).where(limits.c.id == row.id).values(name=name, rule=_text(limit)))
                 note(tx, actor, "limit.change", row.id, before.info, kept.info)
-                return kept, unmet(tx, limit, row.organization_id, self._declared)
+                return kept, unmet(tx, limit, row.organization_id, declared_credentials(self._settings))
 
             kept, remarks = await self._write(work)
             self._kept[kept.info.id] = kept
@@ -314,10 +314,6 @@ class LimitKeeper:
         for finding in check_limit(limit, self._settings):
             raise _bad(finding, skip=0)
         return limit
-
-    @property
-    def _declared(self) -> tuple[str, ...]:
-        return tuple(key.name for key in self._settings.identity.keys)
 
     def _check_undeclared(self, name: str) -> None:
         if any(limit_name(limit) == name for limit in self._settings.limits):

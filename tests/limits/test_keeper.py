@@ -176,6 +176,10 @@ async def test_names_that_nobody_has_are_told(desk: Desk) -> None:
     assert changed["remarks"] == ["""match.key: there is no key with the id or name "nobody's" yet"""]
     theirs = await desk.ask("POST", body={**wish, "name": "x", "match": {"user": "ann"}}, actor=ACME)
     assert theirs["remarks"] == ["match.user: there is no user with the id or name 'ann' yet"]
+    issuer = {"name": "corp", "issuer": "https://login.example.com", "audience": "outpost"}
+    desk.keeper.apply(Settings.model_validate({"identity": {"oidc": [issuer]}}))
+    tokens = await desk.ask("POST", body={**wish, "name": "y", "match": {"key": ["jwt:corp", "jwt:crop"]}})
+    assert tokens["remarks"] == ["match.key: there is no key with the id or name 'jwt:crop' yet"]
     assert not any("remarks" in str(body) for _, body in await desk.events())
 
 
