@@ -21,7 +21,7 @@ from appliance.door.serve import build_operator, build_public
 from appliance.door.terms import Terms
 from appliance.errors import BadRequest
 from appliance.identity.principal import Principal
-from tests.fakes.house import ADMIN_KEY, Clock, House, open_house
+from tests.fakes.house import ADMIN_KEY, USER_KEY, Clock, House, open_house
 
 
 @pytest.fixture
@@ -49,6 +49,24 @@ async def test_status(house: House) -> None:
     data = body["data"]
     assert (data["ready"], data["running"], data["recording"], data["replicas"]) == (True, 0, True, [])
     assert data["routes"][0]["targets"] == [{"name": "local", "ready": True, "reason": ""}]
+
+
+async def test_whoever_is_refused_is_told_of_by_code_address_and_path(house: House) -> None:
+    told: list[tuple[str, str, str]] = []
+    door = build_operator(house.doors.operator, Terms(), refused=lambda *refusal: told.append(refusal))
+    listening = Listener(door, Terms())
+    port = await listening.tcp("127.0.0.1", 0)
+    for key, status in ((USER_KEY, 403), ("op-nobody", 401), (ADMIN_KEY, 200)):
+        headers = {"Authorization": f"Bearer {key}"}
+        for path in ("status", "requests/x"):
+            async with house.session.get(f"http://127.0.0.1:{port}/admin/v1/{path}", headers=headers) as response:
+                assert response.status == (404 if status == 200 and path != "status" else status)
+    await listening.close(0.2)
+    assert told == [
+        (code, "127.0.0.1", f"/admin/v1/{path}")
+        for code in ("permission_denied", "invalid_api_key")
+        for path in ("status", "requests/{id}")
+    ]
 
 
 async def test_paths_with_parameters(house: House) -> None:

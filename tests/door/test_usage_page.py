@@ -11,14 +11,17 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from appliance.door import admin_usage
 from appliance.door.door import Door
+from appliance.door.endpoint import Visit
 from appliance.door.listen import Listener
 from appliance.door.render import problem
 from appliance.door.serve import CONTROL
 from appliance.door.terms import Terms
 from appliance.identity.authenticator import Authenticator
+from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
 from appliance.records.usage_rows import DIMENSIONS, Dimension, Usage, to_plain
 from tests.door.login_console import Clock, Keys
 from tests.fakes.issuer import FakePeople
@@ -78,6 +81,24 @@ async def test_a_report_is_written_off_the_event_loop(
     assert [row["cost_usd"] for row in found] == ["1.5", "0"]
     assert threads
     assert threading.get_ident() not in threads
+
+
+@pytest.mark.parametrize(("organization", "asked"), [("org_acme", "org_acme"), (DEFAULT_ORGANIZATION, None)])
+async def test_whoever_does_not_oversee_the_box_reads_of_their_own_only(organization: str, asked: str | None) -> None:
+    seen: list[str | None] = []
+
+    class Noting:
+        async def report(
+            self, by: Sequence[Dimension], since: float, until: float, *, organization: str | None = None
+        ) -> list[Usage]:
+            seen.append(organization)
+            return []
+
+    (endpoint,) = admin_usage.endpoints(Noting(), lambda: 1.7e9)
+    visit = Visit(make_mocked_request("GET", "/admin/v1/usage"), "id1", 0.0)
+    visit.principal = Principal("key_1", "one", "auditor", organization)
+    await endpoint.handler(visit)
+    assert seen == [asked]
 
 
 def test_the_document_describes_rows_as_they_are_answered() -> None:

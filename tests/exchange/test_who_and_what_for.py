@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from appliance.identity.principal import Principal, Restrictions
-from appliance.wishes import MAX_TAGS, parse_tags
+from appliance.identity.principal import Principal, Priority, Restrictions
+from appliance.wishes import MAX_TAGS, PRIORITY_HEADER, parse_tags
 from tests.fakes.house import USER_KEY, House
 
 
@@ -57,6 +57,20 @@ async def test_a_key_sees_and_uses_only_its_routes(house: House) -> None:
         assert [model["id"] for model in (await response.json())["data"]] == ["remote"]
     async with house.session.get(house.url + "/v1/models/local", headers=auth) as response:
         assert response.status == 404
+
+
+async def test_what_a_key_for_batches_asks_is_one(house: House) -> None:
+    body = {"model": "local", "messages": [{"role": "user", "content": "Hi"}]}
+    given: list[tuple[Priority | None, Priority, Priority]] = [
+        ("batch", "batch", "batch"),
+        (None, "normal", "interactive"),
+    ]
+    for limited, default, asked in given:
+        known_as(house, restrictions=Restrictions(priority=limited))
+        for header, priority in (({}, default), ({PRIORITY_HEADER: "interactive"}, asked)):
+            before = len(house.recorder.rows)
+            assert (await house.post("/v1/chat/completions", body, **header)).status == 200
+            assert (await house.recorder.wait_for(before + 1)).priority == priority
 
 
 async def test_a_key_for_one_zone_reaches_no_other(house: House) -> None:

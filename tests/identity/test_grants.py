@@ -221,7 +221,7 @@ def test_only_owners_make_owners() -> None:
 
 
 def test_what_concerns_the_whole_box_is_for_those_who_oversee_it() -> None:
-    assert BOX_WIDE == {"status.read", "metrics.read", "settings.reload", "ledger.read"}
+    assert {"status.read", "metrics.read", "settings.reload", "ledger.read"} == BOX_WIDE
     for role, permission in product(ROLES, BOX_WIDE):
         assert not Principal("k", "k", role, "org_a").may(permission)
         assert Principal("k", "k", role).may(permission) == (permission in ROLES[role])

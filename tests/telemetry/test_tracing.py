@@ -237,6 +237,38 @@ def test_a_collector_that_takes_nothing_costs_only_a_count(
     assert "canary" not in caplog.text
 
 
+def test_a_proxy_and_passwords_that_the_environment_names_are_not_used(
+    collector: Collector, open_tracing: Callable[..., Tracing], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1\nlogin somebody\npassword canary\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    tracing = open_tracing(interval=300.0)
+    tracing.observe(row(attempts=[]))
+    tracing.close(5.0)
+    assert len(collector.spans) == 1
+    assert collector.metrics
+    assert not any("authorization" in headers for headers in collector.headers)
+
+
+def test_what_a_collector_does_not_take_is_counted_by_what_was_to_be_sent(
+    collector: Collector, open_tracing: Callable[..., Tracing]
+) -> None:
+    collector.status = 400
+    tracing = open_tracing(interval=300.0)
+    for number in range(10):
+        trace = tracing.begin()
+        trace.sampled = number % 5 == 0
+        tracing.observe(row(attempts=[]), trace)
+    tracing.close(5.0)
+    assert tracing.dropped() == {"traces": 2, "metrics": 0}
+
+
 def test_a_collector_that_comes_back_is_told_again_and_both_are_logged_once(
     collector: Collector, open_tracing: Callable[..., Tracing], caplog: pytest.LogCaptureFixture
 ) -> None:
