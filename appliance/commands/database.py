@@ -11,8 +11,10 @@ from pathlib import Path
 from appliance import data_dir
 from appliance.commands.place import Place
 from appliance.commands.terminal import visible
+from appliance.errors import RecordsUnavailable
 from appliance.identity.principal import Principal
 from appliance.records.database import Database
+from appliance.records.failures import damaged
 from appliance.records.recorder import Recorder
 
 PATIENCE_S = 5.0
@@ -25,11 +27,16 @@ COMMAND_LINE = Principal(key_id="command-line", key_name="command-line", role="o
 async def reading(place: Place) -> AsyncIterator[Database]:
     """Nothing is made, migrated or waited for, whoever works in the folder meanwhile. Raises OutpostError."""
     place.must_have_database()
-    database = await Database.open_to_read(place.database)
     try:
-        yield database
-    finally:
-        await database.close()
+        database = await Database.open_to_read(place.database)
+        try:
+            yield database
+        finally:
+            await database.close()
+    except RecordsUnavailable as error:
+        if isinstance(place.database, Path) and (named := damaged(error, place.database)):
+            raise named from error
+        raise
 
 
 @contextlib.asynccontextmanager

@@ -77,7 +77,7 @@ class SqliteEngines:
     def refused(self, error: BaseException) -> OutpostError:
         if isinstance(error, OSError):
             return DatabaseError(f"{self.path} cannot be made or opened: {error.strerror}; see `data_dir`")
-        return unavailable(error)
+        return unavailable(error, self.path)
 
     def bare(self) -> dict[str, Any]:
         return {"bare": True}

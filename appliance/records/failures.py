@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.exc import DBAPIError
@@ -14,6 +15,7 @@ _LACKING = ("no such table: ", "no such column: ", " has no column named ")
 """What SQLite says; it has no codes for it."""
 _UNDEFINED = ("42P01", "42703")
 """PostgreSQL's undefined_table and undefined_column."""
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _POSTGRES = ("pg8000", "asyncpg", "sqlalchemy.dialects.postgresql")
 
 
@@ -29,16 +31,30 @@ class DatabaseInUse(RecordsUnavailable):
     code = "database_in_use"
 
 
-def unavailable(error: BaseException) -> RecordsUnavailable:
-    """The error as one of ours; a lock, a full disk or a lost connection may pass, so a retry may help."""
+def unavailable(error: BaseException, file: Path | None = None) -> RecordsUnavailable:
+    """The error as one of ours; a lock, a full disk or a lost connection may pass, so a retry may help.
+
+    file: the database's, for those who run the box; who only asks models need not learn where it is.
+    """
     if isinstance(error, RecordsUnavailable):
         return error
+    if _is_damaged(error):
+        return RecordsUnavailable(
+            f"{file or 'The record database'} is damaged, or no SQLite database at all ({cause(error)}). Stop the "
+            "gateway and put back a backup, as 'Backup and restore' in docs/records.md says; copies from before "
+            "updates are in the folder `backups` beside it."
+        )
     if _lacks_something(error):
         return RecordsUnavailable(misfit("The record database", cause(error)))
     check = "the database server and the way to it" if is_driver_error(error) else "the disk and the file's permissions"
     return RecordsUnavailable(
         f"The record database cannot be used right now ({cause(error)}). Check {check}.", retry_after_s=1.0
     )
+
+
+def damaged(error: RecordsUnavailable, file: Path) -> RecordsUnavailable | None:
+    """The same with the name of the file, where that is what is damaged."""
+    return unavailable(error.__cause__, file) if error.__cause__ and _is_damaged(error.__cause__) else None
 
 
 def cause(error: BaseException) -> str:
@@ -72,6 +88,13 @@ def _lacks_something(error: BaseException) -> bool:
     if isinstance(origin, sqlite3.Error):
         return any(mark in str(origin) for mark in _LACKING)
     return sqlstate(error) in _UNDEFINED
+
+
+def _is_damaged(error: BaseException) -> bool:
+    """Whether SQLite finds something else in the file than it has written there."""
+    code = getattr(_origin(error), "sqlite_errorcode", None)
+    # The lowest byte is the kind, the others say more.
+    return isinstance(code, int) and code & 0xFF in _DAMAGED
 
 
 def sqlstate(error: BaseException) -> str | None:
