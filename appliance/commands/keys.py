@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import typer
 
 from appliance.commands.asking import Desk, escaped
-from appliance.commands.place import ConfigOption, DataDirOption, find_place, told
+from appliance.commands.leaving import gateway_runs
+from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import command, moment, table, visible
+from appliance.data_dir import DataDirInUse
 from appliance.errors import NotFound
+
+if TYPE_CHECKING:
+    from appliance.identity.lost_secret import GivenUp
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -161,6 +167,46 @@ def revoke(
         typer.echo(json.dumps({"data": [ended]}))
         return
     typer.echo(f"Key {visible(ended['name'])} ({ended['id']}) is revoked in {desk.where}.")
+
+
+@app.command(name="revoke-lost")
+def revoke_lost(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: JsonOption = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """After secrets/master.key was lost for good: end the keys that were made under it, erase the texts that nobody can
+    read any more, and begin with a new one. No gateway may run."""
+    with told():
+        place = find_place(config, data_dir)
+        place.must_have_database()
+        if gateway_runs(place):
+            raise DataDirInUse(f"a gateway is running in {visible(place.data_dir.absolute())}: stop it first", "")
+        if not yes:
+            question = "End every key and erase every kept text that needs a master.key which is not here?"
+            typer.confirm(f"{question} It cannot be undone, not even by putting the old file back", abort=True)
+        done = asyncio.run(_give_up_lost(place))
+    if as_json:
+        typer.echo(json.dumps({"data": [msgspec.to_builtins(done)]}))
+        return
+    for key in done.keys:
+        typer.echo(f"Key {visible(key.name)} ({key.id}) is revoked.")
+    typer.echo(
+        f"Keys revoked: {len(done.keys)}. Texts erased: {done.contents}. New keys are made under the "
+        f"secrets/master.key in {visible(place.data_dir.absolute())}: {command()} keys create NAME --role owner"
+    )
+
+
+async def _give_up_lost(place: Place) -> GivenUp:
+    # Only where no gateway runs.
+    from appliance.commands.database import COMMAND_LINE, writing
+    from appliance.identity import lost_secret
+    from appliance.identity.key_ring import KeyRing
+
+    async with writing(place) as (database, recorder):
+        ring = await KeyRing.open(database, place.data_dir, recorder=recorder, strict=False)
+        return await lost_secret.give_up(ring.directory, place.data_dir, COMMAND_LINE)
 
 
 def given(**fields: Any) -> dict[str, Any]:

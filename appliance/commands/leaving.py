@@ -28,7 +28,7 @@ async def note(place: Place, database: Database, form: str, window: Window) -> N
     A database that cannot be written is exported all the same, and stderr says what is missing: who takes evidence from
     a disk that is full or read-only needs it most.
     """
-    if _gateway_runs(place):
+    if gateway_runs(place):
         return
     # Only where no gateway runs.
     from appliance.commands.database import COMMAND_LINE, alone, recording
@@ -44,7 +44,8 @@ async def note(place: Place, database: Database, form: str, window: Window) -> N
         typer.echo(f"Note: that records leave could not be put on the ledger: {visible(why)}", err=True)
 
 
-def _gateway_runs(place: Place) -> bool:
+def gateway_runs(place: Place) -> bool:
+    """Whether one listens on this data folder."""
     try:
         Control(place.control_socket).call("GET", "/admin/v1/status")
     except NotRunning:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ from typing import Any
 import msgspec
 
 from appliance.errors import BadRequest, PermissionDenied, RecordsUnavailable
-from appliance.identity import key_store
+from appliance.identity import key_store, lost_secret
 from appliance.identity.directory import Directory, Writer, admitted
 from appliance.identity.key_store import Fresh, KeyInfo, NewKey
 from appliance.identity.keys import SHOWN, FixedKey, KeyHasher, fixed_entries, new_key
 from appliance.identity.people_work import new_id, storable_text
 from appliance.identity.principal import Principal
 from appliance.identity.restrictions import admits
-from appliance.identity.secret import IdentityError, load_secret, secret_path
+from appliance.identity.secret import SECRET_BYTES, IdentityError, find_secret, load_secret, secret_path
 from appliance.identity.snapshot import KeyRecord
 from appliance.records.database import Database
 
@@ -32,7 +33,8 @@ DAY_S = 86400.0
 class KeyRing:
     """Identifies from the directory's snapshot. Use `KeyRing.open`.
 
-    `watch` takes in what other processes change. declared: the keys of the settings, for showing.
+    `watch` takes in what other processes change. declared: the keys of the settings, for showing. lost: why no key can
+    be made, where the hasher's secret is kept nowhere.
     """
 
     def __init__(
@@ -42,12 +44,14 @@ class KeyRing:
         *,
         secret_file: Path | None = None,
         strict: bool = True,
+        lost: IdentityError | None = None,
     ) -> None:
         self.directory = directory
         self.declared: Sequence[KeyInfo] = ()
         self._hasher = hasher
         self._secret_file = secret_file
         self._strict = strict
+        self._lost = lost
         self._fixed: Sequence[FixedKey] = ()
         self._reloading = asyncio.Lock()
         self._used: dict[str, float] = {}
@@ -63,10 +67,19 @@ class KeyRing:
         strict: bool = True,
     ) -> KeyRing:
         """The ring of a data folder; without a recorder it only reads and makes no secret. Raises IdentityError for a
-        fixed key that cannot be used and (strict) for a secret that does not fit the database; RecordsUnavailable."""
-        hasher = KeyHasher(await asyncio.to_thread(load_secret, data_dir, make=recorder is not None))
-        directory = Directory(database, recorder)
-        ring = cls(directory, hasher, secret_file=secret_path(data_dir), strict=strict)
+        fixed key that cannot be used and (strict) for a secret that is missing or does not fit the database;
+        RecordsUnavailable."""
+        directory, lost = Directory(database, recorder), None
+        secret = await asyncio.to_thread(find_secret, data_dir)
+        if secret is None:
+            lost = await lost_secret.missing(database, data_dir, directory.clock())
+            if lost is not None and strict:
+                raise lost
+            if lost is not None or recorder is None:
+                secret = secrets.token_bytes(SECRET_BYTES)  # kept nowhere, and fits no key
+            else:
+                secret = await asyncio.to_thread(load_secret, data_dir)
+        ring = cls(directory, KeyHasher(secret), secret_file=secret_path(data_dir), strict=strict, lost=lost)
         await ring.reload(fixed)
         return ring
 
@@ -130,6 +143,8 @@ class KeyRing:
         return await self.directory.change(lambda tx: key_store.revoke(tx, actor, id_or_name, now=now, own=own))
 
     def _fresh(self) -> tuple[Fresh, str]:
+        if self._lost is not None:
+            raise self._lost
         self._check_secret(list(self.directory.snapshot.all(KeyRecord).values()))
         key = new_key(self.directory.random)
         fresh = Fresh(
@@ -221,14 +236,18 @@ class KeyRing:
             raise IdentityError(str(error)) from error
 
     def _check_secret(self, stored: Sequence[KeyRecord]) -> None:
-        now = self.directory.clock()
-        for key in stored:
-            ended = key.expires_at is not None and key.expires_at <= now
-            if key.secret_id not in (None, self._hasher.secret_id) and not ended:
-                raise IdentityError(
-                    f"The key {key.name!r} was made under another secret than {self._secret_file}. Restore "
-                    f"that file from your backup, or give the key up: outpost keys revoke {key.id}"
-                )
+        now, here = self.directory.clock(), (None, self._hasher.secret_id)
+        others = [
+            key for key in stored if key.secret_id not in here and (key.expires_at is None or key.expires_at > now)
+        ]
+        if others:
+            first = min(others, key=lambda key: (key.name, key.id))
+            more = f", and {len(others) - 1} more," if len(others) > 1 else ""
+            raise IdentityError(
+                f"The key {first.name!r}{more} was made under another secret than {self._secret_file}. Restore that "
+                "file from your backup; or, where it is lost for good, give the key up: outpost keys revoke "
+                f"{first.id}, or all such keys and the texts that only that secret opens: outpost keys revoke-lost"
+            )
 
     async def has_admin_or_history(self) -> bool:
         """Whether somebody can already get in as an admin, or an operator has ever made a key."""

@@ -195,7 +195,11 @@ def _find(tx: Transaction, id_or_name: str, only: Mapping[str, str]) -> tuple[Ke
     rows: Sequence[Sequence[Any]] = []
     if storable_text(id_or_name) and len(id_or_name) <= 64:
         rows = tx.connection.execute(wanted_keys(id_or_name, only)).all()
-    row = chosen_key(id_or_name, rows)
+    return found_key(chosen_key(id_or_name, rows))
+
+
+def found_key(row: Sequence[Any]) -> tuple[KeyInfo, KeyRecord]:
+    """A row of `select_keys` as it is shown, and as the snapshot has it."""
     info = info_of(row)
     return info, _record(info, row)
 

@@ -10,6 +10,10 @@ from appliance import secret_file
 from appliance.errors import OutpostError
 
 SECRET_BYTES = secret_file.BYTES
+_RESTORE = (
+    "Restore it from the backup that goes with the database. Where it is lost for good, move the file away and call: "
+    "outpost keys revoke-lost"
+)
 
 
 class IdentityError(OutpostError):
@@ -22,8 +26,14 @@ def secret_path(data_dir: Path) -> Path:
     return data_dir / "secrets" / "master.key"
 
 
-def load_secret(data_dir: Path, *, make: bool = True, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
-    """The secret of a data folder. make: make it if there is none yet; else the answer is one that is kept nowhere and
-    fits no key. Raises IdentityError (see `secret_file.load`)."""
-    secret = secret_file.load(secret_path(data_dir), random, IdentityError, make=make)
-    return random(SECRET_BYTES) if secret is None else secret
+def find_secret(data_dir: Path) -> bytes | None:
+    """The secret of a data folder, None where the file is missing. Raises IdentityError (see `secret_file.load`)."""
+    return secret_file.load(secret_path(data_dir), secrets.token_bytes, IdentityError, make=False, restore=_RESTORE)
+
+
+def load_secret(data_dir: Path, *, random: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
+    """The secret of a data folder, made if there is none yet: for a folder in which nothing hangs on one that is lost
+    (see `lost_secret`). Raises IdentityError (see `secret_file.load`)."""
+    secret = secret_file.load(secret_path(data_dir), random, IdentityError, restore=_RESTORE)
+    assert secret is not None
+    return secret

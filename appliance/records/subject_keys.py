@@ -85,7 +85,8 @@ def unwrap(wrapping: AESGCM, subject: str, wrapped: bytes) -> bytes:
     except (InvalidTag, ValueError):
         raise ContentKeyError(
             f"The content key of {subject!r} does not open with this box's secret. "
-            "Restore secrets/master.key from the backup that goes with the database."
+            "Restore secrets/master.key from the backup that goes with the database; where it is lost for good, "
+            "stop the gateway and call: outpost keys revoke-lost"
         ) from None
 
 

@@ -186,7 +186,7 @@ def test_keys_of_a_lost_secret_can_be_revoked(tmp_path: Path) -> None:
     (old,) = data(run(keys.app, "create", "app", "--json", "--new", "--data-dir", tmp_path))
     (tmp_path / "secrets" / "master.key").unlink()
     refused = run(keys.app, "create", "two", "--data-dir", tmp_path)
-    assert f"outpost keys revoke {old['id']}" in refused.stderr
+    assert "master.key is missing" in refused.stderr
     assert run(keys.app, "revoke", old["id"], "--data-dir", tmp_path).exit_code == 0
     assert run(keys.app, "create", "two", "--data-dir", tmp_path).exit_code == 0
 

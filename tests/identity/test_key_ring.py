@@ -22,7 +22,7 @@ from appliance.identity.key_store import NewKey
 from appliance.identity.keys import FixedKey
 from appliance.identity.people_work import ORGANIZATION, SERVICE_ACCOUNT, TEAM, USER
 from appliance.identity.principal import Principal, Restrictions
-from appliance.identity.secret import IdentityError, secret_path
+from appliance.identity.secret import IdentityError, load_secret, secret_path
 from appliance.records.database import Database
 from appliance.records.rows import ExchangeRow
 from tests.fakes.keys import is_key
@@ -144,6 +144,7 @@ async def test_a_fixed_key_works_for_a_team_once_it_is_there(box: Box) -> None:
 async def test_another_secret_is_told_and_curable(box: Box) -> None:
     info, _ = await box.key("app", "member")
     secret_path(box.folder).unlink()
+    load_secret(box.folder)
     with pytest.raises(IdentityError, match=f"'app' was made under another secret.*{info.id}"):
         await KeyRing.open(box.database, box.folder)
     lenient = await KeyRing.open(box.database, box.folder, recorder=box.recorder, strict=False)
