@@ -16,7 +16,7 @@ from appliance.commands.place import ConfigOption, DataDirOption, find_place, to
 from appliance.commands.terminal import command, table, visible
 from appliance.errors import BadRequest
 from appliance.settings.limiting import MEASURES, Match, Scope
-from appliance.settings.units import format_duration
+from appliance.settings.units import spoken_wait
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -124,7 +124,7 @@ def show(
         typer.echo(json.dumps({"data": [found if counters is None else {**found, "usage": counters}]}))
         return
     typer.echo(f"{visible(found['name'])} ({found['id']}, from the {found['source']})")
-    typer.echo(f"  for each {found['scope']}{' of ' + _whom(found) if found.get('match') else ''}: {_amounts(found)}")
+    typer.echo(f"  for {_counted(found)}: {_amounts(found)}")
     if counters is None:
         typer.echo("What has been used is only known while a gateway runs.", err=True)
         return
@@ -135,7 +135,7 @@ def show(
             each["used"],
             each["reserved"],
             each["remaining"],
-            format_duration(float(round(each["resets_in_s"]))) if each.get("resets_in_s") else "-",
+            spoken_wait(each["resets_in_s"]) if each.get("resets_in_s") else "-",
         )
         for each in counters
     ]
@@ -178,6 +178,15 @@ def _match(given: Sequence[str]) -> dict[str, list[str]]:
 def _whom(limit: Mapping[str, Any]) -> str:
     names = {what: value if isinstance(value, list) else [value] for what, value in limit.get("match", {}).items()}
     return " and ".join(f"{what} {' or '.join(value)}" for what, value in names.items()) or "everybody"
+
+
+def _counted(limit: Mapping[str, Any]) -> str:
+    """What shares one counter."""
+    whom = _whom(limit) if limit.get("match") else None
+    if limit["scope"] == "box":
+        return "the whole box" if whom is None else f"all requests of {whom} together"
+    each = f"each {limit['scope'].replace('_', ' ')}"
+    return each if whom is None else f"{each} of {whom}"
 
 
 def _amounts(limit: Mapping[str, Any]) -> str:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import msgspec
 
 from appliance.errors import BadRequest, OutpostError, PermissionDenied, RateLimited
 from appliance.limits.rules import Scope
-from appliance.settings.rates import format_usd
-from appliance.settings.units import format_duration
+from appliance.settings.rates import UNITS, format_usd
+from appliance.settings.units import spoken_period, spoken_wait
 
 IN_FLIGHT = "in_flight"
 _WORDS = {"input_tokens": "tokens of prompts", "output_tokens": "tokens of answers"}
@@ -48,13 +46,12 @@ class Refusal(msgspec.Struct, frozen=True):
                 f"time for {whose}, and as many are "
                 "under way; try again when one has ended."
             )
-        per = "an hour" if self.period == "hour" else f"a {self.period}"
-        head = f"The limit {self.limit} allows {self._shown(self.amount)} {per} for {whose}"
+        head = f"The limit {self.limit} allows {self._shown(self.amount)} {_per(self.period)} for {whose}"
         if self.retry_after_s is not None:
             used, needed = self._shown(self.used), self._shown(self.needed)
-            within = format_duration(float(max(1, math.ceil(self.retry_after_s))))
+            wait = spoken_wait(self.retry_after_s)
             verb = "is" if used == _ONE else "are"
-            return f"{head}; {used} {verb} used or reserved and this request may need {needed}. Try again in {within}."
+            return f"{head}; {used} {verb} used or reserved and this request may need {needed}. Try again in {wait}."
         if self.amount == 0:
             return f"{head}; ask the operator to raise it."
         return f"{head}, but this request alone may need {self._shown(self.needed)}; {self._cure()}"
@@ -84,3 +81,10 @@ class Refusal(msgspec.Struct, frozen=True):
         if self.measure == "requests":
             return "ask the operator to raise it."
         return "set a lower max_tokens, or send a shorter prompt."
+
+
+def _per(period: str) -> str:
+    """a minute, an hour, per 10 s."""
+    if period not in UNITS:
+        return f"per {spoken_period(period)}"
+    return "an hour" if period == "hour" else f"a {period}"

@@ -6,6 +6,7 @@ in the file and on the screen. Decimal arithmetic keeps `parse(format(x)) == x`.
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 
@@ -83,6 +84,30 @@ def format_duration(seconds: float) -> str:
         if value % factor == 0:
             return f"{value / factor:.0f}{name}"
     return f"{value * 1000:f}".rstrip("0").rstrip(".") + "ms"
+
+
+def spoken_wait(seconds: float) -> str:
+    """A wait for people: at most two units, rounded up, at least a second: 77597.0 → `21 h 34 min`."""
+    left = max(1, math.ceil(seconds))
+    for longer, step in ((3600, 60), (86400, 3600)):
+        if left >= longer:
+            left = -(-left // step) * step
+    parts = []
+    for unit in (86400, 3600, 60, 1):
+        count, left = divmod(left, unit)
+        if count:
+            parts.append(_spoken(count, unit))
+    return " ".join(parts)
+
+
+def spoken_period(text: str) -> str:
+    """What `format_duration` gives of whole seconds, for people: `5m` → `5 min`, exactly."""
+    return _spoken(int(text[:-1]), int(DURATION_UNITS[text[-1]]))
+
+
+def _spoken(count: int, unit_s: int) -> str:
+    word = {86400: "day" if count == 1 else "days", 3600: "h", 60: "min", 1: "s"}[unit_s]
+    return f"{count} {word}"
 
 
 def parse_size(text: str) -> int:

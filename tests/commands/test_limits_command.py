@@ -88,6 +88,20 @@ def test_a_limit_from_its_making_to_its_end(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("scope", "match", "says"),
+    [
+        ("box", [], "for the whole box: 5 requests/day"),
+        ("box", ["--match", "team=a"], "for all requests of team a together: 5 requests/day"),
+        ("service_account", [], "for each service account: 5 requests/day"),
+        ("key", ["--match", "team=a"], "for each key of team a: 5 requests/day"),
+    ],
+)
+def test_what_shares_a_counter_is_told(folder: Path, scope: str, match: list[str], says: str) -> None:
+    run("create", "mine", "--scope", scope, *match, "--requests", "5/day", "--data-dir", folder)
+    assert says in run("show", "mine", "--data-dir", folder).stdout
+
+
+@pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--requests", "5/fortnight"], "'fortnight' is not a period"),
@@ -186,6 +200,7 @@ def test_through_a_running_gateway_it_bites_at_once_and_usage_is_shown(folder: P
         shown = run("show", "team", "--data-dir", folder)
         lines = [line.split() for line in shown.stdout.splitlines()]
         assert lines[-2][:5] == ["t1", "usd/day", "0", "1.25", "0.25"]
+        assert lines[-2][5:] == ["1", "h", "47", "min"]
         assert lines[-1][:5] == ["t1", "in_flight", "0", "1", "2"]
         (as_json,) = data(run("show", "team", "--json", "--data-dir", folder))
         assert as_json["usage"][0]["remaining"] == "0.25"

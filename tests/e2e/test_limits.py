@@ -146,7 +146,7 @@ async def test_retry_after_is_true(new_gateway: NewGateway, upstream: UpstreamTh
     told_at, told = time.monotonic(), int(first.headers["retry-after"])
     assert first.status == 429
     assert first.error is not None
-    assert f"Try again in {told}s" in first.error["message"]
+    assert f"Try again in {told} s." in first.error["message"]
     assert told_at - began < 3, "the machine is too busy to tell"
     async with asyncio.timeout(20):
         while (await post(gateway, ask("burst"))).status == 429:

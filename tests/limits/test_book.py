@@ -216,9 +216,19 @@ def test_the_limit_that_takes_longest_is_named() -> None:
     assert refusal.limit == "day"
     assert refusal.message == (
         "The limit day allows 1 request a day for the team t; 1 request is used or reserved and this request may "
-        f"need 1 request. Try again in {2799}s."
+        "need 1 request. Try again in 46 min 39 s."
     )
     assert refusal.error().retry_after_s == refusal.retry_after_s
+
+
+@pytest.mark.parametrize(
+    ("seconds", "per"),
+    [(1, "a second"), (10, "per 10 s"), (300, "per 5 min"), (3600, "an hour"), (43_200, "per 12 h"), (86_400, "a day")],
+)
+def test_the_length_of_a_window_is_told_in_words(seconds: int, per: str) -> None:
+    book = Book([limit("box", Bound(REQUESTS, 0, Window(seconds)))], now())
+    message = refused(book.reserve(ANN, Demand(), now())).message
+    assert message == f"The limit l allows 0 requests {per} for the whole box; ask the operator to raise it."
 
 
 def test_what_can_never_fit_says_how_to_make_it_fit() -> None:

@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import settings as bounds
 from hypothesis import strategies as st
 
-from appliance.settings.units import BadForm, format_duration, format_size, parse_duration, parse_size
+from appliance.settings.units import (
+    BadForm,
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_size,
+    spoken_period,
+    spoken_wait,
+)
 
 
 @pytest.mark.parametrize(
@@ -60,6 +68,32 @@ def test_any_sensible_duration_survives_printing(seconds: float) -> None:
 )
 def test_durations_are_printed_in_one_unit(seconds: float, text: str) -> None:
     assert format_duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0, "1 s"),
+        (0.2, "1 s"),
+        (59.1, "1 min"),
+        (3599.0, "59 min 59 s"),
+        (3599.5, "1 h"),
+        (3601.0, "1 h 1 min"),
+        (77_597.0, "21 h 34 min"),
+        (86_341.0, "1 day"),
+        (90_001.0, "1 day 2 h"),
+        (2_592_000.0, "30 days"),
+    ],
+)
+def test_a_wait_is_told_in_two_units_and_never_too_short(seconds: float, text: str) -> None:
+    assert spoken_wait(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(10, "10 s"), (90, "90 s"), (300, "5 min"), (43_200, "12 h"), (172_800, "2 days")]
+)
+def test_a_period_is_told_exactly(seconds: int, text: str) -> None:
+    assert spoken_period(format_duration(float(seconds))) == text
 
 
 @pytest.mark.parametrize(
