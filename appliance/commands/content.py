@@ -29,7 +29,7 @@ def content() -> None:
 
 @app.command()
 def show(
-    request: Annotated[str, typer.Argument(help="Id of the request.")],
+    request: Annotated[str, typer.Argument(help="Id of the request (x-request-id), or of its answer (chatcmpl-…).")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import msgspec
 from aiohttp import web
 
+from appliance.dialects.kinds import KINDS
 from appliance.dialects.wire import encode
 from appliance.door import admin_keys, admin_people, openapi, operation
 from appliance.door.endpoint import Endpoint, Query, Visit
@@ -134,10 +135,14 @@ def _house(operator: Operator) -> tuple[Endpoint, ...]:
 
 
 async def shown_exchange(exchanges: Exchanges, exchange_id: str, principal: Principal) -> Any:
-    """A recorded exchange that the principal may see. Raises NotFound."""
-    row = await exchanges.find(exchange_id)
+    """A recorded exchange that the principal may see, by its id or by that of its answer. Raises NotFound."""
+    prefix = next((kind.id_prefix for kind in KINDS.values() if exchange_id.startswith(kind.id_prefix)), "")
+    row = await exchanges.find(exchange_id.removeprefix(prefix))
     if row is None or principal.oversees not in (None, row.organization_id):
-        raise NotFound("There is no request with this id on record.")
+        raise NotFound(
+            "There is no request with this id on record. It is what the header x-request-id of the answer says, or the "
+            "last column of `outpost requests tail`."
+        )
     return row
 
 

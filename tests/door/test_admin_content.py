@@ -129,6 +129,17 @@ async def test_what_does_not_exist_and_what_is_another_organisations_look_the_sa
     assert len(await contents.events("admin.content.read")) == 1
 
 
+async def test_the_id_of_an_answer_is_understood(contents: Contents) -> None:
+    await contents.keep("01H", "user_a", b"secret")
+    for path in ("/requests/01H/content", "/requests/chatcmpl-01H/content", "/requests/cmpl-01H/content"):
+        status, text = await contents.ask("GET", path)
+        assert (status, json.loads(text)["data"]["id"]) == (200, "01H")
+    assert {event["object"] for event in await contents.events("admin.content.read")} == {"01H"}
+    status, text = await contents.ask("GET", "/requests/chatcmpl-02H/content")
+    assert status == 404
+    assert "x-request-id" in json.loads(text)["detail"]
+
+
 async def test_erasing_over_the_api(contents: Contents) -> None:
     await contents.keep("req_1", "user_a", b"secret")
     for role in ("auditor", "operator", "member"):
