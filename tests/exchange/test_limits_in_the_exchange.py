@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from appliance.limits.admission import Opening
+from appliance.limits.fair_queue import Rules
 from appliance.limits.rules import rule_of
 from appliance.limits.standing import Standing
 from appliance.pricing import Prices
+from appliance.settings.admission import Priority
 from appliance.settings.limiting import Limit, Price
 from tests.fakes.house import House, now
 
@@ -90,6 +93,20 @@ async def test_who_gets_nothing_pays_nothing(house: House, marker: str) -> None:
         assert response.status not in (200, 429)
     assert standing(house) == {}
     assert all(row.charges == [] for row in house.recorder.rows)
+
+
+async def test_who_waited_in_vain_pays_nothing(house: House) -> None:
+    limit(house, {"scope": "key", "requests": "3/minute"})
+    waits: dict[Priority, float] = {"interactive": 0.05, "normal": 0.05, "batch": 0.05}
+    house.gateway.gates.apply(Rules(max_wait=waits), [Opening("local", ("local",), 1)])
+    first = asyncio.create_task(house.post(PATH, {**SAY, "messages": [{"role": "user", "content": "!hold"}]}))
+    await house.engine.holding.acquire()
+    refused = await house.post(PATH, SAY)
+    assert (refused.status, (await refused.json())["error"]["code"]) == (503, "queue_timeout")
+    assert (await house.recorder.wait_for(1)).charges == []
+    house.engine.release.set()
+    assert (await first).status == 200
+    assert [(await house.post(PATH, SAY)).status for _ in range(3)] == [200, 200, 429]
 
 
 async def test_a_broken_stream_costs_what_came(house: House) -> None:

@@ -353,6 +353,17 @@ def test_a_large_one_goes_in_with_its_first_choice_and_gives_places_back_as_choi
     assert gate.inside == 1
 
 
+def test_nobody_gives_back_more_places_than_they_have(loop: StepLoop) -> None:
+    gate = gate_on(loop, 4)
+    guest = Guest(loop, gate.enter("normal", "a", places=2))
+    loop.settle()
+    assert gate.inside == 2
+    guest.visit.give_back(5)
+    assert gate.inside == 0
+    guest.visit.leave()
+    assert gate.inside == 0
+
+
 def test_no_more_goes_in_together_with_a_large_one_than_the_target_takes(loop: StepLoop) -> None:
     gate = gate_on(loop, 4)
     gate.resize(4, 8)

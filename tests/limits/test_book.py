@@ -10,9 +10,22 @@ from hypothesis import strategies as st
 from appliance.errors import BadRequest, PermissionDenied, RateLimited
 from appliance.limits.book import Book, Reservation
 from appliance.limits.refusal import Refusal
-from appliance.limits.rules import Bound, Context, Demand, Used
+from appliance.limits.rules import Bound, Context, Demand, Rule, Used
 from appliance.limits.windows import Window
-from tests.limits.book_samples import DAY, MINUTE, NOTHING, OUTPUT, REQUESTS, T0, TOKENS, USD, limit, now, standings
+from tests.limits.book_samples import (
+    DAY,
+    INPUT,
+    MINUTE,
+    NOTHING,
+    OUTPUT,
+    REQUESTS,
+    T0,
+    TOKENS,
+    USD,
+    limit,
+    now,
+    standings,
+)
 
 
 def taken(answer: Reservation | Refusal | None) -> Reservation:
@@ -64,6 +77,16 @@ def test_what_was_estimated_too_low_is_charged_in_full_and_makes_others_wait() -
     assert charge.amount == 150
     assert refused(book.reserve(BOB, Demand(1, 0), now(2))).used == 150
     taken(book.reserve(BOB, Demand(1, 0), now(61.5)))
+
+
+def test_who_costs_nothing_goes_on_where_a_budget_is_overdrawn() -> None:
+    book = Book([limit("team", Bound(USD, 100, DAY))], now())
+    one = taken(book.reserve(ANN, Demand(5, 5, 100), now()))
+    (charge,) = book.settle(one, Used(5, 50, 300), now())
+    assert charge.amount == 300
+    refused(book.reserve(ANN, Demand(5, 5, 1), now()))
+    free = taken(book.reserve(ON_BOX, Demand(5, 5, 0), now()))
+    assert book.settle(free, Used(5, 5), now()) == []
 
 
 # --- another target takes over --------------------------------------------------------------------
@@ -237,6 +260,10 @@ def test_what_can_never_fit_says_how_to_make_it_fit() -> None:
     assert isinstance(error, BadRequest)
     assert (error.param, error.code, error.retry_after_s) == ("max_tokens", "limit_too_small", None)
     assert "may need 4,096 tokens of answers; set max_tokens to 1000 or less" in error.message
+    prompts = Book([limit("team", Bound(INPUT, 1000, DAY))], now())
+    error = refused(prompts.reserve(ANN, Demand(1001, 10), now())).error()
+    assert (error.param, error.code) == (None, "limit_too_small"), "no max_tokens helps here"
+    assert "may need 1,001 tokens of prompts; send a shorter prompt" in error.message
     nothing = Book([limit("team", Bound(USD, 0, DAY))], now())
     assert isinstance(refused(nothing.reserve(ANN, Demand(1, 1, 1), now())).error(), PermissionDenied)
     taken(nothing.reserve(ANN, Demand(1, 1, 0), now()))
@@ -258,15 +285,25 @@ def test_money_and_names_are_shown_as_people_know_them() -> None:
 
 
 def test_a_limit_reaches_only_those_that_match() -> None:
+    names = {("user", "ann"): "Ann"}
     rules = [limit("team", Bound(REQUESTS, 1, MINUTE), user="bob,cid", route="chat")]
-    book = Book(rules, now())
+    book = Book(rules, now(), lambda scope, id: names.get((scope, id)))
     for _ in range(3):
         taken(book.reserve(ANN, Demand(), now()))
+    other_ways = [Context(team="t", user="bob"), Context(team="t", user="bob", route="embed")]
+    for _ in range(2):
+        for elsewhere in other_ways:
+            taken(book.reserve(elsewhere, Demand(), now()))
     taken(book.reserve(BOB, Demand(), now()))
     refused(book.reserve(BOB, Demand(), now()))
-    taken(book.reserve(Context(user="bob", route="chat"), Demand(), now()))  # works for no team
+    for _ in range(2):
+        taken(book.reserve(Context(user="bob", route="chat"), Demand(), now()))  # works for no team
     book.names_changed()
     refused(book.reserve(BOB, Demand(), now()))
+    taken(book.reserve(ANN, Demand(), now()))
+    names["user", "ann"] = "cid"
+    book.names_changed()
+    refused(book.reserve(ANN, Demand(), now()))
 
 
 def test_invented_tags_share_one_counter_once_there_are_many() -> None:
@@ -281,8 +318,11 @@ def test_invented_tags_share_one_counter_once_there_are_many() -> None:
     assert all(isinstance(book.reserve(Context(tags=(f"new{n}",)), Demand(), later), Reservation) for n in range(5))
 
 
-def test_counters_that_were_forgotten_are_not_written_to() -> None:
-    book = Book([limit("user", Bound(REQUESTS, 1, MINUTE), cap=1)], now())
+@pytest.mark.parametrize(
+    "rule", [limit("user", Bound(REQUESTS, 1, MINUTE)), limit("user", cap=1)], ids=["bound", "cap"]
+)
+def test_counters_that_were_forgotten_are_not_written_to(rule: Rule) -> None:
+    book = Book([rule], now())
     book.settle(taken(book.reserve(ANN, Demand(), now())), NOTHING, now())
     for n in range(5):
         taken(book.reserve(Context(user=f"u{n}"), Demand(), now()))

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance.errors import RateLimited
+from appliance.exchange import error_headers
 from appliance.limits.book import Book, Reservation
 from appliance.limits.clock import Now
 from appliance.limits.headers import headers, reset_text
 from appliance.limits.rules import Bound, Context, Demand, Rule
+from appliance.limits.standing import Near
 from appliance.limits.windows import Window
 
 NOW = Now(1_700_000_000.0, 9.0)
@@ -56,6 +59,17 @@ def test_the_tightest_of_each_kind_is_told() -> None:
     assert {name: each["r"] for name, each in limits.items()} == {"burst-requests": 9, 'od"d-output_tokens': 300}
     assert all(60 <= each["t"] <= 62 for each in limits.values())
     assert "usd" not in str(found)
+
+
+def test_the_seconds_until_more_may_be_asked_are_never_too_few() -> None:
+    near = Near("burst", "requests", 10, 60, 0, 1.2)
+    assert items(headers(near, None)["RateLimit"]) == {"burst-requests": {"r": 0, "t": 2}}
+    assert items(headers(None, near)["RateLimit"]) == {"burst-requests": {"r": 0, "t": 2}}
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(1.2, "2"), (2.0, "2"), (0.0, "1"), (0.3, "1")])
+def test_nobody_is_told_to_come_back_too_early(seconds: float, told: str) -> None:
+    assert error_headers(RateLimited("Wait.", retry_after_s=seconds)) == {"Retry-After": told}
 
 
 def test_where_nothing_is_limited_nothing_is_told() -> None:

@@ -22,7 +22,7 @@ from appliance.limits.refusal import Refusal
 from appliance.limits.rules import Context, Demand, Used
 from appliance.records.database import Database
 from appliance.records.recorder import Recorder
-from appliance.records.tables import events, limits, organizations, teams
+from appliance.records.tables import events, limits, organizations, teams, users
 from appliance.settings import Settings
 from tests.limits.book_samples import standings
 from tests.records.altering import altering
@@ -169,6 +169,8 @@ async def test_names_that_nobody_has_are_told(desk: Desk) -> None:
     async with altering(desk.database) as connection:
         row = {"id": "team_1", "organization_id": "org_acme", "name": "t_real", "created_at": 1.0}
         await connection.execute(insert(teams).values(**row))
+        row = {"id": "user_1", "organization_id": "org_default", "name": "ann", "role": "member", "created_at": 1.0}
+        await connection.execute(insert(users).values(**row))
     made = await desk.ask("POST", body=wish)
     assert made["remarks"] == ["match.team: there is no team with the id or name 'typo' yet"]
     assert "remarks" not in await desk.ask("GET", f"/{made['id']}"), "it may be there by now"

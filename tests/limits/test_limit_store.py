@@ -95,6 +95,10 @@ async def house(where: Where, made: list[Rule], at: Now, *, clean: bool = False)
         await database.close()
 
 
+def refuse(*args: Any, **how: Any) -> Any:
+    raise RecordsUnavailable("The disk is full.", retry_after_s=1.0)
+
+
 def stored(path: Path) -> dict[str, tuple[str, int]]:
     """Counter → state, held."""
     with sqlite3.connect(path) as connection:
@@ -231,6 +235,20 @@ async def test_a_row_that_could_not_be_written_is_kept_in_the_state(path: Path) 
         assert stored(path)["l|team|tokens|day@UTC|t"][0] == "[[1699920000.0,40]]"
     async with house(path, rules(), now(5, 5)) as two:
         assert two.left(now(5, 5)) == 960
+
+
+async def test_a_state_that_is_newer_than_the_mark_counts_each_row_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with house(path, rules(), now()) as one:
+        await one.end(await one.begin(now()), now(1))
+        with monkeypatch.context() as trouble:
+            trouble.setattr(one.recorder, "write", refuse)
+            with pytest.raises(RecordsUnavailable):
+                await one.store.checkpoint(now(2))  # it has read the row
+        await one.begin(now(3), 200)  # the raise writes the state, but not up to where all of them go
+    async with house(path, rules(), now(5, 5)) as two:
+        assert two.left(now(5, 5)) == 770, "30 by the row, 200 by what was under way"
 
 
 async def test_a_clean_end_holds_nothing_of_a_row_that_could_not_be_written(path: Path) -> None:
