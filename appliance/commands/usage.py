@@ -13,14 +13,12 @@ import typer
 from appliance.commands.control import Control, NotRunning
 from appliance.commands.place import ConfigOption, DataDirOption, Place, find_place, told
 from appliance.commands.terminal import table
-from appliance.errors import BadRequest
 from appliance.records.usage_rows import (
     COUNTS,
     NAMES,
     Dimension,
-    month_of,
-    parse_day,
     parse_dimensions,
+    parse_span,
     to_csv,
     to_plain,
 )
@@ -51,9 +49,16 @@ def report(
         typer.Option(help="One or several of organization, team, user, service_account, key, model, target, tag, day."),
     ] = "team,model",
     since: Annotated[
-        str | None, typer.Option(help="First day, YYYY-MM-DD (UTC); default: the first of this month.")
+        str | None,
+        typer.Option(
+            help="From this moment on: 2026-11-01 (UTC), 2026-11-01T12:00:00Z, or a time ago (7d); default: the first "
+            "of this month."
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="Day after the last one; default: the first of next month.")] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(help="Up to, not with, this moment, in the same forms; default: the first of next month."),
+    ] = None,
     form: Annotated[Format, typer.Option("--format", help="How to print it.")] = Format.table,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
@@ -80,11 +85,7 @@ def report(
 
 def fetch(place: Place, by: tuple[Dimension, ...], since: str | None, until: str | None) -> list[dict[str, Any]]:
     """Rows as plain data, from the gateway if one runs, else from the database. Raises OutpostError."""
-    begin, end = month_of(time.time())
-    first = parse_day(since, "since") if since else begin
-    last = parse_day(until, "until") if until else end
-    if last <= first:
-        raise BadRequest("until: must be a later day than since", param="until")
+    first, last = parse_span(since, until, time.time())
     query = {"by": ",".join(by), "since": since, "until": until}
     try:
         rows = Control(place.control_socket, timeout_s=PATIENCE_S).call("GET", PATH, query=query)

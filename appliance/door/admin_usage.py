@@ -18,9 +18,8 @@ from appliance.records.usage_rows import (
     DIMENSIONS,
     Dimension,
     Usage,
-    month_of,
-    parse_day,
     parse_dimensions,
+    parse_span,
     to_csv,
     to_plain,
 )
@@ -52,11 +51,7 @@ def endpoints(usage: UsageReader, wall: Callable[[], float]) -> tuple[Endpoint, 
     async def report(visit: Visit) -> web.StreamResponse:
         query = visit.request.query
         by = parse_dimensions(query.get("by", "team,model"))
-        begin, end = month_of(wall())
-        since = parse_day(query["since"], "since") if "since" in query else begin
-        until = parse_day(query["until"], "until") if "until" in query else end
-        if until <= since:
-            raise BadRequest("until: must be a later day than since", param="until")
+        since, until = parse_span(query.get("since"), query.get("until"), wall())
         form = query.get("format", "json")
         if form not in FORMATS:
             raise BadRequest(f"format: choose from {', '.join(FORMATS)}", param="format")
@@ -78,8 +73,11 @@ def endpoints(usage: UsageReader, wall: Callable[[], float]) -> tuple[Endpoint, 
             media=("application/jsonl", "text/csv"),
             query=(
                 Query("by", f"Comma-separated: {', '.join(DIMENSIONS)}. Default: team,model. Ids come with names."),
-                Query("since", "First day, YYYY-MM-DD, UTC. Default: the first of this month."),
-                Query("until", "Day after the last one. Default: the first of next month."),
+                Query(
+                    "since",
+                    "From this moment on: a date, a time, unix seconds, or a time ago (7d). Default: this month.",
+                ),
+                Query("until", "Up to, not with, this moment. Default: the first of next month."),
                 Query("format", "json (default), jsonl or csv."),
             ),
         ),

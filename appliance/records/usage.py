@@ -124,7 +124,7 @@ def _named(sums: Select[Any], by: Sequence[Dimension]) -> Select[Any]:
         if each in by:
             source = source.join(table, table.c.id == found.c[each], isouter=True)
             columns.append(func.coalesce(table.c.name, found.c[each]).label(NAMES[each]))
-    return select(*columns).select_from(source).order_by(*(found.c[each] for each in DIMENSIONS if each in by))
+    return select(*columns).select_from(source).order_by(*(found.c[each] for each in by))
 
 
 _SUMMED = ("prompt_tokens", "cached_tokens", "completion_tokens", "reasoning_tokens", "cost_nanousd")

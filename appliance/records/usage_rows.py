@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal, get_args
 
@@ -62,23 +62,28 @@ def usd(nanousd: int) -> str:
 
 
 def parse_dimensions(text: str) -> tuple[Dimension, ...]:
-    """`team,day` and the like. Raises BadRequest (param `by`)."""
+    """`team,day` and the like, in the order in which they are named. Raises BadRequest (param `by`)."""
     wanted = [part.strip() for part in text.split(",") if part.strip()]
     for name in wanted:
         if name not in DIMENSIONS:
             raise BadRequest(f"by: there is no {name!r}; choose from {', '.join(DIMENSIONS)}", param="by")
     if len(set(wanted)) < len(wanted):
         raise BadRequest("by: names the same thing twice", param="by")
-    return tuple(name for name in DIMENSIONS if name in wanted)
+    return tuple(DIMENSIONS[DIMENSIONS.index(name)] for name in wanted)
 
 
-def parse_day(text: str, field: str) -> float:
-    """Unix seconds at which a UTC day begins. Raises BadRequest."""
-    try:
-        day = date.fromisoformat(text)
-        return datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()
-    except (ValueError, OverflowError):
-        raise BadRequest(f"{field}: write a day as YYYY-MM-DD", param=field) from None
+def parse_span(since: str | None, until: str | None, now: float) -> tuple[float, float]:
+    """Begin and end in unix seconds, each left out that of the running UTC month. Raises BadRequest."""
+    first, last = month_of(now)
+    if since is not None or until is not None:
+        # It loads what reads settings; a command that asks for the running month need not.
+        from appliance.records.export.moments import parse_moment
+
+        first = first if since is None else parse_moment(since, now, "since")
+        last = last if until is None else parse_moment(until, now, "until")
+    if last <= first:
+        raise BadRequest("until: must be later than since", param="until")
+    return first, last
 
 
 def month_of(now: float) -> tuple[float, float]:

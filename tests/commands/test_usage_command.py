@@ -106,6 +106,16 @@ def test_another_time(folder: Path) -> None:
     (only,) = json.loads(found.stdout)["data"]
     assert (only["day"], only["requests"], only["cost_usd"]) == ("2023-11-14", 1, "0")
     assert run(folder, "--since", "2023-11-15", "--until", "2023-11-16", "--format", "jsonl").stdout == ""
+    within = run(folder, "--since", "2023-11-14T22:13:20Z", "--until", "2023-11-14T22:13:21Z", "--format", "jsonl")
+    assert json.loads(within.stdout)["requests"] == 1
+    assert json.loads(run(folder, "--by", "key", "--since", "7d", "--format", "jsonl").stdout)["key"] == "ci"
+
+
+def test_the_order_that_was_asked_for(folder: Path) -> None:
+    found = run(folder, "--by", "tag,key,day", "--since", "2023-11-01")
+    head, *lines = found.stdout.splitlines()
+    assert head.split()[:3] == ["TAG", "KEY", "DAY"]
+    assert [line.split()[:2] for line in lines] == [["-", "old"], ["a", "ci"], ["b", "ci"]]
 
 
 def test_nothing_to_report(tmp_path: Path, folder: Path) -> None:
@@ -118,8 +128,8 @@ def test_nothing_to_report(tmp_path: Path, folder: Path) -> None:
     ("options", "told"),
     [
         (("--by", "teams"), "by: there is no 'teams'; choose from organization, team"),
-        (("--since", "last week"), "since: write a day as YYYY-MM-DD"),
-        (("--since", "2026-02-02", "--until", "2026-02-02"), "until: must be a later day than since"),
+        (("--since", "last week"), "since: expected a date, a time, unix seconds or a time ago; write e.g. 2026-11-01"),
+        (("--since", "2026-02-02", "--until", "2026-02-02"), "until: must be later than since"),
     ],
 )
 def test_bad_options(folder: Path, options: tuple[str, ...], told: str) -> None:

@@ -278,6 +278,8 @@ def test_what_is_within_a_window(window: Window, inside: bool) -> None:
         ("2026-11-01T12:00:00+02:00", 1793527200.0),
         ("1793491200", 1793491200.0),
         ("1793491200.5", 1793491200.5),
+        ("20261101", 1793491200.0),
+        ("0", 0.0),
         ("7d", 2_000_000_000.0 - 7 * 86400),
         ("1h30m", 2_000_000_000.0 - 5400),
     ],
@@ -286,7 +288,9 @@ def test_moments_are_read(text: str, wanted: float) -> None:
     assert parse_moment(text, 2_000_000_000.0, "since") == wanted
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "-1", "2026-13-01", "9" * 30, "99999d", "nan", "1e9", "٣", "7x"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "-1", "2026-13-01", "9" * 30, "99999d", "nan", "1e9", "٣", "7x", "2026"]
+)
 def test_what_is_no_moment_is_refused_by_name(text: str) -> None:
     with pytest.raises(BadRequest, match="since: expected a date") as caught:
         parse_moment(text, 2_000_000_000.0, "since")

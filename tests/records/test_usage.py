@@ -25,8 +25,8 @@ from appliance.records.usage_rows import (
     NAMES,
     Usage,
     month_of,
-    parse_day,
     parse_dimensions,
+    parse_span,
     to_csv,
     to_plain,
     usd,
@@ -148,9 +148,7 @@ def reports(where: Where) -> Iterator[Reports]:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     given_rows=st.lists(rows, max_size=12),
-    by=st.lists(st.sampled_from(DIMENSIONS), unique=True, max_size=3).map(
-        lambda wanted: tuple(name for name in DIMENSIONS if name in wanted)
-    ),
+    by=st.lists(st.sampled_from(DIMENSIONS), unique=True, max_size=3).map(tuple),
     window=st.tuples(moments, moments).map(sorted),
     organization=st.none() | names,
 )
@@ -173,6 +171,11 @@ def test_a_day_ends_with_its_last_microsecond(reports: Reports) -> None:
     ends = [row(86_399.9996), row(86_399.999999), row(86_400.0)]
     found = reports.report(ends, ("day",), 0.0, 200_000.0)
     assert [(each.day, each.requests) for each in found] == [("1970-01-01", 2), ("1970-01-02", 1)]
+
+
+def test_a_span_holds_its_beginning_and_not_its_end(reports: Reports) -> None:
+    edges = [row(10.0, tags=["begin"]), row(19.999999, tags=["last"]), row(20.0, tags=["end"])]
+    assert [each.tag for each in reports.report(edges, ("tag",), 10.0, 20.0)] == ["begin", "last"]
 
 
 def row(started_at: float, **fields: Any) -> ExchangeRow:
@@ -244,9 +247,19 @@ def test_unknown_dimensions_are_refused(text: str) -> None:
 
 
 def test_dimensions_and_days() -> None:
-    assert parse_dimensions("day, team") == ("team", "day")
-    assert parse_day("1970-01-02", "since") == 86_400
-    with pytest.raises(BadRequest, match="since: write a day"):
-        parse_day("02.01.1970", "since")
-    begin, end = month_of(parse_day("2026-12-24", "x"))
-    assert (begin, end) == (parse_day("2026-12-01", "x"), parse_day("2027-01-01", "x"))
+    assert parse_dimensions("day, team") == ("day", "team")
+    now = datetime(2026, 12, 24, tzinfo=UTC).timestamp()
+    month = month_of(now)
+    assert month == (datetime(2026, 12, 1, tzinfo=UTC).timestamp(), datetime(2027, 1, 1, tzinfo=UTC).timestamp())
+    assert parse_span(None, None, now) == month
+    assert parse_span("1970-01-02", "1970-01-02T00:00:01Z", now) == (86_400, 86_401)
+    assert parse_span("7d", None, now) == (now - 7 * 86_400, month[1])
+    assert parse_span("20261201", "12h", now) == (month[0], now - 43_200)
+    for since, until, told in (
+        ("02.01.1970", None, "since: expected a date"),
+        ("2026", None, "since: expected a date"),
+        (None, "", "until: expected a date"),
+        ("7d", "8d", "until: must be later than since"),
+    ):
+        with pytest.raises(BadRequest, match=told):
+            parse_span(since, until, now)

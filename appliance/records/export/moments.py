@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from appliance.errors import BadRequest
 from appliance.settings.units import BadForm, parse_duration
 
-_NUMBER = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,6})?", re.ASCII)
+_NUMBER = re.compile(r"(?:0|[1-9][0-9]{8,11})(?:\.[0-9]{1,6})?", re.ASCII)
+"""Unix seconds from 1973 on, or 0: 2026 and 20261101 are not meant for moments of 1970."""
 _MOST = 253402300800.0
 """The first second of the year 10000."""
 
