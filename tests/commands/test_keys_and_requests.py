@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from appliance.commands import keys, requests
+from appliance.commands import asking, keys, requests
 from appliance.commands.control import Control, ControlError, NotRunning
 from appliance.commands.place import Place
 from appliance.commands.terminal import moment, seconds, table, visible
@@ -59,6 +59,15 @@ def test_a_key_from_its_making_to_its_end(tmp_path: Path) -> None:
     table = run(keys.app, "list", "--data-dir", tmp_path).stdout
     assert "app" in table
     assert made.stdout.strip() not in table
+
+
+@pytest.mark.parametrize("count", [4, 5])
+def test_a_list_is_whole_however_many_pages_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    names = [f"key-{number}" for number in range(count)]
+    for name in names:
+        assert run(keys.app, "create", name, "--new", "--data-dir", tmp_path).exit_code == 0
+    monkeypatch.setattr(asking, "PAGE", 2)
+    assert [each["name"] for each in data(run(keys.app, "list", "--json", "--data-dir", tmp_path))] == names
 
 
 def test_mistakes_are_one_line_and_status_1(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import random
 import sqlite3
 from collections.abc import AsyncIterator
@@ -294,6 +295,32 @@ async def test_a_file_of_another_key_is_said(database: Database, tmp_path: Path)
         assert await box.recorder.submit(row(1)) == 5
     [(kind, body)] = events_of(tmp_path)
     assert (kind, body["where"]) == ("ledger.altered", "checkpoints.txt")
+
+
+async def test_a_note_of_somebody_else_keeps_no_later_one_out_of_the_file(database: Database, tmp_path: Path) -> None:
+    async with Box(database, tmp_path) as box:
+        await box.rows(3)
+    CheckpointFile(tmp_path).path.write_text(SIGNER.sign(Checkpoint(10**9, bytes(32))) + "\n")
+    async with Box(database, tmp_path) as box:
+        await box.rows(1)
+        made = await box.checkpointer.make()
+        assert in_file(tmp_path)[-1] == made.checkpoint.seq == 5
+    assert in_file(tmp_path)[0] == 10**9
+
+
+def test_a_write_that_stops_half_way_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = CheckpointFile(tmp_path)
+    notes = [SIGNER.sign(Checkpoint(seq, bytes(32))) for seq in (1, 2)]
+    file.append(notes[:1])
+    before = file.path.read_bytes()
+    write = os.write
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", lambda descriptor, data: write(descriptor, data[: len(data) // 2]))
+        with pytest.raises(OSError, match="bytes were taken"):
+            file.append(notes[1:])
+    assert file.path.read_bytes() == before
+    file.append(notes[1:])
+    assert [note for _, note in file.notes(file.size)] == notes
 
 
 async def test_whoever_asks_and_leaves_does_no_harm(database: Database, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from appliance.records.database import Database
 from appliance.records.erase import Erased, erase
 from appliance.records.export.source import RecordedEvent, Source
 from appliance.records.recorder import Recorder
+from appliance.records.retention import drop_content
 from appliance.records.rows import ExchangeRow
 from appliance.records.tables import api_keys, contents, organizations, subject_keys, users
 from tests.records.ledger_walk import walk
@@ -138,6 +139,21 @@ async def test_nothing_of_the_key_or_the_texts_is_left_in_the_files(tmp_path: Pa
     for person in gone:
         assert files_with(tmp_path, keys[person][1:29]) == []
     assert sqlite3.connect(tmp_path / "outpost.db").execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+async def test_nothing_of_texts_that_were_dropped_for_their_age_is_left_in_the_files(tmp_path: Path) -> None:
+    database = await Careless.open(tmp_path / "outpost.db")
+    recorder = Recorder(database)
+    await recorder.start()
+    box = Box(database, recorder, Keeper(database, WRAPPING))
+    for number in range(20):
+        await box.keep("user_a", f"req_{number}", f"the secret number {number} ".encode() * 4)
+    sealed = await sealed_texts(database, "user_a")
+    assert all(files_with(tmp_path, each) for each in sealed)
+    assert (await recorder.write(drop_content(float("inf")))).rows == 20
+    await recorder.close()
+    await database.close()
+    assert [files_with(tmp_path, each[20:36]) for each in sealed] == [[]] * 20
 
 
 async def test_the_others_and_the_ledger_stay(any_box: Box) -> None:

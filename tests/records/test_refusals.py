@@ -81,15 +81,28 @@ async def test_a_flood_from_many_addresses_is_bounded_and_nothing_is_uncounted()
     assert OTHERS in {body["address"] for body in ledger.writes[1]}
 
 
-async def test_while_they_keep_coming_the_records_become_rarer() -> None:
-    ledger = Ledger()
-    refusals = Refusals(ledger, lambda: 1.0, every_s=0.01, slowest_s=0.08)
-    loop = asyncio.get_running_loop()
-    began = loop.time()
-    while loop.time() - began < 0.6:
+async def test_while_they_keep_coming_the_records_become_rarer(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, loop = Ledger(), asyncio.get_running_loop()
+    timers: list[tuple[float, Callable[[], None]]] = []
+
+    def call_later(delay: float, ring: Callable[[], None]) -> asyncio.TimerHandle:
+        timers.append((delay, ring))
+        return asyncio.TimerHandle(0.0, ring, (), loop)
+
+    refusals = Refusals(ledger, lambda: 1.0, every_s=10.0, slowest_s=75.0)
+    with monkeypatch.context() as slow:
+        slow.setattr(loop, "call_later", call_later)
+        for count in range(1, 8):
+            refusals.note("invalid_api_key", "10.0.0.1", "/v1/models")
+            assert len(ledger.writes) == count, "what came meanwhile waits for the next"
+            refusals.note("invalid_api_key", "10.0.0.1", "/v1/models")
+            assert len(ledger.writes) == count
+            timers[-1][1]()
+        assert [delay for delay, _ in timers] == [10.0, 20.0, 40.0, 75.0, 75.0, 75.0, 75.0, 75.0]
+        timers[-1][1]()
+        assert len(timers) == 8, "where none comes, nothing is waited for"
         refusals.note("invalid_api_key", "10.0.0.1", "/v1/models")
-        await asyncio.sleep(0.001)
-    assert len(ledger.writes) <= 13, "one at once, then after 10, 20, 40 and from there every 80 ms"
+        assert timers[-1][0] == 10.0, "and the next one is written at once again"
     await refusals.close()
 
 

@@ -104,6 +104,17 @@ def test_a_ledger_that_was_written_anew_does_not_fit_its_checkpoints(count: int,
     assert "was changed" in report.problems[0].what
 
 
+@pytest.mark.parametrize("again", [5, 10])
+def test_a_source_has_each_checkpoint_once_and_in_order(again: int) -> None:
+    records = ledger(20)
+    signed = notes(records)
+    odd = [signed[0], signed[1], next(note for note in signed if note[0] == again), *signed[2:]]
+    report = verify(records, {DATABASE: odd, FILE: signed}, ANCHOR, SIGNER.public)
+    assert [(problem.seq, problem.what) for problem in report.problems] == [
+        (again, f"{DATABASE} has the checkpoint of record {again} out of order")
+    ]
+
+
 def test_the_sources_of_checkpoints_must_agree() -> None:
     records = ledger(20)
     signed = notes(records)

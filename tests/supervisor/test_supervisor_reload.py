@@ -68,6 +68,37 @@ async def test_a_reload_that_was_cut_short_can_be_taken_back(make: Make, tmp_pat
     await until(supervisor, lambda view: view.state == "ready" and view.restarts == 1)
 
 
+@pytest.mark.parametrize("changed", [{}, {"OLD": "1"}], ids=["as it was", "changed"])
+async def test_what_was_taken_back_is_one_of_those_that_serve(
+    make: Make, tmp_path: Path, changed: dict[str, str]
+) -> None:
+    """Also for a reload that overrules another later: it waits for them."""
+    supervisor = make()
+    await two(supervisor, tmp_path)
+    async with supervisor.lease("small"):
+        reload = asyncio.create_task(supervisor.replace([]))
+        await until_state(supervisor, "draining")
+        reload.cancel()
+        await asyncio.gather(reload, return_exceptions=True)
+        taking_back = asyncio.create_task(
+            supervisor.replace([fake_spec(tmp_path, index=i, env=changed) for i in range(2)])
+        )
+    await taking_back
+    for index in range(2):
+        await until_state(supervisor, "ready", index=index)
+    seen = supervisor.subscribe()
+    wanted = [fake_spec(tmp_path, index=i, env={"NEW": "1"}) for i in range(2)]
+    first = asyncio.create_task(supervisor.replace(wanted))
+    await until_state(supervisor, "starting", index=0)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    await supervisor.replace(wanted)
+    seen.close()
+    story = [(view.index, view.state) async for view in seen]
+    assert story.index((0, "ready")) < story.index((1, "stopping"))
+    assert {view.state for view in supervisor.replicas()} == {"ready"}
+
+
 async def test_a_reload_that_overrules_another_leaves_one_of_them_serving(make: Make, tmp_path: Path) -> None:
     supervisor = make()
     await two(supervisor, tmp_path)
