@@ -56,7 +56,8 @@ def erase_subject(
     subject: Annotated[
         str,
         typer.Option(
-            "--subject", help="Id of a user, service account or key, as requests show it (user_…, sa_…, key_…)."
+            "--subject",
+            help="Id, not name, of a user, service account or key, as requests show it (user_…, sa_…, key_…).",
         ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,

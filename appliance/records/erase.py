@@ -116,8 +116,9 @@ def _check(connection: Connection, subject: str, oversees: str | None, above: Co
             organizations.add(_organization_of(connection, subject))
     if not organizations or (oversees is not None and organizations != {oversees}):
         raise NotFound(
-            f"Nothing is kept of a subject {subject!r}. It is the id of a user (user_…), a service account (sa_…) or "
-            "a key (key_…), as requests show it."
+            f"Nothing is kept of a subject {subject!r}. Give the id of a user (user_…, which `outpost users list` "
+            "prints), a service account (sa_…) or a key (key_…), as requests show it. No name is taken, since nothing "
+            "can be undone."
         )
     for role in sorted(roles.intersection(above)):
         raise PermissionDenied(

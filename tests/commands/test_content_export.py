@@ -87,6 +87,7 @@ def test_erase_of_nobody_and_of_nothing(folder: Path, tmp_path: Path) -> None:
     result = RUN.invoke(app, ["erase", "--subject", "user_x", "--yes", "--data-dir", str(folder)])
     assert (result.exit_code, result.stdout) == (1, "")
     assert "Nothing is kept of a subject 'user_x'" in result.stderr
+    assert "No name is taken" in result.stderr
     result = RUN.invoke(app, ["erase", "--subject", "user_x", "--yes", "--data-dir", str(tmp_path / "none")])
     assert "there is no gateway's data in" in result.stderr
 
