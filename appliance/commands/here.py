@@ -14,7 +14,7 @@ from appliance.commands.database import COMMAND_LINE, reading, writing
 from appliance.commands.place import Place
 from appliance.door import admin, admin_limits
 from appliance.door.operation import Operation, perform
-from appliance.identity.key_ring import KeyRing
+from appliance.identity.key_ring import KeyRing, placed
 from appliance.limits.book import Book
 from appliance.limits.clock import Now
 from appliance.limits.keeper import LimitKeeper
@@ -55,7 +55,7 @@ async def _people_and_keys(
 ) -> Sequence[Operation]:
     # Nobody is identified here, and keys of a lost secret must still be shown and revoked.
     ring = await KeyRing.open(database, place.data_dir, recorder=recorder, strict=False)
-    ring.declared = place.declared_keys
+    ring.declared = [placed(key, ring.directory) for key in place.declared_keys]
     return admin.operations(ring)
 
 

@@ -94,10 +94,10 @@ def create(
 
 @app.command(name="list")
 def list_(
-    organization: Annotated[str | None, typer.Option(help="Only those of this organization: its id.")] = None,
-    team: Annotated[str | None, typer.Option(help="Only those of this team: its id.")] = None,
-    user: Annotated[str | None, typer.Option(help="Only those of this user: their id.")] = None,
-    service_account: Annotated[str | None, typer.Option(help="Only those of this service account: its id.")] = None,
+    organization: Annotated[str | None, typer.Option(help="Only those of this organization: id or name.")] = None,
+    team: Annotated[str | None, typer.Option(help="Only those of this team: id or name.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only those of this user: id or name.")] = None,
+    service_account: Annotated[str | None, typer.Option(help="Only those of this service account: id or name.")] = None,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
@@ -105,10 +105,14 @@ def list_(
     """Show every key, without its text."""
     with told():
         desk = Desk(find_place(config, data_dir))
-        only = {"organization": organization, "team": team, "user": user, "service_account": service_account}
-        found = desk.all("/keys", only, declared=lambda: declared(desk, only))
+        only = given(organization=organization, team=team, user=user, service_account=service_account)
+        # The keys of the settings are there before any data is; whom they belong to only the data can tell.
+        found = desk.all("/keys", only, declared=None if only else lambda: declared(desk))
     if as_json:
         typer.echo(json.dumps({"data": found}))
+        return
+    if not found and only:
+        typer.echo(f"There are no such keys in {desk.where}.", err=True)
         return
     if not found:
         typer.echo(
@@ -122,14 +126,15 @@ def list_(
             key["name"],
             key["role"],
             f"{key['prefix']}…" if key["prefix"] else "",
-            key["user"] or key["service_account"] or key["team"] or "",
+            key["user"] or key["service_account"] or "",
+            key["team"] or "",
             moment(key["created_at"]),
             state_of(key),
         )
         for key in found
     ]
     # The id comes first: however narrow a terminal is, it stays in one piece.
-    for line in table(("ID", "NAME", "ROLE", "KEY", "OF", "CREATED", "STATE"), rows):
+    for line in table(("ID", "NAME", "ROLE", "KEY", "OF", "TEAM", "CREATED", "STATE"), rows):
         typer.echo(line)
 
 
@@ -226,10 +231,8 @@ def state_of(key: dict[str, Any], now: float | None = None) -> str:
     return "valid"
 
 
-def declared(desk: Desk, only: dict[str, str | None]) -> list[dict[str, Any]]:
-    """The keys of the settings, which belong to nobody that could be asked for."""
-    if any(only.values()):
-        return []
+def declared(desk: Desk) -> list[dict[str, Any]]:
+    """The keys of the settings."""
     return [msgspec.to_builtins(key) for key in desk.place.declared_keys]
 
 

@@ -22,7 +22,9 @@ NewName = Annotated[str, typer.Argument(help="Its name.")]
 InOrganization = Annotated[
     str | None, typer.Option("--organization", help="Id or name. Left out: the one that runs the box.")
 ]
-OfOrganization = Annotated[str | None, typer.Option("--organization", help="Only those of this organization: its id.")]
+OfOrganization = Annotated[
+    str | None, typer.Option("--organization", help="Only those of this organization: id or name.")
+]
 Role = Annotated[RoleName, typer.Option(help="What keys of theirs may do at most.")]
 OfTeam = Annotated[str | None, typer.Option("--team", help="The team that its keys work for: id or name.")]
 New = Annotated[bool, typer.Option("--new", help="Make the data folder if there is none yet, before the first start.")]
@@ -90,7 +92,7 @@ def _commands(kind: Kind) -> typer.Typer:
             desk = Desk(find_place(config, data_dir))
             query = {} if path == "organizations" else {"organization": organization}
             found = desk.all(f"/{path}", query)
-        show_all(found, desk, path, as_json)
+        show_all(found, desk, path, as_json, narrowed=organization is not None)
 
     @app.command(help=f"Show one {word}.")
     def show(
@@ -219,9 +221,13 @@ def done(found: list[dict[str, Any]], what: str, desk: Desk, as_json: bool) -> N
     typer.echo(json.dumps({"data": found}) if as_json else f"{what} in {desk.where}.")
 
 
-def show_all(found: list[dict[str, Any]], desk: Desk, path: str, as_json: bool) -> None:
+def show_all(found: list[dict[str, Any]], desk: Desk, path: str, as_json: bool, *, narrowed: bool = False) -> None:
+    """narrowed: it is not everything that there is."""
     if as_json:
         typer.echo(json.dumps({"data": found}))
+        return
+    if not found and narrowed:
+        typer.echo(f"There are no such {path.replace('-', ' ')} in {desk.where}.", err=True)
         return
     if not found:
         typer.echo(f"There are none in {desk.where}. Make one: {command()} {path} create NAME", err=True)

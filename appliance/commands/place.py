@@ -59,11 +59,22 @@ class Place:
 
     @cached_property
     def declared_keys(self) -> list[KeyInfo]:
-        """The fixed keys of the settings, for showing."""
+        """The fixed keys of the settings, for showing; organization and team as they are named there."""
         from appliance.identity.key_store import KeyInfo
+        from appliance.identity.principal import DEFAULT_ORGANIZATION, Restrictions
 
-        keys = self._given.identity.keys if self._given else ()
-        return [KeyInfo(id=f"fixed:{key.name}", name=key.name, role=key.role, source="settings") for key in keys]
+        return [
+            KeyInfo(
+                id=f"fixed:{key.name}",
+                name=key.name,
+                role=key.role,
+                source="settings",
+                organization=key.organization or DEFAULT_ORGANIZATION,
+                team=key.team,
+                restrictions=Restrictions(**{name: getattr(key, name) for name in Restrictions.__struct_fields__}),
+            )
+            for key in (self._given.identity.keys if self._given else ())
+        ]
 
     @cached_property
     def declared_limits(self) -> list[LimitInfo]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import msgspec
@@ -11,7 +12,7 @@ from msgspec import UNSET, UnsetType
 from appliance.door.admin_people import Reference
 from appliance.door.endpoint import Query
 from appliance.door.operation import PAGE, Asked, Operation, Page, page
-from appliance.errors import BadRequest
+from appliance.errors import BadRequest, PermissionDenied
 from appliance.identity.key_ring import KeyRing
 from appliance.identity.key_store import FILTERS, KeyInfo, NewKey
 from appliance.identity.permissions import ROLES, Permission, Role
@@ -81,7 +82,7 @@ class Me(msgspec.Struct, frozen=True):
     permissions: Sequence[Permission]
 
 
-_FILTERS = tuple(Query(name, f"Only those of this {name.replace('_', ' ')}, by its id.") for name in FILTERS)
+_FILTERS = tuple(Query(name, f"Only those of this {name.replace('_', ' ')}, by id or name.") for name in FILTERS)
 
 
 def operations(ring: KeyRing) -> tuple[Operation, ...]:
@@ -133,22 +134,24 @@ def _keys(ring: KeyRing, many: str, *, own: bool) -> tuple[Operation, ...]:
             if asked.actor.team is not None:
                 wish.setdefault("team", asked.actor.team)
         wanted = NewKey(**wish, expires_at=end_of(body, ring.directory.clock()))
-        return _made(*await ring.create(asked.actor, wanted))
+        with _end_as_written(body):
+            return _made(*await ring.create(asked.actor, wanted))
 
     async def show(asked: Asked) -> KeyInfo:
         return await ring.show(asked.actor, asked.parameters["id"], own=own)
 
     async def rotate(asked: Asked) -> MadeKey:
         body: RotateKey = asked.body
-        return _made(
-            *await ring.rotate(
-                asked.actor,
-                asked.parameters["id"],
-                overlap_s=span(body.overlap, "overlap"),
-                expires_at=end_of(body, ring.directory.clock()),
-                own=own,
+        with _end_as_written(body):
+            return _made(
+                *await ring.rotate(
+                    asked.actor,
+                    asked.parameters["id"],
+                    overlap_s=span(body.overlap, "overlap"),
+                    expires_at=end_of(body, ring.directory.clock()),
+                    own=own,
+                )
             )
-        )
 
     async def revoke(asked: Asked) -> KeyInfo:
         return await ring.revoke(asked.actor, asked.parameters["id"], own=own)
@@ -200,6 +203,18 @@ def end_of(body: Any, now: float) -> float | None:
     if body.expires_at is not UNSET:
         raise BadRequest("expires_in: give either expires_at or expires_in, not both", param="expires_in")
     return now + span(body.expires_in, "expires_in")
+
+
+@contextmanager
+def _end_as_written(body: Any) -> Iterator[None]:
+    """An error about the end of a key names the field that the caller wrote."""
+    try:
+        yield
+    except (BadRequest, PermissionDenied) as error:
+        if error.param != "expires_at" or body.expires_in is UNSET:
+            raise
+        message = error.message.replace("expires_at", "expires_in", 1)
+        raise type(error)(message, param="expires_in") from None
 
 
 def span(text: str, name: str) -> float:

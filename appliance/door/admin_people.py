@@ -76,7 +76,7 @@ _KINDS = (
     ("users", USER, CreateUser, ChangeUser),
     ("service-accounts", SERVICE_ACCOUNT, CreateServiceAccount, ChangeServiceAccount),
 )
-IN_ORGANIZATION = Query("organization", "Only those of this organization, by its id.")
+IN_ORGANIZATION = Query("organization", "Only those of this organization, by id or name.")
 
 
 def operations(directory: Directory) -> tuple[Operation, ...]:

@@ -16,10 +16,10 @@ import msgspec
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from appliance.errors import InternalError, PermissionDenied, Unauthenticated
+from appliance.errors import BadRequest, InternalError, PermissionDenied, Unauthenticated
 from appliance.identity import key_store, people_work, vouching
 from appliance.identity.claims import Forgotten
-from appliance.identity.people_work import KINDS, TEAM, USER, Changed, Kind
+from appliance.identity.people_work import KINDS, ORGANIZATION, TEAM, USER, Changed, Kind
 from appliance.identity.permissions import Role
 from appliance.identity.principal import DEFAULT_ORGANIZATION, Principal
 from appliance.identity.snapshot import KeyRecord, Member, Snapshot, Standing, User
@@ -148,26 +148,44 @@ class Directory:
         limit: int = 100,
         organization: str | None = None,
     ) -> Sequence[Any]:
-        """Oldest first; `organization` (an id) narrows it. Raises PermissionDenied."""
-        query = people_work.page(kind, after, limit, self.scope(actor, organization))
+        """Oldest first; `organization` (id or name) narrows it. Raises BadRequest, PermissionDenied."""
+        wanted = await self.narrowed(actor, {} if organization is None else {"organization": organization})
+        query = people_work.page(kind, after, limit, wanted.get("organization", actor.oversees))
         async with self.database.read() as connection:
             return [kind.made(row) for row in (await connection.execute(query)).all()]
 
-    def scope(self, actor: Principal, organization: str | None) -> str | None:
-        """The organisation whose things a question is about, None for all. Raises PermissionDenied."""
-        if actor.oversees is not None and organization not in (None, actor.oversees):
-            raise PermissionDenied(
-                f"organization: you may only look at your own, {actor.oversees}", param="organization"
-            )
-        return organization or actor.oversees
+    async def narrowed(self, actor: Principal, wish: Mapping[str, str]) -> dict[str, str]:
+        """What a list is to be narrowed to, as ids: a field of key_store.FILTERS → id or name, within what `actor` sees
+        and within the organisation, if that is given. Raises BadRequest that names the field, PermissionDenied."""
+        found: dict[str, str] = {}
+        place = actor.oversees
+        for kind in KINDS:
+            field = kind.word.replace(" ", "_")
+            if field not in wish:
+                continue
+            try:
+                found[field] = (await self._find(kind, wish[field], place, field)).id
+            except BadRequest:
+                if kind is ORGANIZATION and actor.oversees is not None:
+                    # The same for one that is there and one that is not.
+                    raise PermissionDenied(
+                        f"organization: you may only look at your own, {actor.oversees}", param=field
+                    ) from None
+                raise
+            place = found.get("organization", place)
+        return found
 
     async def show(self, actor: Principal, kind: Kind, id_or_name: str) -> Any:
         """One thing, within what `actor` oversees. Raises NotFound, BadRequest."""
+        return await self._find(kind, id_or_name, actor.oversees)
+
+    async def _find(self, kind: Kind, id_or_name: str, organization: str | None, field: str | None = None) -> Any:
+        """See people_work.chosen."""
         rows: Sequence[Any] = []
         if people_work.storable_text(id_or_name):
             async with self.database.read() as connection:
-                rows = (await connection.execute(people_work.wanted(kind, id_or_name, actor.oversees))).all()
-        return people_work.chosen(kind, id_or_name, rows)
+                rows = (await connection.execute(people_work.wanted(kind, id_or_name, organization))).all()
+        return people_work.chosen(kind, id_or_name, rows, field)
 
     async def create(self, actor: Principal, kind: Kind, wish: Mapping[str, Any]) -> Any:
         """See people_work.create."""

@@ -182,10 +182,8 @@ class KeyRing:
         own: bool = False,
     ) -> Sequence[KeyInfo]:
         """Keys within what `actor` may see: the declared ones first, then those of the database, revoked ones included.
-        `only`: field of key_store.FILTERS → id. Raises PermissionDenied."""
-        wanted = {**(only or {})}
-        self.directory.scope(actor, wanted.get("organization"))
-        wanted |= key_store.reach(actor, own=own)
+        `only`: field of key_store.FILTERS → id or name. Raises BadRequest that names the field, PermissionDenied."""
+        wanted = await self.directory.narrowed(actor, only or {}) | key_store.reach(actor, own=own)
         shown: list[KeyInfo] = []
         if after is None or after.startswith("fixed:"):
             begun = after is None
@@ -274,18 +272,26 @@ def _anything(stored: Sequence[KeyRecord]) -> None:
 
 
 def fixed_info(entry: FixedKey, directory: Directory) -> KeyInfo:
-    organization = directory.snapshot.organization(entry.organization)
-    place = entry.organization if organization is None else organization.id
-    team = None if entry.team is None else directory.snapshot.team(place, entry.team)
-    return KeyInfo(
-        id=entry.id,
-        name=entry.name,
-        role=entry.role,
-        source="settings",
-        organization=place,
-        team=entry.team if team is None else team.id,
-        restrictions=entry.restrictions,
+    return placed(
+        KeyInfo(
+            id=entry.id,
+            name=entry.name,
+            role=entry.role,
+            source="settings",
+            organization=entry.organization,
+            team=entry.team,
+            restrictions=entry.restrictions,
+        ),
+        directory,
     )
+
+
+def placed(info: KeyInfo, directory: Directory) -> KeyInfo:
+    """A key of the settings with the ids of its organisation and team; what is not there keeps the name."""
+    organization = directory.snapshot.organization(info.organization)
+    place = info.organization if organization is None else organization.id
+    team = None if info.team is None else directory.snapshot.team(place, info.team)
+    return msgspec.structs.replace(info, organization=place, team=info.team if team is None else team.id)
 
 
 async def ensure_first_admin(ring: KeyRing, name: str = "first-admin") -> str | None:

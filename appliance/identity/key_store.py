@@ -261,7 +261,7 @@ def _settled(tx: Transaction, actor: Principal, wish: NewKey, fresh: Fresh) -> K
         )
     restrictions, expires_at = inherit(actor, checked(wish.restrictions), wish.expires_at)
     if expires_at is not None and not fresh.now < expires_at <= fresh.now + LONGEST_S:
-        raise BadRequest("expires_at: must be a time in the future, within 100 years", param="expires_at")
+        raise BadRequest("expires_at: the key must end in the future, within 100 years", param="expires_at")
     info = KeyInfo(
         id=fresh.id,
         name=wish.name,
@@ -375,7 +375,7 @@ def rotate(
     if ceiling is not None and not explicit:
         expires_at = min(expires_at or ceiling, ceiling)
     if expires_at is not None and not now < expires_at <= now + LONGEST_S:
-        raise BadRequest("expires_at: must be a time in the future, within 100 years", param="expires_at")
+        raise BadRequest("expires_at: the key must end in the future, within 100 years", param="expires_at")
     new = msgspec.structs.replace(
         old,
         id=fresh.id,

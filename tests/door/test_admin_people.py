@@ -155,6 +155,9 @@ WRONG: list[tuple[str, dict[str, Any], str]] = [
     ("/keys", {"name": "x", "user": "nobody"}, "user"),
     ("/keys", {"name": "x", "restrictions": {"addresses": ["10.0.0.1/8"]}}, "restrictions.addresses"),
     ("/keys", {"name": "x", "restrictions": {"zones": ["moon"]}}, "restrictions.zones[0]"),
+    ("/keys", {"name": "x", "expires_in": "40000d"}, "expires_in"),
+    ("/keys", {"name": "x", "expires_at": 1}, "expires_at"),
+    ("/keys/box-member/rotate", {"expires_in": "40000d"}, "expires_in"),
     ("/keys/box-member/rotate", {"overlap": "91d"}, "overlap"),
     ("/keys/box-member/rotate", {"overlap": "soon"}, "overlap"),
     ("/keys/box-member/rotate", {"overlap": 5}, "overlap"),
@@ -250,7 +253,7 @@ async def test_a_token_that_ends_cannot_prolong_itself(desk: Desk) -> None:
     key = await desk.credential("brief", "member", user=user["id"], expires_at=2000.0)
     desk.box.as_of(1900.0)
     status, found = await desk.ask("POST", "/me/keys/brief/rotate", {"expires_in": "2h"}, key=key)
-    assert (status, found["param"]) == (403, "expires_at")
+    assert (status, found["param"]) == (403, "expires_in")
     rotated = (await desk.ask("POST", "/me/keys/brief/rotate", {}, key=key))[1]["data"]
     assert rotated["expires_at"] == 2000.0
     desk.box.as_of(2000.0)
