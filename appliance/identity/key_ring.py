@@ -157,10 +157,19 @@ class KeyRing:
         return fresh, key
 
     def _not_declared(self, actor: Principal, id_or_name: str, *, own: bool) -> None:
-        if self._declared(actor, id_or_name, own=own) is not None:
-            raise BadRequest(
-                f"{id_or_name!a} is declared in the settings file (identity.keys); change it there and reload"
-            )
+        entry = self._declared(actor, id_or_name, own=own)
+        if entry is None:
+            return
+        wanted = key_store.reach(actor, own=own)
+        others = [
+            key.id
+            for key in self.directory.snapshot.all(KeyRecord).values()
+            if key.name == id_or_name and key.id != entry.id and all(getattr(key, f) == v for f, v in wanted.items())
+        ]
+        hint = f"; or use the id of the other key of this name: {', '.join(sorted(others))}" if others else ""
+        raise BadRequest(
+            f"{id_or_name!a} is declared in the settings file (identity.keys); change it there and reload{hint}"
+        )
 
     def _declared(self, actor: Principal, id_or_name: str, *, own: bool) -> KeyInfo | None:
         """The key of the settings that is meant, if `actor` may know of it."""

@@ -10,6 +10,7 @@ import pytest
 from appliance.errors import BadRequest, NotFound
 from appliance.identity.key_ring import KeyRing
 from appliance.identity.key_store import NewKey
+from appliance.identity.keys import FixedKey
 from appliance.identity.people_work import ORGANIZATION
 from appliance.identity.principal import Principal
 from tests.identity.conftest import OWNER, Box
@@ -49,6 +50,23 @@ async def test_two_organizations_have_keys_of_one_name(box: Box) -> None:
     assert (await box.ring.show(OWNER, "prod")).id == first.id, "the others have ended"
     again = await KeyRing.open(box.database, box.folder)
     assert again.identify(key) is not None
+
+
+async def test_a_key_of_the_settings_has_the_name_of_one_that_can_be_revoked(box: Box) -> None:
+    admin = await admin_of(box, "theirs")
+    ours, key = await box.key("ci")
+    theirs, _ = await box.ring.create(admin, NewKey("ci"))
+    await box.ring.reload([FixedKey("ci", "a-key-of-the-settings-file", "member", organization=admin.organization)])
+    asked: list[Callable[..., Any]] = [box.ring.rotate, box.ring.revoke]
+    for ask in asked:
+        with pytest.raises(BadRequest, match=f"other key of this name: .*{ours.id}"):
+            await ask(OWNER, "ci")
+        with pytest.raises(BadRequest, match=f"other key of this name: {theirs.id}$"):
+            await ask(admin, "ci")
+        with pytest.raises(BadRequest, match="change it there and reload$"):
+            await ask(OWNER, "fixed:ci")
+    await box.ring.revoke(OWNER, ours.id)
+    assert box.ring.identify(key) is None
 
 
 async def test_an_id_counts_before_a_name_that_looks_like_it(box: Box) -> None:
