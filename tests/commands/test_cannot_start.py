@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.commands.test_ledger import run, write
 
 
 @pytest.fixture
@@ -61,3 +64,18 @@ def test_a_folder_that_cannot_be_made(folder: str, tmp_path: Path) -> None:
     told = serve(tmp_path, data_dir=folder)
     assert told.startswith(f"outpost: data_dir: {folder} cannot be used (")
     assert "name a folder that this user may make or write to" in told
+
+
+def test_a_ledger_whose_signing_key_is_missing(tmp_path: Path) -> None:
+    """Nothing is made, so that the file can be put back."""
+    folder = tmp_path / "data"
+    asyncio.run(write(folder, 1, 2, lambda number: number == 2))
+    key = folder / "secrets" / "ledger.key"
+    kept = key.rename(tmp_path / "kept")
+    told = serve(tmp_path)
+    assert told.startswith(f"outpost: {key} is missing, though this ledger has checkpoints that were signed with it. ")
+    assert "Restore it from the backup" in told
+    assert not key.exists()
+    kept.rename(key)
+    verified = run("verify", "--data-dir", folder)
+    assert verified.stdout.startswith("The ledger is sound: 2 records"), verified.output
