@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from runtimes.engine import EngineLost
-from runtimes.supervisor import SpecError, Subscription, Supervisor
+from runtimes.supervisor import ReplicaSpec, SpecError, Subscription, Supervisor
 from tests.supervisor.supervisor_harness import QUICK, SOON, Make, fake_spec, living_group, ready, until, until_state
 
 
@@ -68,35 +69,81 @@ async def test_a_reload_that_was_cut_short_can_be_taken_back(make: Make, tmp_pat
     await until(supervisor, lambda view: view.state == "ready" and view.restarts == 1)
 
 
-@pytest.mark.parametrize("changed", [{}, {"OLD": "1"}], ids=["as it was", "changed"])
-async def test_what_was_taken_back_is_one_of_those_that_serve(
-    make: Make, tmp_path: Path, changed: dict[str, str]
-) -> None:
-    """Also for a reload that overrules another later: it waits for them."""
-    supervisor = make()
-    await two(supervisor, tmp_path)
+async def cut_short(supervisor: Supervisor, taken_back: list[ReplicaSpec]) -> None:
+    """A reload without any replicas that does not come to its end, and another behind it."""
     async with supervisor.lease("small"):
         reload = asyncio.create_task(supervisor.replace([]))
         await until_state(supervisor, "draining")
         reload.cancel()
         await asyncio.gather(reload, return_exceptions=True)
-        taking_back = asyncio.create_task(
-            supervisor.replace([fake_spec(tmp_path, index=i, env=changed) for i in range(2)])
-        )
-    await taking_back
+        after = asyncio.create_task(supervisor.replace(taken_back))
+        await asyncio.sleep(0)
+    await after
+
+
+class Gates:
+    """Replicas that are ready once their gate is open."""
+
+    def __init__(self, folder: Path, count: int) -> None:
+        self.folder = folder
+        self.gates = [asyncio.Event() for _ in range(count)]
+        for gate in self.gates:
+            gate.set()
+
+    def spec(self, index: int, **changes: Any) -> ReplicaSpec:
+        async def warm_up(engine: Any) -> None:
+            await self.gates[index].wait()
+
+        return fake_spec(self.folder, index=index, warm_up=warm_up, **changes)
+
+    def specs(self, **changes: Any) -> list[ReplicaSpec]:
+        return [self.spec(index, **changes) for index in range(len(self.gates))]
+
+
+async def all_turns_taken() -> None:
+    """What can go on without a process or a gate has done so."""
+    for _ in range(50):
+        await asyncio.sleep(0)
+
+
+async def test_whoever_was_taken_back_as_it_was_is_waited_for(make: Make, tmp_path: Path) -> None:
+    supervisor, given = make(), Gates(tmp_path, 2)
+    await supervisor.start(given.specs())
     for index in range(2):
         await until_state(supervisor, "ready", index=index)
-    seen = supervisor.subscribe()
-    wanted = [fake_spec(tmp_path, index=i, env={"NEW": "1"}) for i in range(2)]
-    first = asyncio.create_task(supervisor.replace(wanted))
-    await until_state(supervisor, "starting", index=0)
-    first.cancel()
-    await asyncio.gather(first, return_exceptions=True)
-    await supervisor.replace(wanted)
-    seen.close()
-    story = [(view.index, view.state) async for view in seen]
-    assert story.index((0, "ready")) < story.index((1, "stopping"))
-    assert {view.state for view in supervisor.replicas()} == {"ready"}
+    await cut_short(supervisor, given.specs())
+    for index in range(2):
+        await until_state(supervisor, "ready", index=index)
+    given.gates[0].clear()
+    again = asyncio.create_task(supervisor.restart("small", 0))
+    await until_state(supervisor, "warming", index=0)
+    replacing = asyncio.create_task(supervisor.replace([given.spec(0), given.spec(1, env={"NEW": "1"})]))
+    await all_turns_taken()
+    assert [view.state for view in supervisor.replicas()] == ["warming", "ready"]
+    given.gates[0].set()
+    await asyncio.gather(again, replacing)
+    assert [view.state for view in supervisor.replicas()] == ["ready", "ready"]
+
+
+async def test_whoever_was_taken_back_with_a_change_is_waited_for(make: Make, tmp_path: Path) -> None:
+    supervisor, given = make(), Gates(tmp_path, 3)
+    await supervisor.start(given.specs())
+    for index in range(3):
+        await until_state(supervisor, "ready", index=index)
+    given.gates[1].clear()
+    taking_back = asyncio.create_task(cut_short(supervisor, given.specs(env={"NEW": "1"})))
+    await until(supervisor, lambda view: view.state == "ready" and view.restarts == 1)
+    await until_state(supervisor, "warming", index=1)
+    given.gates[0].clear()
+    again = asyncio.create_task(supervisor.restart("small", 0))
+    await until_state(supervisor, "warming", index=0)
+    given.gates[1].set()
+    await until_state(supervisor, "ready", index=1)
+    await all_turns_taken()
+    assert [view.state for view in supervisor.replicas()] == ["warming", "ready", "stopped"]
+    given.gates[0].set()
+    await asyncio.gather(again, taking_back)
+    assert [view.state for view in supervisor.replicas()] == ["ready"] * 3
 
 
 async def test_a_reload_that_overrules_another_leaves_one_of_them_serving(make: Make, tmp_path: Path) -> None:
