@@ -116,4 +116,3 @@ def test_no_line_is_torn(size: int, caplog: pytest.LogCaptureFixture) -> None:
     assert received.endswith(b"\n")
     assert all(each == line or each.startswith(b"{") for each in lines)
     assert whole + told == given
-    assert told
