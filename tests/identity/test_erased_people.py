@@ -20,7 +20,6 @@ from tests.fakes.issuer import open_issuer, sign
 from tests.identity.conftest import OWNER, Box
 
 ISSUER, SUBJECT = "https://issuer.example", "sub-ann"
-NOW = time.time()
 
 
 async def erased(box: Box, known: Principal) -> None:
@@ -49,8 +48,9 @@ async def test_sessions_and_tokens_of_who_is_erased_end(any_box: Box) -> None:
     async with open_issuer() as issuer, aiohttp.ClientSession() as http:
         entry: dict[str, Any] = {"name": "corp", "issuer": issuer.url, "audience": "outpost", "default_role": "member"}
         providers = build_providers(from_mapping({"identity": {"oidc": [entry]}}).identity, {}, http, time.monotonic)
-        who = Authenticator(box.ring, box.directory, providers, clock=lambda: NOW)
-        body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "iat": NOW, "exp": NOW + 300}
+        who = Authenticator(box.ring, box.directory, providers, clock=time.time)
+        now = time.time()
+        body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "iat": now, "exp": now + 300}
         token = sign({**body, "preferred_username": "Ann Lee"}, issuer.keys[0])
         known = await who.identify(token)
         assert who.identify_now(token) == known
@@ -73,8 +73,9 @@ async def test_no_record_gets_the_name_of_who_signs_in(box: Box) -> None:
     async with open_issuer() as issuer, aiohttp.ClientSession() as http:
         entry: dict[str, Any] = {"name": "corp", "issuer": issuer.url, "audience": "outpost", "default_role": "member"}
         providers = build_providers(from_mapping({"identity": {"oidc": [entry]}}).identity, {}, http, time.monotonic)
-        who = Authenticator(box.ring, box.directory, providers, clock=lambda: NOW)
-        body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "iat": NOW, "exp": NOW + 300}
+        who = Authenticator(box.ring, box.directory, providers, clock=time.time)
+        now = time.time()
+        body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "iat": now, "exp": now + 300}
         found = await who.identify(sign({**body, "preferred_username": "Ann Lee"}, issuer.keys[0]))
     assert (found.key_id, found.key_name) == ("jwt:corp", "jwt:corp")
     assert "Ann" not in str(found)
