@@ -28,8 +28,9 @@ from appliance.identity.certificates import require
 from appliance.identity.jwks import ProviderError
 from appliance.identity.key_ring import ensure_first_admin
 from appliance.identity.keys import FixedKey
-from appliance.identity.oidc import build_providers, build_subjects, restrictions_of
+from appliance.identity.oidc import build_providers, build_subjects
 from appliance.identity.principal import Principal
+from appliance.identity.restrictions import restrictions_of
 from appliance.ids import new_id
 from appliance.limits.admission import Gates, Opening, follow
 from appliance.limits.openings import openings, queue_rules

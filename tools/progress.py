@@ -93,12 +93,14 @@ def run_logged(
         except BaseException:
             # Also for ctrl-C: a compiler that goes on in the background would surprise everybody. Asked to end first,
             # since ninja gives each compiler a group of its own and ends them only then.
-            os.killpg(process.pid, signal.SIGTERM)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GRACE_S)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            try:
+                os.killpg(process.pid, signal.SIGTERM)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(_GRACE_S)
+            finally:  # a second ctrl-C does not wait
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
             raise
     if code:
         line.finish("FAILED")

@@ -57,9 +57,13 @@ def chat(
 def _check(url: str, key: str) -> None:
     """Raises ChatFailed: these could not even be sent."""
     if not url.startswith(("http://", "https://")):
-        raise ChatFailed(f"--url: {visible(url)} is no http(s) address; write e.g. http://127.0.0.1:8080")
+        raise ChatFailed(_no_address(url))
     if not key.isascii() or not key.isprintable():
         raise ChatFailed("the API key holds characters that no key has, perhaps a line break: copy it anew")
+
+
+def _no_address(url: str) -> str:
+    return f"--url: {visible(url)} is no http(s) address; write e.g. http://127.0.0.1:8080"
 
 
 def _unreachable(url: str, error: aiohttp.ClientError | ValueError) -> str:
@@ -67,7 +71,9 @@ def _unreachable(url: str, error: aiohttp.ClientError | ValueError) -> str:
     if isinstance(error, aiohttp.ClientSSLError):
         cure = "the address and `server.tls` must fit; SSL_CERT_FILE names the certificates of an authority of your own"
         return f"no safe connection to {url} ({error}): {cure}"
-    if isinstance(error, aiohttp.ClientConnectorError):
+    if isinstance(error, aiohttp.InvalidURL):
+        return _no_address(url)
+    if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ServerTimeoutError)):
         return f"no gateway answers at {url} ({error}); start one with: {command()} serve"
     return f"what answers at {url} is no gateway, or speaks https ({error}); name its address with --url"
 

@@ -126,6 +126,7 @@ def list_(
             key["name"],
             key["role"],
             f"{key['prefix']}…" if key["prefix"] else "",
+            key["organization"],
             key["user"] or key["service_account"] or "",
             key["team"] or "",
             moment(key["created_at"]),
@@ -134,7 +135,7 @@ def list_(
         for key in found
     ]
     # The id comes first: however narrow a terminal is, it stays in one piece.
-    for line in table(("ID", "NAME", "ROLE", "KEY", "OF", "TEAM", "CREATED", "STATE"), rows):
+    for line in table(("ID", "NAME", "ROLE", "KEY", "ORGANIZATION", "OF", "TEAM", "CREATED", "STATE"), rows):
         typer.echo(line)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def verify_file(path: Path, key: PublicKey, kept: list[str]) -> Report:
 
 def checkpoints_of(path: Path) -> list[str]:
     """The checkpoints in a file. Raises LedgerFile for a file of something else: it is no proof against a ledger."""
-    lines = f"{_text(path).strip()}\n".splitlines(keepends=True)
+    text = re.sub(r"\n{3,}", "\n\n", _text(path).strip())
+    lines = f"{text}\n".splitlines(keepends=True)
     notes = [*split(iter(lines))]
     claimed = [claimed_seq(note) for note in notes]
     if None in claimed:

@@ -61,7 +61,8 @@ class Place:
     def declared_keys(self) -> list[KeyInfo]:
         """The fixed keys of the settings, for showing; organization and team as they are named there."""
         from appliance.identity.key_store import KeyInfo
-        from appliance.identity.principal import DEFAULT_ORGANIZATION, Restrictions
+        from appliance.identity.principal import DEFAULT_ORGANIZATION
+        from appliance.identity.restrictions import restrictions_of
 
         return [
             KeyInfo(
@@ -71,7 +72,7 @@ class Place:
                 source="settings",
                 organization=key.organization or DEFAULT_ORGANIZATION,
                 team=key.team,
-                restrictions=Restrictions(**{name: getattr(key, name) for name in Restrictions.__struct_fields__}),
+                restrictions=restrictions_of(key),
             )
             for key in (self._given.identity.keys if self._given else ())
         ]

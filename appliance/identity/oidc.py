@@ -30,8 +30,8 @@ from appliance.identity.jwks import (
     parse_metadata,
 )
 from appliance.identity.jwt import BadToken, Claims, Policy, Trusted, UnknownKey, verify
-from appliance.identity.principal import Restrictions
-from appliance.settings.people import Issuer, Limited
+from appliance.identity.restrictions import restrictions_of
+from appliance.settings.people import Issuer
 from appliance.settings.schema import Identity
 from appliance.settings.secrets import resolve
 
@@ -307,17 +307,6 @@ def build_subjects(identity: Identity) -> tuple[Subject, ...]:
                     )
                 )
     return tuple(found)
-
-
-def restrictions_of(limited: Limited) -> Restrictions:
-    """What the settings limit a fixed key or a certificate to."""
-    return Restrictions(
-        routes=limited.routes,
-        models=limited.models,
-        zones=limited.zones,
-        addresses=limited.addresses,
-        priority=limited.priority,
-    )
 
 
 def _trust(ca: Path | None) -> ssl.SSLContext | bool:

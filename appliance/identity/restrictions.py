@@ -11,11 +11,23 @@ import msgspec
 from appliance.errors import BadRequest
 from appliance.identity.principal import PRIORITIES, Restrictions
 from appliance.redact import looks_secret
+from appliance.settings.people import Limited
 
 Network = IPv4Network | IPv6Network
 _MAPPED = IPv6Network("::ffff:0:0/96")
 MOST = 100
 """Entries of one list."""
+
+
+def restrictions_of(limited: Limited) -> Restrictions:
+    """What the settings limit a fixed key or a certificate to."""
+    return Restrictions(
+        routes=limited.routes,
+        models=limited.models,
+        zones=limited.zones,
+        addresses=limited.addresses,
+        priority=limited.priority,
+    )
 
 
 def checked(restrictions: Restrictions, path: str = "restrictions") -> Restrictions:

@@ -107,13 +107,14 @@ class LimitStore:
             try:
                 usage = read_key(row.counter).window.usage()
                 usage.fill(json.loads(row.state), now.wall)
+                start, amount, seq = float(row.window_start), int(row.held), int(row.as_of)
             except (*UNREADABLE, TypeError) as error:
                 logger.warning("limit_counter_unreadable", extra={"counter": row.counter, "cause": str(error)})
                 continue
             self._folded[row.counter] = usage
-            as_of[row.counter] = row.as_of
-            if row.held:
-                held[row.counter] = (row.window_start, row.held)
+            as_of[row.counter] = seq
+            if amount:
+                held[row.counter] = (start, amount)
         await self._fold(now.wall, as_of)
         taken: list[Row] = []
         for key, (start, amount) in held.items():

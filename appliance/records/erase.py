@@ -36,6 +36,11 @@ class Writes(Protocol):
     def write(self, work: Callable[[Transaction], Any], *, durable: bool = True) -> asyncio.Future[Any]: ...
 
 
+_COMES_BACK = (
+    "They signed in through {}, and with it may come back as somebody new: bar them there, if they are to stay away."
+)
+
+
 class Erased(msgspec.Struct, frozen=True):
     """What erasing did. contents: parts deleted. key: there was a key. person: their name in the directory was
     replaced. seq: the event on the ledger. remarks: what is left to do by hand."""
@@ -75,7 +80,7 @@ async def erase(
 
     done: Erased = await recorder.write(work)
     remarks = await asyncio.to_thread(_clean, database)
-    return msgspec.structs.replace(done, remarks=tuple(remarks))
+    return msgspec.structs.replace(done, remarks=(*done.remarks, *remarks))
 
 
 def _erase(transaction: Transaction, subject: str, actor: Actor) -> Erased:
@@ -85,6 +90,7 @@ def _erase(transaction: Transaction, subject: str, actor: Actor) -> Erased:
         connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
     parts = connection.execute(delete(contents).where(contents.c.subject == subject)).rowcount
     key = _delete_key(connection, subject)
+    issuer = connection.scalar(select(users.c.issuer).where(users.c.id == subject))
     person = connection.execute(
         update(users)
         .where(users.c.id == subject)
@@ -96,7 +102,7 @@ def _erase(transaction: Transaction, subject: str, actor: Actor) -> Erased:
         connection.execute(epoch.values(value=counters.c.value + 1))
     body = {"actor": actor, "object": subject, "before": {"contents": parts, "key": key}, "after": {"contents": 0}}
     seq = transaction.append("admin.content.erase", body)
-    return Erased(subject, parts, key, bool(person), seq)
+    return Erased(subject, parts, key, bool(person), seq, () if issuer is None else (_COMES_BACK.format(issuer),))
 
 
 def _check(connection: Connection, subject: str, oversees: str | None, above: Collection[str]) -> None:

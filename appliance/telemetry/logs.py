@@ -154,9 +154,10 @@ class _Handler(logging.StreamHandler[TextIO]):
         failed = self._failed
         super().emit(record)
         if failed and self._failed == failed:
-            self._failed = 0
             told = {"name": "outpost.telemetry", "levelno": logging.WARNING, "levelname": "WARNING"}
             super().emit(logging.makeLogRecord({**told, "msg": "log_lines_failed", "count": failed}))
+            if self._failed == failed:
+                self._failed = 0
 
     def handleError(self, record: logging.LogRecord) -> None:
         self._failed += 1

@@ -142,9 +142,12 @@ class Catalogue:
         """Delete the files of a model (and its manifest, if an import made it); gives the bytes freed."""
         known = _ID.fullmatch(model) is not None
         if not known or self.store.recorded(model) is None:
-            if known and model in self._manifests():
+            found = self._manifests().get(model) if known else None
+            if found is None:
+                raise self._unknown(model)
+            # What an import that was killed has written of the model may go.
+            if found[1].parent != self.store.manifests:
                 raise NotImported(f"{model}: is not imported.", "There is nothing to remove.")
-            raise self._unknown(model)
         with self.store.changing():
             freed = self.store.remove(model)
         self.refresh()

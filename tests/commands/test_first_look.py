@@ -122,6 +122,7 @@ def test_the_hints_of_commands_use_it(tmp_path: Path, monkeypatch: pytest.Monkey
     ("words", "told"),
     [
         (["--key", "x", "--url", "foo"], "--url: foo is no http(s) address"),
+        (["--key", "x", "--url", "http://"], "is no http(s) address"),
         (["--key", "op-a\nop-b"], "perhaps a line break"),
         (["--key", "clé"], "characters that no key has"),
     ],

@@ -161,12 +161,15 @@ def test_a_checkpoint_kept_elsewhere_finds_out_a_set_back_box(box: Path, tmp_pat
     assert "the checkpoint that was given has a checkpoint of record 16" in result.stdout
 
 
-def test_checkpoints_that_were_kept_one_behind_the_other_are_all_compared(box: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("apart", ["", "\n", "\n\n\n"])
+def test_checkpoints_that_were_kept_one_behind_the_other_are_all_compared(
+    apart: str, box: Path, tmp_path: Path
+) -> None:
     kept = tmp_path / "kept.txt"
     kept.write_text(run("checkpoint", "--data-dir", box).stdout)
     asyncio.run(write(box, RECORDS + 1, RECORDS + 2, lambda _: False))
     with kept.open("a") as file:
-        file.write(run("checkpoint", "--data-dir", box).stdout)
+        file.write(apart + run("checkpoint", "--data-dir", box).stdout)
     assert len(ledger_work.checkpoints_of(kept)) == 2
     result = run("verify", "--checkpoint", kept, "--data-dir", box)
     assert result.exit_code == 0, result.output

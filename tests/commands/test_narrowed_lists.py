@@ -32,11 +32,11 @@ def listed(folder: Path) -> None:
     nothing = run("users", "list", "--organization", "empty", "--data-dir", folder)
     assert nothing.stderr.startswith("There are no such users in ")
     heading, *lines = run("keys", "list", "--data-dir", folder).stdout.splitlines()
-    assert heading.split() == ["ID", "NAME", "ROLE", "KEY", "OF", "TEAM", "CREATED", "STATE"]
+    assert heading.split() == ["ID", "NAME", "ROLE", "KEY", "ORGANIZATION", "OF", "TEAM", "CREATED", "STATE"]
     (line,) = [line for line in lines if " anns " in line]
-    assert line.split()[4:6] == [user["id"], team["id"]]
+    assert line.split()[5:7] == [user["id"], team["id"]]
     (line,) = [line for line in lines if " lone " in line]
-    assert line[heading.index("OF") :].split()[0] == team["id"]
+    assert line[heading.index(" OF ") :].split()[0] == team["id"]
 
 
 def test_in_the_database(tmp_path: Path) -> None:

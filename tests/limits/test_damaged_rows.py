@@ -57,11 +57,14 @@ async def test_a_state_that_nobody_can_read_counts_nowhere(tmp_path: Path, state
         assert two.left(now(9, 9)) == 1000
 
 
-async def test_a_counter_that_nobody_can_read_counts_nowhere(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "change", ["counter = 'l|team|tokens|r0|t'", "window_start = 'abc', held = 3", "held = 'abc'", "as_of = 'abc'"]
+)
+async def test_a_counter_that_nobody_can_read_counts_nowhere(tmp_path: Path, change: str) -> None:
     path = tmp_path / "outpost.db"
     async with house(path, rules(1000, DAY), now(), clean=True) as one:
         await one.end(await one.begin(now()), now(), tokens=30)
-    spoil(path, "UPDATE limit_counters SET counter = 'l|team|tokens|r0|t' WHERE counter LIKE '%|tokens|%'")
+    spoil(path, f"UPDATE limit_counters SET {change} WHERE counter LIKE '%|tokens|%'")
     async with house(path, rules(1000, DAY), now(9, 9)) as two:
         assert two.left(now(9, 9)) == 1000
 

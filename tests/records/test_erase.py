@@ -288,6 +288,17 @@ async def test_backups_are_told_of(tmp_path: Path) -> None:
     await database.close()
 
 
+async def test_whoever_may_come_back_as_somebody_new_is_told_of(any_box: Box) -> None:
+    row = {"organization_id": "org_default", "name": "Ann", "role": "member", "created_at": 1.0}
+    await any_box.write(users, id="user_known", issuer="https://login.example", subject="ann", **row)
+    await any_box.write(users, id="user_made", **{**row, "name": "Bob"})
+    told = [remark for who in ("user_known", "user_made") for remark in (await any_box.erase(who)).remarks]
+    told = [remark for remark in told if "come back" in remark]
+    assert len(told) == 1
+    assert "signed in through https://login.example" in told[0]
+    assert "bar them there" in told[0]
+
+
 async def test_a_reader_that_ends_in_time_does_not_keep_the_old_pages(tmp_path: Path) -> None:
     database = await Database.open(tmp_path / "outpost.db", busy_timeout_s=0.05)
     recorder = Recorder(database)
