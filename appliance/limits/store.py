@@ -119,8 +119,12 @@ class LimitStore:
         taken: list[Row] = []
         for key, (start, amount) in held.items():
             usage = self._folded[key]
-            at = _latest(usage, read_key(key).window.seconds, start, now.wall)
-            bucket = usage.add(at, amount)
+            try:
+                at = _latest(usage, read_key(key).window.seconds, start, now.wall)
+                bucket = usage.add(at, amount)
+            except UNREADABLE as error:
+                logger.warning("limit_counter_unreadable", extra={"counter": key, "cause": str(error)})
+                continue
             usage.advance(now.wall)
             if usage.has(bucket):
                 taken.append({"counter": key, "amount": amount, "counts_from_us": micro(at)})

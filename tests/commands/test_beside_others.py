@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 from collections.abc import Iterator
@@ -13,7 +12,6 @@ from typer.testing import CliRunner, Result
 
 from appliance import data_dir
 from appliance.cli import app
-from appliance.records.database import Database
 from tests.records.test_migrations import older
 
 READING = (
@@ -76,17 +74,6 @@ def test_a_folder_that_cannot_be_made_is_told() -> None:
     result = run(Path("/proc/none/data"), "keys", "create", "app", "--new")
     assert result.exit_code == 1
     assert result.stderr.startswith("outpost: data_dir: ")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A data folder that a gateway has used."""
-
-    async def use() -> None:
-        await (await Database.open(tmp_path / "outpost.db")).close()
-
-    asyncio.run(use())
-    return tmp_path
 
 
 @pytest.mark.parametrize("words", WRITING, ids=" ".join)

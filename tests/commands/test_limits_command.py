@@ -46,17 +46,6 @@ def data(result: Result) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A data folder that a gateway has used."""
-
-    async def use() -> None:
-        await (await Database.open(tmp_path / "outpost.db")).close()
-
-    asyncio.run(use())
-    return tmp_path
-
-
 def test_a_limit_from_its_making_to_its_end(folder: Path) -> None:
     made = run(
         "create", "budget", "--scope", "team", "--match", "team=a", "--match", "team=b", "--match", "route=chat",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -31,6 +33,18 @@ async def erased(box: Box, known: Principal) -> None:
     await box.ring.reload()
 
 
+@asynccontextmanager
+async def anns_token(box: Box) -> AsyncIterator[tuple[Authenticator, str]]:
+    """Who identifies at this box, and a token of Ann Lee's by the provider that it trusts."""
+    async with open_issuer() as issuer, aiohttp.ClientSession() as http:
+        entry: dict[str, Any] = {"name": "corp", "issuer": issuer.url, "audience": "outpost", "default_role": "member"}
+        providers = build_providers(from_mapping({"identity": {"oidc": [entry]}}).identity, {}, http, time.monotonic)
+        who = Authenticator(box.ring, box.directory, providers, clock=time.time)
+        now = time.time()
+        body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "iat": now, "exp": now + 300}
+        yield who, sign({**body, "preferred_username": "Ann Lee"}, issuer.keys[0])
+
+
 async def test_who_is_erased_is_forgotten_by_processes_that_run(box: Box) -> None:
     known = await box.directory.signed_in(ISSUER, SUBJECT, "ann@example.org", "member")
     assert known.user is not None
@@ -45,13 +59,7 @@ async def test_who_is_erased_is_forgotten_by_processes_that_run(box: Box) -> Non
 
 async def test_sessions_and_tokens_of_who_is_erased_end(any_box: Box) -> None:
     box = any_box
-    async with open_issuer() as issuer, aiohttp.ClientSession() as http:
-        entry: dict[str, Any] = {"name": "corp", "issuer": issuer.url, "audience": "outpost", "default_role": "member"}
-        providers = build_providers(from_mapping({"identity": {"oidc": [entry]}}).identity, {}, http, time.monotonic)
-        who = Authenticator(box.ring, box.directory, providers, clock=time.time)
-        now = time.time()
-        body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "iat": now, "exp": now + 300}
-        token = sign({**body, "preferred_username": "Ann Lee"}, issuer.keys[0])
+    async with anns_token(box) as (who, token):
         known = await who.identify(token)
         assert who.identify_now(token) == known
         session = msgspec.structs.replace(known, key_id="session")
@@ -70,13 +78,8 @@ async def test_sessions_and_tokens_of_who_is_erased_end(any_box: Box) -> None:
 
 async def test_no_record_gets_the_name_of_who_signs_in(box: Box) -> None:
     """It could not be erased from there."""
-    async with open_issuer() as issuer, aiohttp.ClientSession() as http:
-        entry: dict[str, Any] = {"name": "corp", "issuer": issuer.url, "audience": "outpost", "default_role": "member"}
-        providers = build_providers(from_mapping({"identity": {"oidc": [entry]}}).identity, {}, http, time.monotonic)
-        who = Authenticator(box.ring, box.directory, providers, clock=time.time)
-        now = time.time()
-        body = {"iss": issuer.url, "aud": "outpost", "sub": "ann", "iat": now, "exp": now + 300}
-        found = await who.identify(sign({**body, "preferred_username": "Ann Lee"}, issuer.keys[0]))
+    async with anns_token(box) as (who, token):
+        found = await who.identify(token)
     assert (found.key_id, found.key_name) == ("jwt:corp", "jwt:corp")
     assert "Ann" not in str(found)
     user = box.directory.snapshot.get(User, found.user)

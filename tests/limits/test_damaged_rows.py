@@ -46,6 +46,16 @@ async def test_charges_that_nobody_can_read_count_nowhere(tmp_path: Path, damage
         await two.store.checkpoint(now(11, 9))
 
 
+@pytest.mark.parametrize("start", ["9e999", "-9e999", "1e300"])
+async def test_what_is_held_since_no_moment_at_all_keeps_no_gateway_from_starting(tmp_path: Path, start: str) -> None:
+    path = tmp_path / "outpost.db"
+    async with house(path, rules(1000, DAY), now(), clean=True) as one:
+        await one.end(await one.begin(now()), now(), tokens=30)
+    spoil(path, f"UPDATE limit_counters SET window_start = {start}, held = 3 WHERE counter LIKE '%|tokens|%'")
+    async with house(path, rules(1000, DAY), now(9, 9)) as two:
+        assert two.left(now(9, 9)) in (967, 970)
+
+
 @pytest.mark.parametrize("state", STATES)
 async def test_a_state_that_nobody_can_read_counts_nowhere(tmp_path: Path, state: str) -> None:
     path = tmp_path / "outpost.db"
@@ -58,7 +68,8 @@ async def test_a_state_that_nobody_can_read_counts_nowhere(tmp_path: Path, state
 
 
 @pytest.mark.parametrize(
-    "change", ["counter = 'l|team|tokens|r0|t'", "window_start = 'abc', held = 3", "held = 'abc'", "as_of = 'abc'"]
+    "change",
+    ["counter = 'l|team|tokens|r0|t'", "window_start = 'abc', held = 3", "held = 'abc'", "as_of = 'abc'"],
 )
 async def test_a_counter_that_nobody_can_read_counts_nowhere(tmp_path: Path, change: str) -> None:
     path = tmp_path / "outpost.db"
