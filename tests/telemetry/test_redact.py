@@ -96,7 +96,8 @@ def test_a_known_secret_never_comes_out_however_it_is_spelled(how_secret: str, s
     secrets.add(how_secret)
     spelled = spell(how_secret)  # type: ignore[operator]
     inner = spelled.strip("'\"") if spelled != how_secret else spelled
-    assert how_secret not in secrets.redact(a + spelled + b)
+    # What stands in place of a secret may hold the secret's own letters, and shows nothing by that.
+    assert how_secret not in secrets.redact(a + spelled + b).replace(REDACTED, " ")
     if len(inner) >= MIN_SECRET and inner not in a + b and spelled in a + spelled + b:
         assert REDACTED in secrets.redact(a + spelled + b)
 
