@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import sys
 from typing import Annotated
 
 import typer
 
 from appliance import __version__
 from appliance.commands.listed import Listed, ListedGroup
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class Commands(ListedGroup):
@@ -69,7 +73,19 @@ def root(
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    try:
+        app()
+    except OSError as error:
+        # Without a name it is no file that a command has opened: those it tells of by itself.
+        if error.errno not in _FULL or error.filename is not None:
+            raise
+        from appliance.commands.output import drop_stdout
+
+        drop_stdout()
+        sys.stderr.write(
+            f"outpost: the standard output cannot be written: {error.strerror}; what is there is not whole\n"
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -45,5 +45,9 @@ def to_stdout(fill: Callable[[Write], object]) -> None:
         fill(sys.stdout.buffer.write)
         sys.stdout.buffer.flush()
     except BrokenPipeError:
-        # Nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()
+
+
+def drop_stdout() -> None:
+    """Have nothing more written to the standard output, at exit either."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
