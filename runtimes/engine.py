@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-FinishReason = Literal["stop", "length", "tool_calls", "cancelled"]
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "cancelled"]
 
 
 class Sampling(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -112,6 +112,14 @@ class Delta(msgspec.Struct, frozen=True, tag="delta", omit_defaults=True):
     text: str = ""
     tool_calls: list[ToolCallDelta] = []
     logprobs: list[PositionLogprobs] = []
+    reasoning: str = ""
+    """What the model thinks before it answers; a piece of it, like `text`."""
+    reasoning_signature: str = ""
+    """Comes once, after the last piece of a block of reasoning, and ends it: what its maker wants back to trust it."""
+    reasoning_data: str = ""
+    """A block of reasoning that only its maker can read, whole."""
+    refusal: str = ""
+    """A piece of what a model says instead of an answer."""
 
 
 class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
@@ -119,6 +127,8 @@ class Finished(msgspec.Struct, frozen=True, tag="finished", omit_defaults=True):
 
     reason: FinishReason
     index: int = 0
+    stop_sequence: str = ""
+    """The stop string that ended it, where the model says which."""
 
 
 class Usage(msgspec.Struct, frozen=True, tag="usage", omit_defaults=True):
@@ -130,6 +140,10 @@ class Usage(msgspec.Struct, frozen=True, tag="usage", omit_defaults=True):
     """Prompt tokens that were not computed because an earlier request had left them."""
     queue_s: float = 0.0
     """Seconds between arrival and the first prefill."""
+    reasoning_tokens: int = 0
+    """Of `completion_tokens`, those of reasoning."""
+    cache_write_tokens: int = 0
+    """Of `prompt_tokens`, those that were put into the maker's cache for later requests."""
 
 
 Event = Started | Working | Delta | Finished | Usage
