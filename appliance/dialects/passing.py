@@ -2,6 +2,9 @@
 
 Nothing is written again: each event is decoded just far enough to see that it is sound, what it counts
 and whether it is the end; then the very bytes that came in go out.
+
+An answer with nothing in it is a failure of the target, unless it ended at its bound or by a filter, or the target
+reports tokens that nobody sees, such as hidden reasoning.
 """
 
 from __future__ import annotations
@@ -11,7 +14,8 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from appliance.dialects import sse
+from appliance.dialects import errors, sse
+from appliance.dialects.reported import BOUNDED, empty, reported
 from appliance.dialects.tally import Tally, WireUsage
 from appliance.errors import OutpostError, UpstreamFailed
 
@@ -33,8 +37,8 @@ class _FirstChoice(msgspec.Struct, frozen=True):
     text: Any = None
 
     def shows(self) -> bool:
-        """Whether a client would see anything of it."""
-        if self.finish_reason or self.text:
+        """Whether a client would see anything of it, or may see nothing for a good reason."""
+        if self.text or (self.finish_reason and self.finish_reason.lower() in BOUNDED):
             return True
         return self.delta is not None and any(self.delta.get(field) for field in _SHOWN)
 
@@ -49,9 +53,31 @@ class _FirstChunk(msgspec.Struct, frozen=True):
     choices: list[_FirstChoice] | None = None
 
 
+_NOTHING = frozenset({b"", b"null", b'""', b"[]", b"{}"})
+_ABSENT = msgspec.Raw(b"")
+
+
+class _WholeMessage(msgspec.Struct, frozen=True):
+    content: msgspec.Raw = _ABSENT
+    refusal: msgspec.Raw = _ABSENT
+    reasoning: msgspec.Raw = _ABSENT
+    reasoning_content: msgspec.Raw = _ABSENT
+    tool_calls: msgspec.Raw = _ABSENT
+    function_call: msgspec.Raw = _ABSENT
+
+
 class _WholeChoice(msgspec.Struct, frozen=True):
     index: int
     finish_reason: str | None = None
+    message: _WholeMessage | None = None
+    text: msgspec.Raw = _ABSENT
+
+    def shows(self) -> bool:
+        if self.finish_reason and self.finish_reason.lower() in BOUNDED:
+            return True
+        if self.message is not None and any(bytes(getattr(self.message, field)) not in _NOTHING for field in _SHOWN):
+            return True
+        return bytes(self.text) not in _NOTHING
 
 
 class WholeAnswer(msgspec.Struct, frozen=True):
@@ -88,6 +114,10 @@ def read_whole(body: bytes, tally: Tally, target: str, *, vectors: bool) -> None
         for choice in answer.choices:
             if choice.finish_reason:
                 tally.finish_reasons[choice.index] = choice.finish_reason
+        if not tally.completion_tokens and not any(choice.shows() for choice in answer.choices):
+            raise empty(target)
+        if not answer.choices:
+            raise empty(target)
 
 
 def check_secret(data: bytes, secret: bytes, target: str) -> None:
@@ -99,13 +129,18 @@ def check_secret(data: bytes, secret: bytes, target: str) -> None:
 class PassThrough:
     """A stream on its way through: reads in, bytes to send out. Before the first token it lets nothing out.
 
-    `done` is set by the end marker. Raises UpstreamFailed for what is not sound, and what the target
-    itself reports as an error.
+    `done` is set by the end marker, and by a connection that ends once `complete` is set. Raises UpstreamFailed for
+    what is not sound, and another of the tree for what the target itself reports as an error.
     """
 
-    def __init__(self, target: str, tally: Tally, *, keep_usage: bool, secret: bytes = b"") -> None:
-        """secret: what must not pass."""
+    def __init__(self, target: str, tally: Tally, *, keep_usage: bool, secret: bytes = b"", choices: int = 1) -> None:
+        """secret: what must not pass. choices: how many were asked for."""
         self.done = False
+        self.complete = False
+        """Every choice has ended: all that may still come are counts and the end marker."""
+        self._left = choices
+        """Choices that have not ended."""
+        self._ended: set[int] = set()
         self._secret = secret
         self._before = b""
         """The end of what was read before, which may be the secret's beginning."""
@@ -122,7 +157,7 @@ class PassThrough:
             check_secret(probe := self._before + read, self._secret, self._target)
             self._before = probe[1 - len(self._secret) :] if len(self._secret) > 1 else b""
         try:
-            events, verbatim = self._framer.feed(read) if read else (self._framer.end(), False)
+            events, verbatim = self._framer.feed(read) if read else (self._rest(), False)
         except sse.EventTooLarge:
             raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
         kept = [data for data in events if self._take(data)]
@@ -130,19 +165,32 @@ class PassThrough:
             out = _rendered(kept)
         else:
             out = read if len(kept) == len(events) else _without(events, kept, read)
-        if not self._open:
-            out = self._before_first(kept, out)
         if not read and not self.done:
-            raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
-        return out
+            if not self.complete:
+                raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
+            self.done = True
+        return out if self._open else self._before_first(kept, out)
+
+    def _rest(self) -> list[bytes]:
+        """What a connection that has ended left behind. Half an event does no harm to an answer that is complete."""
+        return [data for data in self._framer.end() if not self.complete or data == sse.DONE or _sound(data)]
+
+    def end(self) -> bytes:
+        """The end marker."""
+        return sse.DONE_EVENT
+
+    def fail(self, error: OutpostError) -> bytes:
+        """The event that ends an answer that failed."""
+        return errors.stream_event(error)
 
     def _before_first(self, kept: list[bytes], out: bytes) -> bytes:
         self._held += out
         shown = any(self._shows(data) for data in kept)
         if not (shown or self.done):
             return b""
-        if not self._held:
-            raise UpstreamFailed(f"{self._target} gave an empty answer.")
+        tally = self._tally
+        if not shown and not (self._held and tally.source == "reported" and tally.completion_tokens):
+            raise empty(self._target)
         self._open = True
         out, self._held = self._held, b""
         return out
@@ -158,7 +206,7 @@ class PassThrough:
         chunk = self._read(_decode, data)
         tally = self._tally
         if chunk.error is not None:
-            raise self._reported()
+            raise reported(self._target, chunk.error)
         if chunk.choices:
             if tally.source != "reported":
                 tally.completion_tokens += 1
@@ -166,6 +214,7 @@ class PassThrough:
             for choice in chunk.choices:
                 if choice.finish_reason is not None:
                     tally.finish_reasons[choice.index] = choice.finish_reason
+                    self._end_of(choice.index)
         elif chunk.choices is None and chunk.usage is None:
             raise self._unsound()
         if chunk.usage is not None:
@@ -179,12 +228,22 @@ class PassThrough:
         except BAD_JSON:
             raise self._unsound() from None
 
+    def _end_of(self, index: int) -> None:
+        if index not in self._ended:
+            self._ended.add(index)
+            self._left -= 1
+            self.complete = self._left <= 0
+
     def _unsound(self) -> OutpostError:
         return UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.")
 
-    def _reported(self) -> OutpostError:
-        # The target's words stay here: they may speak of its accounts and machines.
-        return UpstreamFailed(f"{self._target} reported an error in the middle of its answer.")
+
+def _sound(data: bytes) -> bool:
+    try:
+        _decode(data)
+    except BAD_JSON:
+        return False
+    return True
 
 
 def _without(events: list[bytes], kept: list[bytes], read: bytes) -> bytes:

@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from appliance import errors
+from appliance.dialects.errors import stream_event
 from appliance.dialects.passing import PassThrough, read_whole
 from appliance.dialects.sse import event
 from appliance.dialects.tally import Tally
@@ -141,13 +143,124 @@ def test_a_chunk_that_is_kept_back_may_stand_anywhere(keep_usage: bool) -> None:
         assert out == b"".join(map(event, events if keep_usage else others))
 
 
-@pytest.mark.parametrize("cut", [STREAM[: STREAM.index(b"[DONE]")], WITHOUT_USAGE, b"", event(EVENTS[0])])
-def test_an_end_without_marker_is_a_failure(cut: bytes) -> None:
+BEFORE_REASON = len(b"".join(map(event, EVENTS[:-2])))
+"""Where the last event begins without which the answer is not complete."""
+AFTER_REASON = len(WITHOUT_USAGE)
+
+
+def test_an_end_without_marker_is_a_failure_until_every_choice_has_ended() -> None:
+    for at in range(len(STREAM)):
+        reader = PassThrough("up", Tally(), keep_usage=False)
+        out = reader.feed(STREAM[:at]) if at else b""
+        assert reader.complete is (at >= AFTER_REASON)
+        # The empty line after an event may be missing.
+        if at >= AFTER_REASON - 2:
+            assert out + reader.feed(b"") == WITHOUT_USAGE
+            assert reader.done
+        else:
+            with pytest.raises(UpstreamFailed):
+                reader.feed(b"")
+            assert not reader.done
+
+
+def test_each_of_several_choices_has_to_end() -> None:
+    events = [fake.chunk({"content": "x"}, index=i) for i in range(3)]
+    reader = PassThrough("up", Tally(), keep_usage=False, choices=3)
+    for data in events:
+        reader.feed(event(data))
+    for i in (2, 0, 0, 2):
+        reader.feed(event(fake.chunk({}, "stop", index=i)))
+        assert not reader.complete
+    reader.feed(event(fake.chunk({}, "stop", index=1)))
+    assert reader.complete
+    assert not reader.done
+
+
+def test_the_end_and_a_failure_in_openais_form() -> None:
     reader = PassThrough("up", Tally(), keep_usage=False)
-    if cut:
-        reader.feed(cut)
-    with pytest.raises(UpstreamFailed):
-        reader.feed(b"")
+    assert reader.end() == b"data: [DONE]\n\n"
+    assert reader.fail(UpstreamFailed("broke off")) == stream_event(UpstreamFailed("broke off"))
+
+
+# --- empty answers --------------------------------------------------------------------------------
+
+
+def only(reason: str | None, tokens: int | None) -> bytes:
+    """A stream of one choice that says nothing."""
+    usage = [] if tokens is None else [json.dumps({"choices": [], "usage": {"completion_tokens": tokens}}).encode()]
+    events = [fake.chunk({"role": "assistant", "content": ""}), fake.chunk({}, reason), *usage]
+    return b"".join(map(event, events)) + event(b"[DONE]")
+
+
+@pytest.mark.parametrize(
+    ("reason", "tokens", "empty"),
+    [
+        ("stop", None, True),
+        ("stop", 0, True),
+        ("tool_calls", None, True),
+        (None, None, True),
+        ("stop", 7, False),
+        ("length", None, False),
+        ("length", 0, False),
+        ("content_filter", None, False),
+    ],
+)
+def test_an_answer_with_nothing_in_it(reason: str | None, tokens: int | None, empty: bool) -> None:
+    sent = only(reason, tokens)
+    for at in range(1, len(sent)):
+        reader = PassThrough("up", Tally(), keep_usage=True)
+        if empty:
+            with pytest.raises(UpstreamFailed, match="empty answer"):
+                reader.feed(sent[:at]) + reader.feed(sent[at:])
+        else:
+            assert reader.feed(sent[:at]) + reader.feed(sent[at:]) == sent.removesuffix(event(b"[DONE]"))
+
+
+@pytest.mark.parametrize(
+    ("choice", "tokens", "empty"),
+    [
+        (None, 0, True),
+        (None, 5, True),
+        ({"message": {"role": "assistant", "content": ""}, "finish_reason": "stop"}, 0, True),
+        ({"message": {"role": "assistant", "content": None, "tool_calls": []}, "finish_reason": "stop"}, 0, True),
+        ({"message": {"role": "assistant", "content": None}, "finish_reason": "stop"}, 5, False),
+        ({"message": {"role": "assistant", "content": ""}, "finish_reason": "length"}, 0, False),
+        ({"message": {"role": "assistant", "content": ""}, "finish_reason": "content_filter"}, 0, False),
+        ({"message": {"role": "assistant", "content": "x"}, "finish_reason": "stop"}, 0, False),
+        ({"message": {"role": "assistant", "refusal": "no"}, "finish_reason": "stop"}, 0, False),
+        ({"message": {"role": "assistant", "tool_calls": [{"id": "c"}]}, "finish_reason": "tool_calls"}, 0, False),
+        ({"text": "", "finish_reason": "stop"}, 0, True),
+        ({"text": "x", "finish_reason": "stop"}, 0, False),
+        ({"text": "", "finish_reason": "length"}, 0, False),
+    ],
+)
+def test_a_whole_answer_with_nothing_in_it(choice: dict[str, Any] | None, tokens: int, empty: bool) -> None:
+    choices = [] if choice is None else [{"index": 0, **choice}]
+    body = json.dumps({"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}).encode()
+    if empty:
+        with pytest.raises(UpstreamFailed, match="empty answer"):
+            read_whole(body, Tally(), "up", vectors=False)
+    else:
+        read_whole(body, Tally(), "up", vectors=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"),
+    [
+        ({"code": 429, "message": "m"}, errors.TargetLimited),
+        ({"type": "rate_limit_exceeded"}, errors.TargetLimited),
+        ({"code": "overloaded_error"}, errors.UpstreamUnavailable),
+        ({"code": "content_filter"}, errors.ContentFiltered),
+        ({"code": "context_length_exceeded"}, errors.ContextLengthExceeded),
+        ({"code": 500}, UpstreamFailed),
+        ("words", UpstreamFailed),
+        ({"code": {"x": []}}, UpstreamFailed),
+    ],
+)
+def test_what_the_target_reports_in_its_stream(told: Any, kind: type[errors.OutpostError]) -> None:
+    with pytest.raises(errors.OutpostError) as caught:
+        PassThrough("up", Tally(), keep_usage=False).feed(event(json.dumps({"error": told, "choices": []}).encode()))
+    assert type(caught.value) is kind
 
 
 def test_an_end_marker_without_its_empty_line_counts() -> None:
