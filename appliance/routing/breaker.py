@@ -1,0 +1,284 @@
+"""A circuit breaker for one target: when it may be asked, after what it has answered lately.
+
+Closed, it lets everything through. After FAILURES_IN_A_ROW, or when half of what was asked in the window failed, it is
+open for a pause that doubles up to MOST_PAUSE_S, so that a target that recovers is back soon. Then it is half open: one
+trial at a time, whose outcome decides. Where a target has a health check that costs nothing, that check is the trial,
+and no user's request.
+
+Pure but for its own state: `now` is monotonic seconds, `random` a number in [0, 1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Literal, NamedTuple
+
+from appliance.errors import DeadlineExceeded, InternalError, OutpostError, RateLimited, UpstreamError
+
+Phase = Literal["closed", "open", "half_open"]
+Outcome = Literal["ok", "failed", "refused", "limited", "cancelled"]
+"""How an attempt ended: `refused` for a fault of the caller's, `cancelled` for what says nothing about the target."""
+
+FAILURES_IN_A_ROW = 5
+WINDOW_S = 20.0
+WINDOW_LEAST = 20
+"""Fewer attempts than this in the window say nothing about a rate."""
+WINDOW_SHARE = 0.5
+FIRST_PAUSE_S = 1.0
+MOST_PAUSE_S = 20.0
+STEADY_S = 60.0
+"""A target that stayed closed for this long begins with the shortest pause again; one that flaps does not."""
+FIRST_COOLING_S = 1.0
+MOST_COOLING_S = 30.0
+"""Where a target does not say when to come back."""
+LONGEST_COOLING_S = 86_400.0
+"""More than a day is taken for a mistake."""
+TRIAL_LEASE_S = 600.0
+"""A trial of which nothing was heard for this long is lost; another one may begin."""
+SOON_S = 1.0
+"""When to look again while a trial or a health check is awaited."""
+
+
+class Standing(NamedTuple):
+    """Whether a target may be asked now."""
+
+    phase: Phase = "closed"
+    wait_s: float = 0.0
+    """Seconds until it may be; 0: now."""
+    cooling: bool = False
+    """It has said that it gets too many requests."""
+    reason: str = ""
+    """Why it is not asked, or not without care."""
+
+
+FINE = Standing()
+
+
+def usable(standing: Standing) -> bool:
+    """Whether a target may be asked now. A half-open one may, when its trial is free."""
+    return standing.wait_s <= 0
+
+
+def outcome_of(error: BaseException | None) -> Outcome:
+    """What an attempt's error says about its target."""
+    if error is None:
+        return "ok"
+    if isinstance(error, DeadlineExceeded):
+        return "cancelled"  # the time of all attempts together was over, whoever used it up
+    if isinstance(error, UpstreamError):
+        return "failed"
+    if isinstance(error, RateLimited):
+        return "limited"
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    if isinstance(error, OutpostError):
+        stalled = error.status in (408, 499)  # the client's own slowness
+        return "refused" if error.status < 500 and not stalled else "cancelled"
+    return "cancelled" if not isinstance(error, Exception) else outcome_of(InternalError(""))
+
+
+class Pass(NamedTuple):
+    """Leave to ask a target once. `epoch`: how often the breaker had changed; older outcomes tell nothing new."""
+
+    epoch: int
+    trial: bool
+
+
+class Breaker:
+    """One target's breaker. Whoever has a pass reports one outcome for it."""
+
+    __slots__ = (
+        "_before_all",
+        "_before_failed",
+        "_closed_at",
+        "_cool_until",
+        "_coolings",
+        "_epoch",
+        "_half_ends",
+        "_level",
+        "_now_all",
+        "_now_failed",
+        "_open",
+        "_pass",
+        "_probation",
+        "_streak",
+        "_trial_at",
+        "_until",
+        "_why",
+        "has_probe",
+    )
+
+    def __init__(self, *, has_probe: bool = False) -> None:
+        self.has_probe = has_probe
+        self._open = False
+        self._until = 0.0
+        self._level = 0
+        self._closed_at = float("-inf")
+        self._trial_at: float | None = None
+        self._probation = False
+        self._streak = 0
+        self._epoch = 0
+        self._pass = Pass(0, False)
+        self._cool_until = float("-inf")
+        self._coolings = 0
+        self._why = ""
+        self._now_all = self._now_failed = self._before_all = self._before_failed = 0
+        self._half_ends = float("-inf")
+
+    def standing(self, now: float) -> Standing:
+        if not self._open and now >= self._cool_until:
+            return FINE
+        phase: Phase = "closed"
+        wait_s, reason = 0.0, ""
+        if self._open:
+            phase = "half_open"
+            if now < self._until:
+                phase, wait_s, reason = "open", self._until - now, self._why
+            elif self._trial_out(now):
+                wait_s, reason = SOON_S, "one trial after its failures is under way"
+            elif self.has_probe:
+                wait_s, reason = SOON_S, "its health check has yet to succeed after its failures"
+            else:
+                reason = "the next request is its trial after its failures"
+        cooling_s = self._cool_until - now
+        if cooling_s > 0 and cooling_s >= wait_s:
+            return Standing(phase, cooling_s, True, "it gets too many requests")
+        return Standing(phase, wait_s, cooling_s > 0, reason)
+
+    def take(self, now: float) -> Pass | None:
+        """Leave for one attempt; None: not now."""
+        if now < self._cool_until:
+            return None
+        if not self._open:
+            return self._pass
+        if self.has_probe:
+            return None
+        return self._take_trial(now)
+
+    def wants_probe(self, now: float) -> bool:
+        """Whether the target's health check should be asked now."""
+        return self.has_probe and self._open and now >= self._until and not self._trial_out(now)
+
+    def take_probe(self, now: float) -> Pass | None:
+        """Leave for the one health check; None: it is not wanted, or under way."""
+        return self._take_trial(now) if self.wants_probe(now) else None
+
+    def proven(self, given: Pass, now: float) -> Pass:
+        """The target has begun to answer: a trial need not end to have succeeded. Gives the pass to go on with, which
+        is no trial any more: what breaks off later is a failure like any other, but one is enough at first."""
+        if not given.trial or given.epoch != self._epoch:
+            return given
+        self._close(now)
+        return self._pass
+
+    def ok(self, given: Pass, now: float) -> None:
+        """An answer was complete."""
+        if given.epoch != self._epoch:
+            return
+        if given.trial:
+            self._close(now)
+        self._streak = 0
+        self._coolings = 0
+        self._probation = False
+        self._turn(now)
+        self._now_all += 1
+
+    def probed(self, given: Pass, now: float) -> None:
+        """The health check succeeded. It is no answer: the next request has yet to show that there are any."""
+        self.proven(given, now)
+
+    def failed(self, given: Pass, now: float, random: float, code: str = "") -> None:
+        if given.epoch != self._epoch:
+            return
+        if given.trial:
+            self._level += 1
+            self._pause(now, random, f"its trial failed ({code or 'failed'})")
+            return
+        self._streak += 1
+        self._turn(now)
+        self._now_all += 1
+        self._now_failed += 1
+        everything, failures = self._now_all + self._before_all, self._now_failed + self._before_failed
+        if self._probation:
+            why = f"it failed again after its trial ({code or 'failed'})"
+        elif self._streak >= FAILURES_IN_A_ROW:
+            why = f"{self._streak} failures in a row ({code or 'failed'})"
+        elif everything >= WINDOW_LEAST and failures >= WINDOW_SHARE * everything:
+            why = f"{failures} of its last {everything} attempts failed ({code or 'failed'})"
+        else:
+            return
+        self._level = 0 if now - self._closed_at >= STEADY_S else self._level + 1
+        self._pause(now, random, why)
+
+    def cool(self, now: float, random: float, retry_after_s: float | None = None) -> None:
+        """The target wants fewer requests. What was asked before it said so may be told the same: that is one time."""
+        if retry_after_s is not None and retry_after_s > 0:
+            pause_s = min(retry_after_s, LONGEST_COOLING_S)
+        elif now < self._cool_until:
+            return
+        else:
+            pause_s = _jittered(min(MOST_COOLING_S, FIRST_COOLING_S * 2.0 ** min(self._coolings, 16)), random)
+        if now >= self._cool_until:
+            self._coolings += 1
+        self._cool_until = max(self._cool_until, now + pause_s)
+
+    def given_back(self, given: Pass, now: float) -> None:
+        """The attempt says nothing about the target. A trial has to be made again, by the next who comes."""
+        if given.trial and given.epoch == self._epoch:
+            self._trial_at = None
+            self._renew()
+
+    def answered(self, given: Pass, now: float) -> None:
+        """It refused the request: no failure and no success, but for a trial a sign of life."""
+        self.proven(given, now)
+
+    def _take_trial(self, now: float) -> Pass | None:
+        if now < self._until or self._trial_out(now):
+            return None
+        self._trial_at = now
+        self._renew()
+        return Pass(self._epoch, True)
+
+    def _trial_out(self, now: float) -> bool:
+        return self._trial_at is not None and now - self._trial_at < TRIAL_LEASE_S
+
+    def _renew(self) -> None:
+        self._epoch += 1
+        self._pass = Pass(self._epoch, False)
+
+    def _close(self, now: float) -> None:
+        self._open = False
+        self._trial_at = None
+        self._closed_at = now
+        self._streak = 0
+        self._probation = True
+        self._forget_window()
+        self._renew()
+
+    def _pause(self, now: float, random: float, why: str) -> None:
+        pause_s = _jittered(min(MOST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(self._level, 16)), random)
+        self._open = True
+        self._until = now + pause_s
+        self._trial_at = None
+        self._probation = False
+        self._streak = 0
+        self._why = why
+        self._forget_window()
+        self._renew()
+
+    def _turn(self, now: float) -> None:
+        """The window is this half and the one before it."""
+        if now >= self._half_ends:
+            gone = now >= self._half_ends + WINDOW_S / 2
+            self._before_all, self._before_failed = (0, 0) if gone else (self._now_all, self._now_failed)
+            self._now_all = self._now_failed = 0
+            self._half_ends = now + WINDOW_S / 2
+
+    def _forget_window(self) -> None:
+        self._now_all = self._now_failed = self._before_all = self._before_failed = 0
+        self._half_ends = float("-inf")
+
+
+def _jittered(pause_s: float, random: float) -> float:
+    """Between three quarters of a pause and all of it, so that many gateways do not come back at once."""
+    return pause_s * (0.75 + 0.25 * random)
