@@ -1,193 +1,35 @@
-"""The fault-injecting upstream of the whole suite: an OpenAI-compatible server that misbehaves on request.
+"""The fault-injecting upstream of the whole suite: a server that speaks every provider's dialect, and misbehaves.
 
-The model's name says how it behaves (`BEHAVIOURS`); `script` gives a model a list of behaviours, one a request, the
-last one for ever. It speaks plain HTTP/1.1 over asyncio streams, so that it can also break the protocol. What
-it has seen is kept in `seen`; `hung_up` counts the clients that left before they had their whole answer.
+The path says which dialect (`tongues.TONGUES`), the model's name how it behaves (`behaviours.BEHAVIOURS`); `script`
+gives a model a list of behaviours, one a request, the last one for ever. It speaks plain HTTP/1.1 over asyncio streams,
+so that it can also break the protocol. What it has seen is kept in `seen`; `hung_up` counts the clients that left
+before they had their whole answer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from urllib.parse import unquote
 
-End = Literal["clean", "no_marker", "cut", "reset", "bad_chunk"]
+from tests.fakes.behaviours import BEHAVIOURS as BEHAVIOURS
+from tests.fakes.behaviours import Behaviour, ok
+from tests.fakes.replies import Reply as Reply
+from tests.fakes.replies import Seen as Seen
+from tests.fakes.tongue_openai import TEXT as TEXT
+from tests.fakes.tongue_openai import chat_events as chat_events
+from tests.fakes.tongue_openai import chat_whole as chat_whole
+from tests.fakes.tongue_openai import chunk as chunk
+from tests.fakes.tongue_openai import embeddings_whole as embeddings_whole
+from tests.fakes.tongue_openai import error
 
-
-@dataclass
-class Seen:
-    """One request as it came."""
-
-    method: str
-    path: str
-    headers: dict[str, str]
-    """Names in lower case."""
-    body: dict[str, Any]
-
-
-@dataclass
-class Reply:
-    """What to send: a whole answer (`body`), or a stream (`events`, each the data of one event)."""
-
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytes | None = None
-    events: list[bytes] = field(default_factory=list)
-    end: End = "clean"
-    after: int | None = None
-    """The end comes after so many events (of `events`); None = after the last."""
-    hold: bool = False
-    """Send nothing before `FakeUpstream.release` is set."""
-    hold_after: int | None = None
-    """Send so many events, then wait for `release`."""
-    slices: int | None = None
-    """Send so many bytes at a time, each in its own write."""
-    pace_s: float = 0.0
-    line_end: bytes = b"\n"
-    comments: bool = False
-    close: bool = False
-    """Close the connection without a word instead of answering."""
-
-
-def chunk(delta: dict[str, Any], finish: str | None = None, index: int = 0, **more: Any) -> bytes:
-    """The data of one chat chunk."""
-    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
-    frame = {"id": "chatcmpl-up", "object": "chat.completion.chunk", "created": 1, "model": "upstream-model"}
-    return json.dumps({**frame, "choices": [choice], **more}, separators=(",", ":")).encode()
-
-
-def usage_chunk(prompt: int = 5, completion: int = 3) -> bytes:
-    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    frame = {"id": "chatcmpl-up", "object": "chat.completion.chunk", "created": 1, "model": "upstream-model"}
-    return json.dumps({**frame, "choices": [], "usage": usage}, separators=(",", ":")).encode()
-
-
-TEXT = ["Hello", ", ", "wörld 🌍", "!"]
-
-
-def chat_events(texts: list[str] | None = None) -> list[bytes]:
-    texts = TEXT if texts is None else texts
-    return [
-        chunk({"role": "assistant", "content": "", "refusal": None}),
-        *(chunk({"content": text}) for text in texts),
-        chunk({}, "stop"),
-        usage_chunk(completion=len(texts)),
-    ]
-
-
-def chat_whole(text: str = "".join(TEXT)) -> bytes:
-    message = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
-    answer = {
-        "id": "chatcmpl-up",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "upstream-model",
-        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
-        "usage": {
-            "prompt_tokens": 5,
-            "completion_tokens": 4,
-            "total_tokens": 9,
-            "prompt_tokens_details": {"cached_tokens": 2},
-        },
-    }
-    return json.dumps(answer).encode()
-
-
-def without_usage(body: bytes) -> bytes:
-    return json.dumps({name: value for name, value in json.loads(body).items() if name != "usage"}).encode()
-
-
-def embeddings_whole() -> bytes:
-    data = [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}]
-    usage = {"prompt_tokens": 3, "total_tokens": 3}
-    return json.dumps({"object": "list", "model": "upstream-model", "data": data, "usage": usage}).encode()
-
-
-def completion_whole() -> bytes:
-    choice = {"index": 0, "text": "Hello", "logprobs": None, "finish_reason": "length"}
-    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
-    frame = {"id": "cmpl-up", "object": "text_completion", "created": 1, "model": "upstream-model"}
-    return json.dumps({**frame, "choices": [choice], "usage": usage}).encode()
-
-
-def error(status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None) -> Reply:
-    body = {"error": {"message": message, "type": "some_error", "param": None, "code": code}}
-    return Reply(status, headers or {}, json.dumps(body).encode())
-
-
-def ok(seen: Seen) -> Reply:
-    """The normal answer to whatever was asked."""
-    if seen.path.endswith("/embeddings"):
-        return Reply(body=embeddings_whole())
-    if seen.path.endswith("/chat/completions"):
-        return Reply(events=chat_events()) if seen.body.get("stream") else Reply(body=chat_whole())
-    return Reply(body=completion_whole())
-
-
-def _stream(**how: Any) -> Callable[[Seen], Reply]:
-    return lambda seen: Reply(events=chat_events(), **how)
-
-
-def _fixed(reply: Reply) -> Callable[[Seen], Reply]:
-    return lambda seen: reply
-
-
-def _held(seen: Seen) -> Reply:
-    reply = ok(seen)
-    reply.hold = True
-    return reply
-
-
-BEHAVIOURS: dict[str, Callable[[Seen], Reply]] = {
-    "ok": ok,
-    "silent": _held,
-    "role-then-silent": _stream(hold_after=1),
-    "stall": _stream(hold_after=3),
-    # The faults after the first token wait for `release`, so that the token is out before they happen.
-    "cut": _stream(end="cut", after=3, hold_after=3),
-    "reset": _stream(end="reset", after=3, hold_after=3),
-    "bad-chunk": _stream(end="bad_chunk", after=3, hold_after=3),
-    "bad-chunk-before-token": _stream(end="bad_chunk", after=1),
-    "cut-before-token": _stream(end="cut", after=1),
-    "no-end-marker": _stream(end="no_marker", hold_after=3),
-    "malformed": lambda seen: Reply(
-        events=[*chat_events()[:3], b'{"choices": [{"delta"', *chat_events()[3:]], hold_after=3
-    ),
-    "malformed-first": lambda seen: Reply(events=[b"{nonsense", *chat_events()]),
-    "error-in-stream": lambda seen: Reply(
-        events=[*chat_events()[:3], b'{"error": {"message": "account sk-secret is broke", "code": 500}}'], hold_after=3
-    ),
-    "error-first": lambda seen: Reply(events=[b'{"error": {"message": "no"}}']),
-    "empty": _fixed(Reply(events=[])),
-    "no-usage": lambda seen: (
-        Reply(events=chat_events()[:-1]) if seen.body.get("stream") else Reply(body=without_usage(chat_whole()))
-    ),
-    "slices": _stream(slices=1),
-    "crlf": _stream(line_end=b"\r\n"),
-    "comments": _stream(comments=True),
-    "json-for-stream": _fixed(Reply(body=chat_whole())),
-    "garbage": _fixed(Reply(body=b"<html>502 Bad Gateway</html>")),
-    "closed": _fixed(Reply(close=True)),
-    "cut-whole": _fixed(Reply(body=chat_whole(), end="cut")),
-    "bad-chunk-whole": _fixed(Reply(body=chat_whole(), end="bad_chunk")),
-    "429": _fixed(error(429, "slow down", "rate_limit_exceeded")),
-    "429-after": _fixed(error(429, "slow down", "rate_limit_exceeded", {"Retry-After": "7"})),
-    "500": _fixed(error(500, "sk-upstream-key leaked stack trace")),
-    "503": _fixed(error(503, "overloaded")),
-    "503-after": _fixed(error(503, "overloaded", None, {"Retry-After": "3"})),
-    "401": _fixed(error(401, "Incorrect API key provided: sk-upstream-key")),
-    "404": _fixed(error(404, "no such model")),
-    "400": _fixed(error(400, "temperature is bad for sk-upstream-key", "invalid_value")),
-    "400-context": _fixed(error(400, "This model's maximum context length is 8 tokens.", "context_length_exceeded")),
-    "redirect": _fixed(Reply(307, {"Location": "http://127.0.0.1:1/elsewhere"}, b"")),
-    "compressed": _fixed(Reply(200, {"Content-Encoding": "gzip"}, b"\x1f\x8b\x08\x00")),
-}
+_MODEL = re.compile(r"/models?/([^/]+?)(?=:generateContent|:streamGenerateContent|:embedContent|:batchEmbedContents|/)")
 
 
 class FakeUpstream:
@@ -205,9 +47,12 @@ class FakeUpstream:
         self._gone = asyncio.Event()
         """The test is over."""
         self.port = 0
+        self.down = False
+        """Whether everything is answered with 503, the list of models too."""
         self._scripts: dict[str, list[str]] = {}
-        self._replies: dict[str, Callable[[Seen], Reply]] = dict(BEHAVIOURS)
+        self._replies: dict[str, Behaviour] = dict(BEHAVIOURS)
         self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -217,14 +62,34 @@ class FakeUpstream:
         """What `model` does, request by request; the last behaviour stays."""
         self._scripts[model] = list(behaviours)
 
-    def behave(self, model: str, reply: Callable[[Seen], Reply]) -> None:
+    def behave(self, model: str, reply: Behaviour) -> None:
         """A behaviour of this test's own."""
         self._replies[model] = reply
 
+    @property
+    def root(self) -> str:
+        """The address without a path, for dialects that have other version parts."""
+        return self.url.removesuffix("/v1")
+
+    def asked(self, model: str) -> list[Seen]:
+        """The requests for one model, in their order."""
+        return [seen for seen in self.seen if seen.model == model]
+
     async def __aenter__(self) -> FakeUpstream:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._server.sockets[0].getsockname()[1]
+        await self.open()
         return self
+
+    async def open(self) -> None:
+        """Listen; again on the same port after `shut`."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def shut(self) -> None:
+        """Refuse connections and drop those there are, until `open`."""
+        assert self._server is not None
+        self._server.close()
+        for writer in list(self._writers):
+            writer.transport.abort()
 
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None
@@ -233,14 +98,17 @@ class FakeUpstream:
         self._server.close()
 
     def _reply(self, seen: Seen) -> Reply:
-        model = seen.body.get("model", "ok")
-        script = self._scripts.get(model)
+        if self.down:
+            return error(503, "down for a while")
+        name = seen.model
+        script = self._scripts.get(name)
         if script:
-            model = script.pop(0) if len(script) > 1 else script[0]
-        return self._replies.get(model, ok)(seen)
+            name = script.pop(0) if len(script) > 1 else script[0]
+        return self._replies.get(name, self._replies.get(name.partition("~")[0], ok))(seen)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._writers.add(writer)
         try:
             while (seen := await _read_request(reader)) is not None:
                 self.seen.append(seen)
@@ -249,49 +117,70 @@ class FakeUpstream:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
+            self._writers.discard(writer)
             writer.close()
 
     async def _answer(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Send it; whether the connection may go on."""
         if reply.close:
-            return False
+            return self._end(reply, writer)
         if reply.hold and not await self._wait(reader):
             return False
         if reply.body is not None:
-            return await self._whole(reply, writer)
-        head = {"Content-Type": "text/event-stream", "Transfer-Encoding": "chunked", **reply.headers}
+            return await self._whole(reply, reader, writer)
+        head = {"Content-Type": reply.content_type, "Transfer-Encoding": "chunked", **reply.headers}
         await self._send(reply, writer, _head(reply.status, head))
         eol = reply.line_end
-        for i, data in enumerate(reply.events):
+        for i, data in enumerate([*reply.events, b""]):
             if reply.hold_after == i and not await self._wait(reader):
                 return False
+            if reply.pause_after == i and not await self._wait(reader, reply.pause_s):
+                return False
+            if i == len(reply.events):
+                break
             if reply.after == i:
                 break
-            if reply.comments:
-                await self._send(reply, writer, _chunked(b": keep-alive" + eol + eol))
-            await self._send(reply, writer, _chunked(b"data: " + data + eol + eol))
+            if reply.comments and reply.comment:
+                await self._send(reply, writer, _chunked(reply.comment))
+            await self._send(reply, writer, _chunked(reply.frame(data, eol)))
             if reply.pace_s:
                 await asyncio.sleep(reply.pace_s)
-        if reply.end == "reset":
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
-            return False
-        if reply.end == "cut":
-            return False
+        if reply.end in ("reset", "cut"):
+            return self._end(reply, writer)
         if reply.end == "bad_chunk":
             await self._send(reply, writer, b"this is no size of a chunk\r\n")
             await self._gone.wait()  # it is for the client to hang up
             return False
-        marker = b"" if reply.end == "no_marker" else _chunked(b"data: [DONE]" + eol + eol)
-        await self._send(reply, writer, marker + b"0\r\n\r\n")
+        markers = [] if reply.end == "no_marker" else reply.marker
+        await self._send(reply, writer, b"".join(_chunked(reply.frame(data, eol)) for data in markers) + b"0\r\n\r\n")
         return True
 
-    async def _whole(self, reply: Reply, writer: asyncio.StreamWriter) -> bool:
+    def _end(self, reply: Reply, writer: asyncio.StreamWriter) -> bool:
+        """Close the connection, or reset it."""
+        if reply.end == "reset":
+            sock = writer.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            writer.transport.abort()
+        return False
+
+    async def _whole(self, reply: Reply, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         body = reply.body or b""
         head = {"Content-Type": "application/json", "Content-Length": str(len(body)), **reply.headers}
-        if reply.end == "cut":
-            await self._send(reply, writer, _head(reply.status, head) + body[: len(body) // 2])
+        half = len(body) // 2
+        if reply.pause_after is not None and not await self._wait(reader, reply.pause_s):
+            return False
+        if reply.hold_after is not None:
+            await self._send(reply, writer, _head(reply.status, head) + body[:half])
+            if not await self._wait(reader):
+                return False
+            await self._send(reply, writer, body[half:])
+            return True
+        if reply.end in ("cut", "reset"):
+            await self._send(reply, writer, _head(reply.status, head) + body[:half])
+            return self._end(reply, writer)
+        if reply.end == "no_marker":
+            head = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
+            await self._send(reply, writer, _head(reply.status, head) + _chunked(body))
             return False
         if reply.end == "bad_chunk":
             head = {"Content-Type": "application/json", "Transfer-Encoding": "chunked"}
@@ -302,14 +191,15 @@ class FakeUpstream:
         await self._send(reply, writer, _head(reply.status, head) + body)
         return True
 
-    async def _wait(self, reader: asyncio.StreamReader) -> bool:
-        """Until `release`; False when the client hangs up before."""
+    async def _wait(self, reader: asyncio.StreamReader, most_s: float | None = None) -> bool:
+        """Until `release`, or for `most_s`; False when the client hangs up before."""
         self.sending.release()
         released = asyncio.ensure_future(self.release.wait())
         gone = asyncio.ensure_future(reader.read(1))
-        await asyncio.wait((released, gone), return_when=asyncio.FIRST_COMPLETED)
-        if gone.done():
+        await asyncio.wait((released, gone), timeout=most_s, return_when=asyncio.FIRST_COMPLETED)
+        if not released.done():
             released.cancel()
+        if gone.done():
             self.hung_up.release()
             return False
         gone.cancel()
@@ -346,7 +236,13 @@ async def _read_request(reader: asyncio.StreamReader) -> Seen | None:
         name, _, value = line.decode().partition(":")
         headers[name.strip().lower()] = value.strip()
     body = await reader.readexactly(int(headers.get("content-length", "0")))
-    return Seen(method, path, headers, json.loads(body) if body else {})
+    try:
+        read = json.loads(body) if body else {}
+    except ValueError:
+        read = {}
+    found = _MODEL.search(unquote(path))
+    model = read.get("model") or (found.group(1) if found else "ok")
+    return Seen(method, path, headers, read, model)
 
 
 @asynccontextmanager

@@ -1,0 +1,223 @@
+"""The fake upstream's OpenAI: chat, completions and embeddings."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from tests.fakes.replies import Reply, Seen
+from tests.fakes.talk import Call, Question, Said, Spoken, Tool, Turn
+from tests.fakes.tongue import Tongue, Wrong, dump, halves, text_of
+
+FRAME = {"id": "chatcmpl-up", "created": 1, "model": "upstream-model"}
+TEXT = ["Hello", ", ", "wörld 🌍", "!"]
+TROUBLES: dict[str, tuple[int, str, str | None]] = {
+    "context": (
+        400,
+        "This model's maximum context length is 8 tokens. However, your messages resulted in 20 tokens.",
+        "context_length_exceeded",
+    ),
+    "filtered": (
+        400,
+        "The response was filtered due to the prompt triggering the content management policy.",
+        "content_filter",
+    ),
+    "no_prefill": (400, "The last message must be from the user; assistant prefill is not supported.", "invalid_value"),
+}
+
+# --- what many tests build their replies of -------------------------------------------------------
+
+
+def chunk(delta: dict[str, Any], finish: str | None = None, index: int = 0, **more: Any) -> bytes:
+    """The data of one chat chunk."""
+    choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
+    frame = {"id": "chatcmpl-up", "object": "chat.completion.chunk", "created": 1, "model": "upstream-model"}
+    return json.dumps({**frame, "choices": [choice], **more}, separators=(",", ":")).encode()
+
+
+def usage_chunk(prompt: int = 5, completion: int = 3) -> bytes:
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+    frame = {"id": "chatcmpl-up", "object": "chat.completion.chunk", "created": 1, "model": "upstream-model"}
+    return json.dumps({**frame, "choices": [], "usage": usage}, separators=(",", ":")).encode()
+
+
+def chat_events(texts: list[str] | None = None) -> list[bytes]:
+    texts = TEXT if texts is None else texts
+    return [
+        chunk({"role": "assistant", "content": "", "refusal": None}),
+        *(chunk({"content": text}) for text in texts),
+        chunk({}, "stop"),
+        usage_chunk(completion=len(texts)),
+    ]
+
+
+def chat_whole(text: str = "".join(TEXT)) -> bytes:
+    message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None, "annotations": []}
+    answer = {
+        "id": "chatcmpl-up",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "upstream-model",
+        "choices": [{"index": 0, "message": message, "logprobs": None, "finish_reason": "stop"}],
+        "usage": {
+            "prompt_tokens": 5,
+            "completion_tokens": 4,
+            "total_tokens": 9,
+            "prompt_tokens_details": {"cached_tokens": 2},
+        },
+    }
+    return json.dumps(answer).encode()
+
+
+def without_usage(body: bytes) -> bytes:
+    return json.dumps({name: value for name, value in json.loads(body).items() if name != "usage"}).encode()
+
+
+def embeddings_whole() -> bytes:
+    data = [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}]
+    usage = {"prompt_tokens": 3, "total_tokens": 3}
+    return json.dumps({"object": "list", "model": "upstream-model", "data": data, "usage": usage}).encode()
+
+
+def completion_whole() -> bytes:
+    choice = {"index": 0, "text": "Hello", "logprobs": None, "finish_reason": "length"}
+    usage = {"prompt_tokens": 2, "completion_tokens": 1, "total_tokens": 3}
+    frame = {"id": "cmpl-up", "object": "text_completion", "created": 1, "model": "upstream-model"}
+    return json.dumps({**frame, "choices": [choice], "usage": usage}).encode()
+
+
+def error(status: int, message: str, code: str | None = None, headers: dict[str, str] | None = None) -> Reply:
+    body = {"error": {"message": message, "type": "some_error", "param": None, "code": code}}
+    return Reply(status, headers or {}, json.dumps(body).encode())
+
+
+# --- what the able model needs --------------------------------------------------------------------
+
+
+def read_tool(tool: dict[str, Any]) -> Tool:
+    function = tool.get("function", tool)
+    return Tool(function["name"], function.get("description") or "", function.get("parameters") or {"type": "object"})
+
+
+def _turn(message: dict[str, Any]) -> Turn:
+    text, media = text_of(message.get("content"), "text", "refusal")
+    if message["role"] == "tool":
+        return Turn("tool", media=media, results=[text])
+    calls = [
+        Call(call["id"], call["function"]["name"], json.loads(call["function"]["arguments"]))
+        for call in message.get("tool_calls") or ()
+    ]
+    role = "system" if message["role"] == "developer" else message["role"]
+    return Turn(role, text, media, calls)  # type: ignore[arg-type]
+
+
+def _question(seen: Seen) -> Question:
+    body = seen.body
+    choice = body.get("tool_choice") or "auto"
+    form = body.get("response_format") or {}
+    schema = form["json_schema"].get("schema") if form.get("type") == "json_schema" else None
+    stop = body.get("stop") or []
+    return Question(
+        model=seen.model,
+        stream=bool(body.get("stream")),
+        turns=[_turn(message) for message in body.get("messages", ())],
+        tools=[read_tool(tool) for tool in body.get("tools") or ()],
+        choice=choice if isinstance(choice, str) else choice["function"]["name"],
+        parallel=body.get("parallel_tool_calls") is not False,
+        schema={} if form.get("type") == "json_object" else schema,
+        stop=[stop] if isinstance(stop, str) else stop,
+        n=body.get("n") or 1,
+        logprobs=(body.get("top_logprobs") or 0) if body.get("logprobs") else None,
+        most=body.get("max_completion_tokens") or body.get("max_tokens"),
+        think=bool(body.get("reasoning_effort") or body.get("reasoning")),
+        count=bool((body.get("stream_options") or {}).get("include_usage")),
+    )
+
+
+def _logprobs(pieces: list[str], top: int | None) -> dict[str, Any] | None:
+    if top is None:
+        return None
+    shown = []
+    for piece in pieces:
+        one = {"token": piece, "logprob": math.log(0.9), "bytes": list(piece.encode())}
+        others = [{**one, "logprob": math.log(0.9 / (i + 1))} for i in range(top)]
+        shown.append({**one, "top_logprobs": others})
+    return {"content": shown, "refusal": None}
+
+
+def usage(question: Question, said: Said) -> dict[str, Any]:
+    completion = said.tokens * question.n
+    return {
+        "prompt_tokens": said.prompt,
+        "completion_tokens": completion,
+        "total_tokens": said.prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": said.cached, "audio_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": len(said.thought) * question.n, "audio_tokens": 0},
+    }
+
+
+def _calls(said: Said, index: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": call.id if index == 0 else f"{call.id}_{index}",
+            "type": "function",
+            "function": {"name": call.name, "arguments": call.json},
+        }
+        for call in said.calls
+    ]
+
+
+def _whole(question: Question, said: Said) -> bytes:
+    choices = []
+    for i in range(question.n):
+        message: dict[str, Any] = {"role": "assistant", "content": said.text or None, "refusal": None}
+        message["annotations"] = []
+        if said.thought:
+            message["reasoning_content"] = "".join(said.thought)
+        if said.calls:
+            message["tool_calls"] = _calls(said, i)
+        logprobs = _logprobs(said.pieces, question.logprobs)
+        choices.append({"index": i, "message": message, "logprobs": logprobs, "finish_reason": said.finish})
+    return dump({**FRAME, "object": "chat.completion", "choices": choices, "usage": usage(question, said)})
+
+
+def _spoken(question: Question, said: Said) -> Spoken:
+    indexes = range(question.n)
+    events = [chunk({"role": "assistant", "content": "", "refusal": None}, index=i) for i in indexes]
+    events += [chunk({"reasoning_content": piece}, index=i) for piece in said.thought for i in indexes]
+    lead = len(events)
+    for piece in said.pieces:
+        for i in indexes:
+            event = json.loads(chunk({"content": piece}, index=i))
+            event["choices"][0]["logprobs"] = _logprobs([piece], question.logprobs)
+            events.append(dump(event))
+    for i in indexes:
+        for k, call in enumerate(_calls(said, i)):
+            function = call["function"]
+            first = {**call, "index": k, "function": {"name": function["name"], "arguments": ""}}
+            events.append(chunk({"tool_calls": [first]}, index=i))
+            for piece in halves(function["arguments"]):
+                events.append(chunk({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, index=i))
+        events.append(chunk({}, said.finish, index=i))
+    if question.count:
+        events.append(dump({**FRAME, "object": "chat.completion.chunk", "choices": [], "usage": usage(question, said)}))
+    return Spoken(events, lead, [b"[DONE]"])
+
+
+def wrong(status: int, message: str, code: str | None) -> Wrong:
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(
+        status, "invalid_request_error" if status < 500 else "server_error"
+    )
+    return status, {}, dump({"error": {"message": message, "type": kind, "param": None, "code": code}})
+
+
+OPENAI = Tongue(
+    name="openai",
+    owns=lambda path: path.endswith("/chat/completions"),
+    question=_question,
+    whole=_whole,
+    spoken=_spoken,
+    error=wrong,
+    troubles=TROUBLES,
+)
