@@ -78,6 +78,7 @@ def erase_subject(
         return
     typer.echo(
         f"{visible(done['subject'])} is erased: {done['contents']} texts, "
+        f"{f'{stored} stored responses, ' if (stored := done['responses']) else ''}"
         f"{'their key' if done['key'] else 'no key'}{', their name' if done['person'] else ''}. "
         f"It stands on the ledger as record {done['seq']}."
     )

@@ -26,13 +26,13 @@ from appliance.identity.secret import SECRET_BYTES, IdentityError, find_secret, 
 from appliance.identity.snapshot import KeyRecord
 from appliance.records.database import Database
 from appliance.records.subject_keys import WRAPPING_PURPOSE, ContentKeyError, unwrap
-from appliance.records.tables import api_keys, contents, subject_keys
+from appliance.records.tables import api_keys, contents, responses, subject_keys
 from appliance.records.transaction import Transaction
 
 
 class GivenUp(msgspec.Struct, frozen=True):
     """What hung on a lost secret. keys: ended. subjects: whose texts, which nobody could read any more, are gone.
-    contents: how many texts."""
+    contents: how many texts, stored responses among them."""
 
     keys: tuple[KeyInfo, ...] = ()
     subjects: int = 0
@@ -94,9 +94,11 @@ def _give_up(tx: Transaction, actor: Principal, secret: bytes, now: float) -> Ch
             unwrap(wrapping, subject, bytes(wrapped))
         except ContentKeyError:
             parts = connection.execute(delete(contents).where(contents.c.subject == subject)).rowcount
+            stored = connection.execute(delete(responses).where(responses.c.subject == subject)).rowcount
             connection.execute(delete(subject_keys).where(subject_keys.c.subject == subject))
             body: dict[str, Any] = {"actor": actor.actor, "object": subject}
-            body |= {"before": {"contents": parts, "key": True}, "after": {"contents": 0}}
+            before = {"contents": parts, "responses": stored, "key": True}
+            body |= {"before": before, "after": {"contents": 0, "responses": 0}}
             tx.append("admin.content.erase", body)
-            subjects, texts = subjects + 1, texts + parts
+            subjects, texts = subjects + 1, texts + parts + stored
     return Changed(GivenUp(tuple(ended), subjects, texts), (), tuple(dropped))

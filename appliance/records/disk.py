@@ -47,6 +47,7 @@ def _with_files(path: Path, pages: int, live: int) -> Usage:
 
 _LIVE = """
 SELECT coalesce((SELECT sum(octet_length(data) + 300) FROM contents), 0)
+     + coalesce((SELECT sum(octet_length(input) + octet_length(answer) + 400) FROM responses), 0)
      + coalesce((SELECT sum(pg_column_size(exchanges.*) + 64) FROM exchanges), 0)
      + coalesce((SELECT sum(pg_column_size(events.*) + 64) FROM events), 0)
 """

@@ -19,7 +19,16 @@ from sqlalchemy.exc import DBAPIError
 from appliance.errors import NotFound, PermissionDenied
 from appliance.records.database import Database, unavailable
 from appliance.records.subject_keys import SubjectKeys, subject_name
-from appliance.records.tables import api_keys, contents, counters, exchanges, service_accounts, subject_keys, users
+from appliance.records.tables import (
+    api_keys,
+    contents,
+    counters,
+    exchanges,
+    responses,
+    service_accounts,
+    subject_keys,
+    users,
+)
 from appliance.records.transaction import Transaction
 
 Actor = dict[str, Any]
@@ -42,8 +51,8 @@ _COMES_BACK = (
 
 
 class Erased(msgspec.Struct, frozen=True):
-    """What erasing did. contents: parts deleted. key: there was a key. person: their name in the directory was
-    replaced. seq: the event on the ledger. remarks: what is left to do by hand."""
+    """What erasing did. contents: parts deleted. responses: stored ones deleted. key: there was a key. person: their
+    name in the directory was replaced. seq: the event on the ledger. remarks: what is left to do by hand."""
 
     subject: str
     contents: int
@@ -51,6 +60,7 @@ class Erased(msgspec.Struct, frozen=True):
     person: bool
     seq: int
     remarks: tuple[str, ...] = ()
+    responses: int = 0
 
 
 async def erase(
@@ -89,6 +99,7 @@ def _erase(transaction: Transaction, subject: str, actor: Actor) -> Erased:
         # Zeroes over what is deleted, in the main file and so in what the log carries there.
         connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
     parts = connection.execute(delete(contents).where(contents.c.subject == subject)).rowcount
+    stored = connection.execute(delete(responses).where(responses.c.subject == subject)).rowcount
     key = _delete_key(connection, subject)
     issuer = connection.scalar(select(users.c.issuer).where(users.c.id == subject))
     person = connection.execute(
@@ -100,9 +111,12 @@ def _erase(transaction: Transaction, subject: str, actor: Actor) -> Erased:
         # Whoever has the directory in memory, this process too, reads it again and forgets them.
         epoch = update(counters).where(counters.c.name == "identity_epoch")
         connection.execute(epoch.values(value=counters.c.value + 1))
-    body = {"actor": actor, "object": subject, "before": {"contents": parts, "key": key}, "after": {"contents": 0}}
+    before = {"contents": parts, "responses": stored, "key": key}
+    after = {"contents": 0, "responses": 0}
+    body = {"actor": actor, "object": subject, "before": before, "after": after}
     seq = transaction.append("admin.content.erase", body)
-    return Erased(subject, parts, key, bool(person), seq, () if issuer is None else (_COMES_BACK.format(issuer),))
+    remarks = () if issuer is None else (_COMES_BACK.format(issuer),)
+    return Erased(subject, parts, key, bool(person), seq, remarks, stored)
 
 
 def _check(connection: Connection, subject: str, oversees: str | None, above: Collection[str]) -> None:
@@ -135,14 +149,16 @@ def _check(connection: Connection, subject: str, oversees: str | None, above: Co
 
 
 def _organization_of(connection: Connection, subject: str) -> str | None:
-    """Whose a subject is that stands in no directory: that of an exchange with a content of theirs."""
+    """Whose a subject is that stands in no directory: that of an exchange with a content of theirs, or of a stored
+    response."""
     query = (
         select(exchanges.c.organization_id)
         .join(contents, contents.c.exchange_id == exchanges.c.id)
         .where(contents.c.subject == subject)
         .limit(1)
     )
-    return connection.scalar(query)
+    stored = select(responses.c.organization_id).where(responses.c.subject == subject).limit(1)
+    return connection.scalar(query) or connection.scalar(stored)
 
 
 def _delete_key(connection: Connection, subject: str) -> bool:
@@ -162,7 +178,7 @@ def _clean(database: Database) -> list[str]:
     engine = database.writer_engine()
     try:
         if engine.dialect.name != "sqlite":
-            return ["PostgreSQL keeps deleted rows until a vacuum: run VACUUM on subject_keys and contents."]
+            return ["PostgreSQL keeps deleted rows until a vacuum: run VACUUM on subject_keys, contents and responses."]
         remarks = []
         if not _truncate_log(engine):
             remarks.append("The database's log could not be emptied, since somebody is reading. Erase again later.")

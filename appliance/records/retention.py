@@ -1,4 +1,5 @@
-"""What is dropped when: texts before records, records in the order of the chain, and none before its time.
+"""What is dropped when: texts and stored responses before records, records in the order of the chain, and none before
+its time.
 
 `what_to_drop` decides one small step at a time, from plain data; `Retention` measures, does the step in a transaction
 of its own through the recorder, and asks again.
@@ -18,7 +19,7 @@ from sqlalchemy import Connection, delete, func, insert, select, tuple_
 from appliance.errors import OutpostError
 from appliance.records.database import Database
 from appliance.records.disk import Usage, measure
-from appliance.records.tables import anchors, checkpoints, contents, counters, events, exchanges
+from appliance.records.tables import anchors, checkpoints, contents, counters, events, exchanges, responses
 from appliance.records.transaction import Transaction
 from appliance.records.verify import DROPPED
 from appliance.settings.recording import Records
@@ -39,10 +40,12 @@ EXPORT = "export:"
 
 
 class Oldest(msgspec.Struct, frozen=True):
-    """When the oldest content was kept and the oldest record was made (unix seconds); None: there is none."""
+    """When the oldest content was kept, the oldest record was made and the oldest response was stored (unix seconds);
+    None: there is none."""
 
     content: float | None
     record: float | None
+    response: float | None = None
 
 
 class Rules(msgspec.Struct, frozen=True):
@@ -52,12 +55,13 @@ class Rules(msgspec.Struct, frozen=True):
     content: float
     minimum: float
     max_disk: int
+    responses: float = 30 * 86400.0
 
 
 class Drop(msgspec.Struct, frozen=True):
     """One step: the oldest of a class, as far as they are from before a moment (unix seconds)."""
 
-    what: Literal["content", "metadata"]
+    what: Literal["content", "responses", "metadata"]
     before: float
     why: Literal["age", "quota"]
 
@@ -72,7 +76,7 @@ class Stuck(msgspec.Struct, frozen=True):
 
 def rules_of(records: Records) -> Rules:
     kept = records.retention
-    return Rules(kept.metadata, kept.content, kept.minimum, records.max_disk)
+    return Rules(kept.metadata, kept.content, kept.minimum, records.max_disk, kept.responses)
 
 
 def quota(rules: Rules, usage: Usage) -> int:
@@ -92,12 +96,16 @@ def what_to_drop(
     """
     if oldest.content is not None and oldest.content < now - rules.content:
         return Drop("content", now - rules.content, "age")
+    if oldest.response is not None and oldest.response < now - rules.responses:
+        return Drop("responses", now - rules.responses, "age")
     if oldest.record is not None and not held and oldest.record < now - max(rules.metadata, rules.minimum):
         return Drop("metadata", now - max(rules.metadata, rules.minimum), "age")
     most = quota(rules, usage)
     mark = most * (LOW if relieving else HIGH)
     if usage.live <= mark:
         return None
+    if oldest.response is not None and (oldest.content is None or oldest.response < oldest.content):
+        return Drop("responses", now + 1, "quota")
     if oldest.content is not None:
         return Drop("content", now + 1, "quota")
     young = oldest.record is None or oldest.record >= now - rules.minimum
@@ -137,6 +145,23 @@ def drop_content(before: float, limit: int = _BATCH) -> Callable[[Transaction], 
         same = tuple_(contents.c.exchange_id, contents.c.part).in_([tuple(row) for row in found])
         rows = connection.execute(delete(contents).where(same)).rowcount
         transaction.append(DROPPED, {"contents": rows})
+        return Dropped(rows)
+
+    return work
+
+
+def drop_responses(before: float, limit: int = _BATCH) -> Callable[[Transaction], Dropped]:
+    """Delete the oldest stored responses from before a moment, and say so; as `drop_content`."""
+
+    def work(transaction: Transaction) -> Dropped:
+        connection = transaction.connection
+        _overwrite(connection)
+        query = select(responses.c.id).where(responses.c.created_at < before)
+        found = list(connection.scalars(query.order_by(responses.c.created_at).limit(limit)))
+        if not found:
+            return Dropped(0)
+        rows = connection.execute(delete(responses).where(responses.c.id.in_(found))).rowcount
+        transaction.append(DROPPED, {"responses": rows})
         return Dropped(rows)
 
     return work
@@ -257,6 +282,7 @@ class State(msgspec.Struct, frozen=True):
     quota: int = 0
     stuck: Literal["minimum", "export"] | None = None
     contents_dropped: int = 0
+    responses_dropped: int = 0
     records_dropped: int = 0
     begins_after: int = 0
     """The number of the last record that was dropped."""
@@ -304,7 +330,7 @@ class Retention:
 
     async def sweep(self) -> State:
         """Drop all that is to be dropped now. Raises RecordsUnavailable."""
-        before, dropped = self.state.stuck, {"content": 0, "metadata": 0}
+        before, dropped = self.state.stuck, {"content": 0, "responses": 0, "metadata": 0}
         begins, stuck = self.state.begins_after, None
         while True:
             now, rules = self._clock(), rules_of(self.records)
@@ -316,8 +342,7 @@ class Retention:
             if not isinstance(step, Drop):
                 stuck = step
                 break
-            work = drop_content(step.before) if step.what == "content" else drop_metadata(step.before, acknowledged)
-            done: Dropped = await self._recorder.write(work)
+            done: Dropped = await self._recorder.write(_work(step, acknowledged))
             if not done.rows:
                 # Nothing signed to begin from yet, or a clock that ran backwards: the next sweep sees more.
                 over = usage.live - quota(rules, usage)
@@ -336,6 +361,7 @@ class Retention:
             quota=quota(rules, usage),
             stuck=stuck.reason if stuck else None,
             contents_dropped=self.state.contents_dropped + dropped["content"],
+            responses_dropped=self.state.responses_dropped + dropped["responses"],
             records_dropped=self.state.records_dropped + dropped["metadata"],
             begins_after=max(begins, begin),
         )
@@ -353,13 +379,24 @@ class Retention:
         event = select(events.c.seq, events.c.at_us / 1e6).order_by(events.c.seq).limit(1)
         async with self._database.read() as connection:
             content = await connection.scalar(select(func.min(contents.c.created_at)))
+            response = await connection.scalar(select(func.min(responses.c.created_at)))
             begin = int(await connection.scalar(select(func.max(anchors.c.seq))) or 0)
             found = [(await connection.execute(query)).first() for query in (exchange, event)]
             rows = (await connection.execute(select(counters.c.name, counters.c.value))).all()
         delivered = {name: int(value) for name, value in rows}
         seq, made = min(((int(row[0]), float(row[1])) for row in found if row is not None), default=(0, None))
         acknowledged = min((delivered.get(name, 0) for name in names), default=None)
-        return Oldest(content, made), seq, acknowledged, begin
+        return Oldest(content, made, response), seq, acknowledged, begin
+
+
+def _work(step: Drop, acknowledged: int | None) -> Callable[[Transaction], Dropped]:
+    match step.what:
+        case "content":
+            return drop_content(step.before)
+        case "responses":
+            return drop_responses(step.before)
+        case "metadata":
+            return drop_metadata(step.before, acknowledged)
 
 
 _STUCK = {

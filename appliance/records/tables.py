@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA = "0003"
+SCHEMA = "0004"
 """The newest migration's name. Kept here so that a start that has nothing to migrate need not load Alembic."""
 
 DEFAULT_ORGANIZATION = "org_default"
@@ -261,3 +261,25 @@ contents = Table(
     Column("created_at", Float, nullable=False, index=True),
 )
 """What was asked and answered, compressed and encrypted with the subject's key. `part` is request or answer."""
+
+responses = Table(
+    "responses",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("subject", String(128), nullable=False, index=True),
+    Column("organization_id", String(32), nullable=False),
+    Column("team_id", String(32)),
+    Column("route", Text, nullable=False),
+    Column("previous_id", String(64)),
+    Column("status", String(16), nullable=False),
+    Column("background", Boolean, nullable=False),
+    Column("size", COUNT, nullable=False),
+    Column("created_at", Float, nullable=False, index=True),
+    Column("input_nonce", LargeBinary(12), nullable=False),
+    Column("input", LargeBinary, nullable=False),
+    Column("answer_nonce", LargeBinary(12), nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+)
+"""Answers of /v1/responses that their owner may read again and go on with. `input` (its own items) and `answer` (the
+response) are JSON, sealed as contents are; `size` is their bytes before that. `status` counts, not the answer's own.
+`previous_id` is the response that this one goes on from; that one may be gone."""

@@ -17,6 +17,7 @@ from appliance.settings.values import (
     ModelName,
     Name,
     Size,
+    Switch,
     Whom,
     Word,
     parse_address,
@@ -72,6 +73,12 @@ class Retention(Section):
     )
     content: Duration = Field(
         default=30 * DAY, ge=60.0, le=36500 * DAY, description="Longest time that texts are kept."
+    )
+    responses: Duration = Field(
+        default=30 * DAY,
+        ge=60.0,
+        le=36500 * DAY,
+        description="Longest time that stored responses (/v1/responses) can be read and gone on with.",
     )
     minimum: Duration = Field(
         default=180 * DAY,
@@ -131,6 +138,11 @@ class Records(Section):
         default=(),
         description="Exceptions for teams, routes and organizations; the rule that names most counts.",
         examples=[[{"team": "research", "content": "full"}]],
+    )
+    store_responses: Switch = Field(
+        default=True,
+        description="Keep answers of /v1/responses, encrypted, for who asked, unless the request says store: false. "
+        "Off: none is kept, and none can be gone on with.",
     )
     retention: Retention = Field(default_factory=Retention, description="How long records are kept.")
     max_disk: Size = Field(

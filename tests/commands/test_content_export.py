@@ -79,7 +79,7 @@ def test_erase_asks_first(folder: Path) -> None:
 def test_erase_as_json(folder: Path) -> None:
     result = RUN.invoke(app, ["erase", "--subject", "key_b", "--yes", "--json", "--data-dir", str(folder)])
     assert json.loads(result.stdout)["data"] == {
-        "subject": "key_b", "contents": 1, "key": True, "person": False, "seq": 4, "remarks": [],
+        "subject": "key_b", "contents": 1, "key": True, "person": False, "seq": 4, "remarks": [], "responses": 0,
     }  # fmt: skip
 
 

@@ -175,8 +175,8 @@ async def test_the_ledger_says_who_erased_whom_and_no_more(box: Box) -> None:
     assert found.body == {
         "actor": ACTOR,
         "object": "user_a",
-        "before": {"contents": 1, "key": True},
-        "after": {"contents": 0},
+        "before": {"contents": 1, "responses": 0, "key": True},
+        "after": {"contents": 0, "responses": 0},
     }
 
 
