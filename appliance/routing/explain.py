@@ -41,13 +41,8 @@ class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
 
 def document(explanation: Explanation) -> dict[str, Any]:
     """As JSON: the targets in the order in which they are asked, those that are left out last."""
-    written: dict[str, Any] = msgspec.to_builtins(
-        msgspec.structs.replace(explanation, considered=in_order(explanation.considered))
-    )
-    for target in written["considered"]:
-        score = target.get("score")
-        if score is not None and not float("-inf") < score < float("inf"):
-            target["score"] = None  # JSON has no infinity
+    ordered = msgspec.structs.replace(explanation, considered=in_order(explanation.considered))
+    written: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(ordered))  # an infinite score becomes None
     return written
 
 

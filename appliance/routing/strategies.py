@@ -137,13 +137,11 @@ def shares(choices: Sequence[Choice]) -> list[float]:
     fixed = math.fsum(max(0.0, choice.share) for choice in choices if choice.share is not None)
     weights = math.fsum(max(0.0, choice.weight) for choice in choices if choice.share is None)
     rest = max(0.0, 1.0 - fixed)
-    scale = 1.0
-    if fixed > 0 and (weights <= 0 or fixed > 1.0):
-        scale = 1.0 / fixed
+    whole = fixed if fixed > 0 and (weights <= 0 or fixed > 1.0) else 1.0
     return [
-        (max(0.0, choice.weight) * rest / weights if weights > 0 else 0.0)
+        (max(0.0, choice.weight) / weights * rest if weights > 0 else 0.0)
         if choice.share is None
-        else max(0.0, choice.share) * scale
+        else max(0.0, choice.share) / whole
         for choice in choices
     ]
 
