@@ -51,6 +51,8 @@ from appliance.records.store import ExchangeStore
 from appliance.records.subject_keys import WRAPPING_PURPOSE
 from appliance.records.transaction import Transaction
 from appliance.records.usage import UsageStore
+from appliance.responses.keeper import Responses
+from appliance.responses.store import ResponseStore
 from appliance.settings import Settings
 from appliance.telemetry.metrics import Ledger, Sources
 from appliance.telemetry.observer import Observer
@@ -95,6 +97,7 @@ class Office:
     limits: Limits
     keeper: LimitKeeper
     contents: Contents
+    responses: Responses
     checkpointer: Checkpointer
     retention: Retention
     exporters: Exporters
@@ -178,6 +181,10 @@ class Office:
         wrapping = hkdf(await asyncio.to_thread(load_secret, self._data_dir), WRAPPING_PURPOSE)
         keeper = self.content_keeper = Keeper(database, wrapping)
         self.contents = Contents(keeper, recorder, settings.records, self.name)
+        store = ResponseStore(database, recorder, keeper.keys, kept_s=settings.records.retention.responses)
+        self.responses = Responses(store, settings.records, secrets.token_bytes)
+        if unfinished := await self.responses.recover():
+            logger.warning("responses_left_unfinished", extra={"count": unfinished})
         self.retention = Retention(database, recorder, settings.records)
         self._run(self.retention.run())
         self.exporters = Exporters(database, recorder, __version__)
@@ -200,6 +207,7 @@ class Office:
         self.keeper.apply(settings)
         self.limits.prices = Prices(settings.prices)
         self.contents.change(settings.records)
+        self.responses.change(settings.records)
         self.retention.records = settings.records
         await self.exporters.change(settings.records.export)
         self.observer.know(settings, self._limit_names())

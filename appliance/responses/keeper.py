@@ -1,0 +1,379 @@
+"""Responses that are kept: what an exchange of /v1/responses asks for before it begins, and leaves when it has ended.
+
+`begin` puts the earlier conversation in front of a request, `admitted` lets one in the background go on without its
+caller, `finish` stores what was answered. The doors read, delete and cancel through the same object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, Protocol
+
+import msgspec
+
+from appliance.dialects.answer import Frame
+from appliance.dialects.asked import Asked
+from appliance.dialects.responses import compact, listing, request, resource
+from appliance.dialects.responses.compact import CompactRequest
+from appliance.dialects.responses.request import ResponsesRequest
+from appliance.dialects.tally import Tally, WireUsage
+from appliance.dialects.wire import encode
+from appliance.errors import (
+    BadRequest,
+    BodyTooLarge,
+    InternalError,
+    NotFound,
+    OutpostError,
+    Overloaded,
+    UnsupportedParameter,
+    UpstreamFailed,
+)
+from appliance.identity.principal import Principal
+from appliance.records.subject_keys import Random, SubjectKey
+from appliance.responses.sealing import open_text, seal_text
+from appliance.responses.store import LIVE, MOST_BYTES, MOST_TURNS, Chain, Owner, ResponseStore, Stored, Turn, owner_of
+from appliance.settings.recording import Records
+
+MOST_RUNNING = 1000
+"""Responses that may be worked on in the background at a time."""
+PREFIX = "resp_"
+"""Before an exchange's id: the response's."""
+
+_GOES_ON = ("completed", "incomplete")
+"""The states of a response that can be gone on from."""
+_RESTARTED = "The gateway was stopped while it worked on this response; ask again."
+
+Item = dict[str, Any]
+Order = Literal["asc", "desc"]
+
+
+class Prepared(msgspec.Struct):
+    """One request under way. asked: with the earlier conversation in front; what the exchange goes on with."""
+
+    id: str
+    owner: Owner
+    asked: Asked
+    created: int
+    """Unix seconds."""
+    team: str | None = None
+    stored: bool = False
+    background: bool = False
+    previous_id: str | None = None
+    own: bytes = b""
+    """The items of the request itself, as JSON; empty where nothing is stored."""
+    route: str = ""
+    begun: bool = False
+    """It is stored as one that is being worked on."""
+    compacting: _Compacting | None = None
+
+    def answer(self, body: bytes) -> bytes:
+        """A whole answer as the caller gets it. Raises UpstreamFailed for a summary that says nothing."""
+        return body if self.compacting is None else self.compacting.answer(self.id, self.created, body)
+
+
+class _Compacting(msgspec.Struct):
+    """asked: with the whole conversation that is summed up. seal: makes a summary unreadable for all but its owner."""
+
+    asked: ResponsesRequest
+    seal: Callable[[str], str]
+
+    def answer(self, id: str, created: int, body: bytes) -> bytes:
+        """The target's answer (of the chat dialect) as a compacted conversation."""
+        said = msgspec.json.decode(body, type=_Said)
+        choice = said.choices[0]
+        if not choice.message.content or choice.finish_reason == "length":
+            raise UpstreamFailed("The model gave no whole summary of the conversation; try again, or another model.")
+        tally = Tally()
+        if said.usage is not None:
+            tally.take(said.usage)
+        return encode(compact.compact_answer(id, created, self.asked, choice.message.content, tally, self.seal))
+
+
+class _Message(msgspec.Struct):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct):
+    message: _Message
+    finish_reason: str | None = None
+
+
+class _Said(msgspec.Struct):
+    """What matters of a chat completion."""
+
+    choices: list[_Choice]
+    usage: WireUsage | None = None
+
+
+class ResponseKeeper(Protocol):
+    """What an exchange needs of it. `begin` raises 4xx errors that name the field, and RecordsUnavailable."""
+
+    async def begin(self, principal: Principal, asked: Asked, row_id: str) -> Prepared:
+        """At the end of parsing: the request with what it goes on from."""
+        ...
+
+    async def admitted(self, prepared: Prepared, route: str) -> None:
+        """Behind the limits: the work begins. One in the background is stored, and its caller has its answer."""
+        ...
+
+    async def finish(
+        self, prepared: Prepared, response: Mapping[str, Any] | None, error: OutpostError | None = None
+    ) -> asyncio.Future[bool] | None:
+        """At the record: the final response on its way to the disk, or the error in its place. The future is done once
+        it is durable, or raises RecordsUnavailable; None where there is nothing to keep."""
+        ...
+
+
+class Responses:
+    """See ResponseKeeper. `change` the settings at a reload."""
+
+    def __init__(self, store: ResponseStore, settings: Records, random: Random) -> None:
+        self._store = store
+        self._random = random
+        self._expected: dict[str, asyncio.Future[bytes]] = {}
+        self._running: dict[str, asyncio.Task[Any]] = {}
+        self.change(settings)
+
+    def change(self, settings: Records) -> None:
+        """Go by these from now on."""
+        self._keeps = settings.store_responses
+        self._store.kept_s = settings.retention.responses
+
+    async def recover(self) -> int:
+        """Once, at the start: what the last process has left unfinished has failed. Gives how many."""
+        return await self._store.fail_unfinished()
+
+    # --- for the exchange -------------------------------------------------------------------------------
+
+    async def begin(self, principal: Principal, asked: Asked, row_id: str) -> Prepared:
+        native, owner, now = asked.native, owner_of(principal), int(self._store.clock())
+        if isinstance(native, CompactRequest):
+            return await self._compaction(owner, native, row_id, now)
+        assert isinstance(native, ResponsesRequest)
+        stored = self._stores(native)
+        if native.background and native.stream:
+            raise UnsupportedParameter(
+                "stream: a response in the background is not streamed here; leave stream out and ask for it by its id.",
+                param="stream",
+            )
+        prepared = Prepared(
+            PREFIX + row_id,
+            owner,
+            asked,
+            now,
+            team=principal.team,
+            stored=stored,
+            background=stored and bool(native.background),
+            previous_id=native.previous_response_id,
+        )
+        if stored:
+            prepared.own = encode(listing.items_of(native, prepared.id))
+            if len(prepared.own) > MOST_BYTES:
+                raise BodyTooLarge(
+                    f"input: is more than the {MOST_BYTES} bytes that are stored; send store: false.", param="input"
+                )
+        if stored != native.stored:
+            native = msgspec.structs.replace(native, store=stored)
+            prepared.asked = asked._replace(native=native)
+        if native.pending:
+            native = await self._resolved(owner, native)
+            prepared.asked = Asked(request.canonical(native), native)
+        return prepared
+
+    async def admitted(self, prepared: Prepared, route: str) -> None:
+        prepared.route = route
+        if not prepared.background:
+            return
+        if len(self._running) >= MOST_RUNNING:
+            raise Overloaded(
+                f"{MOST_RUNNING} responses are worked on in the background already; try again.", retry_after_s=5.0
+            )
+        id, task = prepared.id, asyncio.current_task()
+        assert task is not None
+        self._running[id] = task
+        task.add_done_callback(lambda _: self._running.pop(id, None))
+        queued = encode(self._blank(prepared, "queued"))
+        await (await self._store.add(self._row(prepared, "queued"), prepared.own, queued))
+        prepared.begun = True
+        told = self._expected.get(id)
+        if told is not None and not told.done():
+            told.set_result(encode(resource.public(msgspec.json.decode(queued), prepared.asked.native.include)))
+
+    async def finish(
+        self, prepared: Prepared, response: Mapping[str, Any] | None, error: OutpostError | None = None
+    ) -> asyncio.Future[bool] | None:
+        if not prepared.stored:
+            return None
+        if prepared.begun:
+            if response is None:
+                blank = self._blank(prepared, "in_progress")
+                response = resource.failed(blank, error or InternalError(_RESTARTED))
+            return await self._store.settle(self._row(prepared, "queued"), str(response["status"]), encode(response))
+        if response is None or prepared.background:
+            return None
+        return await self._store.add(self._row(prepared, str(response["status"])), prepared.own, encode(response))
+
+    # --- for the doors ----------------------------------------------------------------------------------
+
+    def expect(self, row_id: str) -> asyncio.Future[bytes]:
+        """Gives the first answer of an exchange that goes on in the background, as soon as it does. `forget` it."""
+        told = self._expected[PREFIX + row_id] = asyncio.get_running_loop().create_future()
+        return told
+
+    def forget(self, row_id: str) -> None:
+        del self._expected[PREFIX + row_id]
+
+    async def get(self, principal: Principal, id: str, include: Sequence[str] = ()) -> bytes:
+        """The response as JSON. Raises NotFound."""
+        turn = await self._store.read(id, owner_of(principal))
+        if turn is None:
+            raise _not_found(id)
+        return encode(resource.public(self._present(turn), include))
+
+    async def items(
+        self, principal: Principal, id: str, *, after: str | None, limit: int, order: Order, include: Sequence[str] = ()
+    ) -> bytes:
+        """A page of what a response was made from, as JSON: the earlier conversation, and its own input. Raises
+        NotFound, BadRequest."""
+        chain = await self._store.chain(id, owner_of(principal))
+        if chain.too_large:
+            raise BadRequest(f"{id} is of a conversation that is too long to be listed.")
+        if not chain.turns:
+            raise _not_found(id)
+        *earlier, last = chain.turns
+        items = _items_of(earlier) + msgspec.json.decode(last.input)
+        if resource.ENCRYPTED not in include:
+            items = [resource.public_item(item) for item in items]
+        return encode(listing.page(items, after=after, limit=limit, order=order))
+
+    async def delete(self, principal: Principal, id: str) -> bytes:
+        """Raises NotFound."""
+        if not await self._store.delete(id, owner_of(principal), principal.actor):
+            raise _not_found(id)
+        if (task := self._running.get(id)) is not None:
+            task.cancel()
+        return encode({"id": id, "object": "response", "deleted": True})
+
+    async def cancel(self, principal: Principal, id: str) -> bytes:
+        """End a response in the background; gives it as it then is, as JSON. Raises NotFound, BadRequest."""
+        stored = await self._store.find(id, owner_of(principal))
+        if stored is None:
+            raise _not_found(id)
+        if not stored.background:
+            raise BadRequest(f"{id} is not worked on in the background; only such a response can be cancelled.")
+        if stored.status in LIVE and await (await self._store.settle(stored, "cancelled")):
+            task = self._running.get(id)
+            if task is not None:
+                # As if its caller had left: the target's work ends, and what it has done is on record.
+                task.cancel()
+        return await self.get(principal, id)
+
+    # --- the pieces -------------------------------------------------------------------------------------
+
+    def _stores(self, native: ResponsesRequest) -> bool:
+        """Whether the response is kept. Raises BadRequest where it has to be, and must not."""
+        if self._keeps:
+            return native.stored
+        for field, asked in (
+            ("store", native.store is True),
+            ("background", bool(native.background)),
+            ("previous_response_id", native.previous_response_id is not None),
+        ):
+            if asked:
+                raise UnsupportedParameter(
+                    f"{field}: this gateway stores no responses (records.store_responses); send all items, and "
+                    "store: false.",
+                    param=field,
+                )
+        return False
+
+    async def _resolved(self, owner: Owner, native: ResponsesRequest) -> ResponsesRequest:
+        """With the earlier conversation in front, and what was compacted opened."""
+        key = await self._store.keys.find(owner.subject)
+        earlier: list[Item] = []
+        if native.previous_response_id is not None:
+            earlier = _items_of(self._going_on(await self._store.chain(native.previous_response_id, owner)))
+        return request.resolve(native, earlier, opened=lambda sealed: open_text(key, sealed))
+
+    def _going_on(self, chain: Chain) -> Sequence[Turn]:
+        """The turns, if they can be gone on from. Raises BadRequest."""
+        if chain.too_large:
+            raise BadRequest(
+                f"previous_response_id: the conversation has more than {MOST_TURNS} responses or {MOST_BYTES} bytes; "
+                "sum it up with POST /v1/responses/compact and go on from that.",
+                param="previous_response_id",
+            )
+        if chain.missing is not None:
+            raise BadRequest(
+                f"previous_response_id: there is no response {chain.missing!r}; it was never stored, or is deleted or "
+                "too old by now. Send the conversation as input.",
+                param="previous_response_id",
+                code="previous_response_not_found",
+            )
+        last = chain.turns[-1].stored
+        if last.status not in _GOES_ON:
+            cure = "wait until it is completed" if last.status in LIVE else "go on from the one before it"
+            raise BadRequest(
+                f"previous_response_id: the response is {last.status}; {cure}.", param="previous_response_id"
+            )
+        return chain.turns
+
+    async def _compaction(self, owner: Owner, native: CompactRequest, row_id: str, now: int) -> Prepared:
+        key = await self._store.keys.get(owner.subject)
+        resolved = native.as_request()
+        if resolved.pending:
+            self._stores(resolved)
+            resolved = await self._resolved(owner, resolved)
+        if key.fresh:
+            await self._store.keep_key(key)
+        asked = Asked(compact.compact_request(resolved))
+        return Prepared(PREFIX + row_id, owner, asked, now, compacting=_Compacting(resolved, self._sealer(key)))
+
+    def _sealer(self, key: SubjectKey) -> Callable[[str], str]:
+        return lambda text: seal_text(key, text, self._random)
+
+    def _row(self, prepared: Prepared, status: str) -> Stored:
+        return Stored(
+            prepared.id,
+            prepared.owner,
+            prepared.route,
+            prepared.team,
+            prepared.previous_id,
+            status,
+            prepared.background,
+            created_at=float(prepared.created),
+        )
+
+    def _blank(self, prepared: Prepared, status: resource.Status) -> dict[str, Any]:
+        """The response before anything is answered."""
+        asked = prepared.asked
+        frame = Frame(prepared.id, prepared.created, prepared.route, asked.request, asked.native)
+        return resource.skeleton(frame, status)
+
+    def _present(self, turn: Turn) -> dict[str, Any]:
+        """The response as it is now: its status may have changed since it was written down."""
+        found: dict[str, Any] = msgspec.json.decode(turn.answer)
+        status = turn.stored.status
+        if status in LIVE:
+            status = "in_progress" if turn.stored.id in self._running else status
+        if found["status"] != status:
+            found["status"] = status
+            if status == "failed":
+                found = resource.failed(found, InternalError(_RESTARTED))
+        return found
+
+
+def _items_of(turns: Sequence[Turn]) -> list[Item]:
+    """What was said in these turns, as items of an input."""
+    items: list[Item] = []
+    for turn in turns:
+        items += msgspec.json.decode(turn.input)
+        items += listing.output_items(msgspec.json.decode(turn.answer))
+    return items
+
+
+def _not_found(id: str) -> NotFound:
+    return NotFound(
+        f"There is no response {id[:80]!a}; it was never stored, or is deleted or too old by now.", param="id"
+    )
