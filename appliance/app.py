@@ -40,7 +40,9 @@ from appliance.providers.openai import make_session
 from appliance.providers.upstream import Upstream
 from appliance.redact import Secrets
 from appliance.routing.build import build_router
-from appliance.routing.routes import Router, Zone
+from appliance.routing.health import Health
+from appliance.routing.routes import Router
+from appliance.routing.strategies import Zone
 from appliance.routing.watch import Running
 from appliance.settings import (
     DeploymentTarget,
@@ -139,6 +141,7 @@ class App:
             limits=office.limits,
             observer=office.observer,
             contents=office.contents,
+            health=Health(),
             new_id=new_id,
             max_priority=settings.admission.max_priority,
             default_priority=settings.admission.default_priority,

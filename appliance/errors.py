@@ -63,6 +63,13 @@ class ContextLengthExceeded(BadRequest):
     elsewhere = True
 
 
+class ContentFiltered(BadRequest):
+    """A target refused the request, or stopped its answer, for what it says. Asking elsewhere would go round that, so
+    a route has to want it (`fallback_on_content_filter`)."""
+
+    code = "content_filter"
+
+
 class Unauthenticated(OutpostError):
     status = 401
     code = "invalid_api_key"
@@ -118,10 +125,25 @@ class UnsupportedMediaType(OutpostError):
 
 
 class RateLimited(OutpostError):
+    """One of our own limits, which no other target changes, or a target's (`TargetLimited`)."""
+
     status = 429
     code = "rate_limit_exceeded"
     type = "rate_limit_error"
     retryable = True
+
+
+class TargetLimited(RateLimited):
+    """A target limits the rate of requests: after a while it takes more, and others may take it now."""
+
+    again = True
+
+
+class TargetUsedUp(TargetLimited):
+    """The gateway's account at a target has nothing left: asking again does not help, another target may."""
+
+    code = "upstream_quota"
+    again = False
 
 
 # --- our side and the targets' side: 5xx --------------------------------------------------------
@@ -180,11 +202,26 @@ class UpstreamFailed(UpstreamError):
 class UpstreamUnavailable(UpstreamError):
     status = 503
     code = "upstream_unavailable"
+    again = True
+
+
+class TargetResting(UpstreamUnavailable):
+    """A target that has failed too often is left alone for a while: nothing was sent to it."""
+
+    again = False
+    elsewhere = True
 
 
 class UpstreamTimeout(UpstreamError):
     status = 504
     code = "upstream_timeout"
+
+
+class Diverged(UpstreamError):
+    """A target that was asked to repeat what the client has already seen said something else."""
+
+    code = "answer_diverged"
+    again = True
 
 
 class DeadlineExceeded(UpstreamTimeout):

@@ -16,10 +16,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from appliance.account import Account, Limits
-from appliance.dialects import errors as openai_errors
-from appliance.dialects.assemble import assemble
-from appliance.dialects.kinds import Kind, Request
-from appliance.dialects.sse import DONE_EVENT
+from appliance.dialects.asked import Asked
+from appliance.dialects.kinds import Kind
 from appliance.errors import (
     ClientStalled,
     InternalError,
@@ -32,12 +30,14 @@ from appliance.identity.principal import Principal, Priority
 from appliance.limits.admission import Gates, choose_priority, least_urgent
 from appliance.limits.rules import Used
 from appliance.records.rows import ExchangeRow, Outcome
-from appliance.relay import Outgoing, Relay
-from appliance.routing.plan import Plan, make_plan
+from appliance.relay import BYTES_A_TOKEN, Outgoing, Relay
+from appliance.routing.health import Health
+from appliance.routing.plan import Plan, Situation, make_plan
+from appliance.routing.residency import Demand
 from appliance.routing.routes import Router
 from appliance.routing.watch import Running, Watch
 from appliance.settings.recording import Content
-from appliance.wishes import PRIORITY_HEADER, TAGS_HEADER, parse_tags
+from appliance.wishes import PRIORITY_HEADER, SESSION_HEADER, TAGS_HEADER, parse_session, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
 
@@ -107,6 +107,7 @@ class Gateway:
     limits: Limits
     observer: Observer
     contents: Contents
+    health: Health
     new_id: Callable[[], str]
     """A fresh unguessable id: letters and digits."""
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -172,8 +173,8 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
     with gateway.running.watch() as watch:
         exchange = Exchange(gateway, kind, incoming, outgoing, principal, watch)
         try:
-            request = await exchange.parse()
-            plan = await exchange.admit(exchange.plan(request))
+            asked = await exchange.parse()
+            plan = await exchange.admit(exchange.plan(asked))
             answer = await exchange.relay(plan)
         except OutpostError as error:
             answer = exchange.fail(error)
@@ -224,6 +225,8 @@ class Exchange:
         self._body = b""
         self._told: asyncio.Future[None] | None = None
         self._policy: Content = "none"
+        self.demands: list[Demand] = []
+        """Where verdicts about its texts want the data to stay; what the key and the route want comes on top."""
         now = self._now = _since(gateway.clock.monotonic)
         self.row = ExchangeRow(
             id=incoming.id,
@@ -244,6 +247,7 @@ class Exchange:
             kind=kind,
             partition=principal.credential,
             gates=gateway.gates,
+            health=gateway.health,
             traceparent=lambda: gateway.observer.outgoing(trace),
             outgoing=outgoing,
             watch=watch,
@@ -253,7 +257,7 @@ class Exchange:
             write_timeout_s=gateway.write_timeout_s,
         )
 
-    async def parse(self) -> Request:
+    async def parse(self) -> Asked:
         """The body as a typed request. Raises 4xx errors that name the field."""
         header, limited, gateway = self._incoming.header, self._principal.restrictions, self._gateway
         self.row.tags = parse_tags(header(TAGS_HEADER))
@@ -261,11 +265,12 @@ class Exchange:
             header(PRIORITY_HEADER), least_urgent(gateway.max_priority, limited.priority), gateway.default_priority
         )
         body = self._body = await self._incoming.body()
+        self._relay.size = len(body) // BYTES_A_TOKEN
         return self._kind.parse(body, gateway.max_json_depth)
 
-    def plan(self, request: Request) -> Plan:
+    def plan(self, asked: Asked) -> Plan:
         """The targets to try. Raises ModelNotFound, UnsupportedParameter, Unavailable."""
-        gateway, limited = self._gateway, self._principal.restrictions
+        gateway, limited, request = self._gateway, self._principal.restrictions, asked.request
         route = gateway.router.find(request.model, limited.routes)
         self.row.route = route.model
         self._policy = gateway.contents.policy(self._principal, route.model)
@@ -274,7 +279,25 @@ class Exchange:
         elif request.stream:
             self._relay.kept, self._relay.keep_most = [], STREAM_OVERHEAD * gateway.contents.most
         self.row.stream = bool(request.stream)
-        return make_plan(route, self._kind, request, limited)
+        return make_plan(route, self._kind, asked, limited, self._situation(asked))
+
+    def _situation(self, asked: Asked) -> Situation:
+        """What the plan goes by beside the request."""
+        gateway, principal, health = self._gateway, self._principal, self._gateway.health
+        return Situation(
+            board=health.board,
+            now=health.clock(),
+            wall=self.row.started_at,
+            random=health.random,
+            count=lambda: gateway.limits.estimate(asked.request),
+            session=parse_session(self._incoming.header(SESSION_HEADER)) or principal.credential,
+            partition=principal.credential,
+            tags=tuple(self.row.tags),
+            teams=_names(principal.team),
+            organizations=_names(principal.organization),
+            keys=_names(principal.key_id, principal.key_name),
+            demands=tuple(self.demands),
+        )
 
     async def admit(self, plan: Plan) -> Plan:
         """Reserve the worst case under every limit, in one step; the plan without the targets that have none left.
@@ -296,9 +319,9 @@ class Exchange:
             body = await self._relay.whole(plan)
             self.settle()  # so that the headers tell what is left now
             return Answer(200, body, self._relay.headers(), self.row)
-        await self._relay.stream(plan)
+        end = await self._relay.stream(plan)
         self.settle()
-        return Answer(200, DONE_EVENT, {}, self.row, streamed=True)
+        return Answer(200, end, {}, self.row, streamed=True)
 
     def settle(self) -> None:
         """What was used, by the count of the target that did the work."""
@@ -329,9 +352,9 @@ class Exchange:
         row.outcome = _outcome(error, any(attempt.error_code == error.code for attempt in row.attempts))
         if self._relay.streaming:
             cut = isinstance(error, ClientStalled)
-            return Answer(200, openai_errors.stream_event(error), {}, self.row, streamed=True, cut=cut)
+            return Answer(200, self._relay.failure(error), {}, self.row, streamed=True, cut=cut)
         headers = {**self._relay.headers(), **error_headers(error)}
-        return Answer(error.status, openai_errors.body(error), headers, self.row)
+        return Answer(error.status, self._kind.error_body(error), headers, self.row)
 
     def abandon(self) -> None:
         """The client has gone: nobody is answered, but the work that was done is on record."""
@@ -384,9 +407,9 @@ class Exchange:
         if pieces is None:
             said = answer
         elif len(pieces) <= FEW_PIECES:
-            said = assemble(pieces)
+            said = self._kind.assemble(pieces)
         else:
-            said = await asyncio.to_thread(assemble, pieces)
+            said = await asyncio.to_thread(self._kind.assemble, pieces)
         return await contents.keep(self._principal, self.row, policy, self._body, said)
 
     def _submit(self) -> asyncio.Future[None]:
@@ -439,6 +462,10 @@ def _forget_way(error: BaseException | None) -> None:
     while error is not None and error.__traceback__ is not None:
         error.__traceback__ = None
         error = error.__cause__ or error.__context__
+
+
+def _names(*names: str | None) -> frozenset[str]:
+    return frozenset([name for name in names if name])
 
 
 def _since(clock: Callable[[], float]) -> Callable[[], float]:

@@ -13,13 +13,25 @@ from typing import Protocol, TypeVar
 from appliance.account import Account
 from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import Tally
-from appliance.errors import ClientStalled, DeadlineExceeded, InternalError, OutpostError, UpstreamTimeout
+from appliance.errors import (
+    BadRequest,
+    ClientStalled,
+    ContentFiltered,
+    DeadlineExceeded,
+    Diverged,
+    InternalError,
+    OutpostError,
+    UpstreamTimeout,
+)
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
 from appliance.limits.rules import Used
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
-from appliance.routing.attempts import first_answer
+from appliance.rescue import MOST_RESUMED, Rescue
+from appliance.routing.attempts import Turns
+from appliance.routing.board import Flight
+from appliance.routing.health import Health
 from appliance.routing.plan import Candidate, Plan, unavailable
 from appliance.routing.routes import Route
 from appliance.routing.watch import Watch
@@ -53,6 +65,7 @@ class Relay:
         kind: Kind,
         partition: str,
         gates: Gates,
+        health: Health,
         traceparent: Callable[[], str | None],
         outgoing: Outgoing,
         watch: Watch,
@@ -64,6 +77,7 @@ class Relay:
         self._kind = kind
         self._partition = partition
         self._gates = gates
+        self._health = health
         self._traceparent = traceparent
         self._outgoing = outgoing
         self._watch = watch
@@ -85,6 +99,12 @@ class Relay:
         self.priority: Priority = "normal"
         self.queue_s: float | None = None
         """How long the attempts waited for their targets at the gate; None: no target was busy."""
+        self.size = 0
+        """Tokens of the prompt, about: how much work a target has with it."""
+        self._fail: Callable[[OutpostError], bytes] = kind.error_event
+        self._rescue: Rescue | None = None
+        self._seen: _Keeping
+        """What the client was sent, where there is a rescue."""
 
     def headers(self) -> dict[str, str]:
         """What an answer's headers tell of its way, and of what its caller may still ask for."""
@@ -94,29 +114,63 @@ class Relay:
             **(self.account.headers() if self.account is not None else {}),
         }
 
+    def failure(self, error: OutpostError) -> bytes:
+        """The last event of a stream that the client has seen the beginning of."""
+        return self._fail(error)
+
     async def whole(self, plan: Plan) -> bytes:
         """The body of a whole answer."""
-        route = plan.route
-        self._watch.total(route.deadlines.total, lambda: _total_over(route))
-        body = await self._first(plan, lambda candidate: self._whole(route, candidate))
+        self._watch.total(plan.route.deadlines.total, lambda: _total_over(plan.route))
+        body = await self._in_turn(plan, self._whole)
         self.row.ttft_s = self._now()
         return body
 
-    async def stream(self, plan: Plan) -> None:
-        """Pass a streamed answer on, all but the event that says that it is complete."""
+    async def stream(self, plan: Plan) -> bytes:
+        """Pass a streamed answer on; gives its last events, which say that it is complete."""
         route = plan.route
         self._watch.total(route.deadlines.total, lambda: _total_over(route))
-        await self._pump(await self._first(plan, lambda candidate: self._open(route, candidate)))
+        if self.kept is not None:
+            self._outgoing = _Keeping(self._outgoing, self.kept, self.keep_most)
+        if route.rescue == "resume":
+            self._rescue = Rescue(self._kind)
+            self._outgoing = self._seen = _Keeping(self._outgoing, self._rescue.pieces, MOST_RESUMED)
+        return await self._in_turn(plan, self._stream)
 
-    async def _first(self, plan: Plan, ask: Callable[[Candidate], Awaitable[T]]) -> T:
-        """The first answer of the plan's candidates."""
+    async def _in_turn(self, plan: Plan, ask: Callable[[Route, Candidate], Awaitable[T]]) -> T:
+        """The first answer of the plan's candidates; raises the most useful error when none gives one."""
+        route, health = plan.route, self._health
+        turns = Turns(plan.candidates, route.retries, health.random)
+        candidate = turns.first()
+        health.asked(candidate.target.name)
         try:
-            return await first_answer(plan.candidates, plan.route.retries, ask, self._pause)
-        except OutpostError as error:
-            if error.elsewhere and plan.larger is not None:
-                # Too much for those that are up; a target that is not may take it, once it is.
-                raise unavailable(plan.route.model, plan.larger) from error
-            raise
+            while True:
+                try:
+                    return await ask(route, candidate)
+                except OutpostError as error:
+                    if self.streaming and not self._resumes(error):
+                        raise
+                    if isinstance(error, ContentFiltered) and route.fallback_on_content_filter:
+                        error.elsewhere = True
+                    left_s = route.deadlines.total - self._now()
+                    failed = candidate.target.name
+                    step = turns.failed(candidate, error, left_s=left_s, rest_s=health.rest_s(failed))
+                    if step is None or (step[0] is candidate and not health.may_retry(failed)):
+                        if error.elsewhere and plan.larger is not None and not self.streaming:
+                            # Too much for those that are up; a target that is not may take it, once it is.
+                            raise unavailable(route.model, plan.larger) from error
+                        told = turns.told
+                        assert told is not None
+                        raise told  # noqa: B904 – it may be an earlier one, with a cause of its own
+                candidate, pause = step
+                if pause:
+                    await self._pause(pause)
+        finally:
+            turns.told = told = None  # its traceback holds this frame: together they would stay until a collection
+
+    def _resumes(self, error: OutpostError) -> bool:
+        """Whether somebody else may go on with a stream that the client has seen the beginning of."""
+        rescue = self._rescue
+        return rescue is not None and error.retryable and self._seen.whole and rescue.may_resume()
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
         visit = await self._enter(candidate)
@@ -129,8 +183,11 @@ class Relay:
         finally:
             visit.leave()
 
+    async def _stream(self, route: Route, candidate: Candidate) -> bytes:
+        return await self._pump(route, await self._open(route, candidate))
+
     async def _open(self, route: Route, candidate: Candidate) -> _Opened:
-        """A stream with its first token: until then another target may take over."""
+        """A stream with its first token."""
         name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
 
         def started() -> None:
@@ -140,10 +197,21 @@ class Relay:
         try:
             call = self._call(route, candidate, visit)
             call.started, call.queued, call.alive = started, watch.disarm, watch.touch
+            if self._rescue is not None:
+                call.whole_events = not self._kind.resumes_bytes
+                if self.streaming:
+                    self._rescue.prepare(call, candidate)
             attempt = self._attempt(candidate)
             with attempt:
                 started()
-                stream = await candidate.target.upstream.stream(call)
+                try:
+                    stream = await candidate.target.upstream.stream(call)
+                except BadRequest as error:
+                    if not self.streaming:
+                        raise
+                    # It was well as the client asked it; so it is our way of asking for the rest that it refuses.
+                    raise Diverged(f"{name} does not go on with an answer: {error.message}") from error
+                attempt.first_token()
         except BaseException:
             visit.leave()
             raise
@@ -172,26 +240,42 @@ class Relay:
                     account.touch()
         return visit
 
-    async def _pump(self, opened: _Opened) -> None:
+    async def _pump(self, route: Route, opened: _Opened) -> bytes:
         """From the target to the client, at the client's pace, until the target says that it is done."""
         watch, stream = self._watch, opened.stream
         try:
             with opened.attempt:
-                self.streaming = True
-                self.row.ttft_s = self._now()
-                watch.arm(self._write_timeout_s, _stalled)
-                outgoing = self._outgoing
-                if self.kept is not None:
-                    outgoing = _Keeping(outgoing, self.kept, self.keep_most)
-                await outgoing.begin(self.headers(), stream.first)
-                watch.arm(opened.idle_s, opened.silent)
-                await stream.pump(_Way(outgoing, watch, self._write_timeout_s, opened))
+                way = _Way(self._outgoing, watch, self._write_timeout_s, opened)
+                if self.streaming:
+                    self._fail = stream.fail
+                    watch.arm(opened.idle_s, opened.silent)
+                    if stream.first and not way.send(stream.first):
+                        await way.drained()
+                    await stream.pump(way)
+                elif route.rescue == "buffer":
+                    held = _Held(self, way, stream, route.buffer_tokens)
+                    watch.arm(opened.idle_s, opened.silent)
+                    await stream.pump(held)
+                    await held.end()
+                else:
+                    await self.begin(stream, stream.first)
+                    watch.arm(opened.idle_s, opened.silent)
+                    await stream.pump(way)
+                return stream.end()
         finally:
             watch.disarm()
             try:
                 await stream.aclose()
             finally:
                 opened.visit.leave()
+
+    async def begin(self, stream: Stream, data: bytes) -> None:
+        """The first that the client sees."""
+        self.streaming = True
+        self._fail = stream.fail
+        self.row.ttft_s = self._now()
+        self._watch.arm(self._write_timeout_s, _stalled)
+        await self._outgoing.begin(self.headers(), data)
 
     def _call(self, route: Route, candidate: Candidate, visit: Visit) -> Call:
         self.tally = Tally()
@@ -204,13 +288,17 @@ class Relay:
             partition=self._partition,
             connect_s=route.deadlines.connect,
             tally=self.tally,
+            native=candidate.native,
             ended=visit.give_back,
             traceparent=self._traceparent(),
         )
 
     def _attempt(self, candidate: Candidate) -> _Attempt:
-        self.row.target = candidate.target.name
-        return _Attempt(candidate.target.name, self, far=candidate.target.provider is not None)
+        """Raises TargetResting where the target is not to be asked now."""
+        name = candidate.target.name
+        flight = self._health.began(name, self.size)
+        self.row.target = name
+        return _Attempt(name, self, flight, far=candidate.target.provider is not None)
 
     def count_abandoned(self, far: bool) -> None:
         """A client that leaves before a provider has said anything has had it work all the same: that costs the prompt,
@@ -241,32 +329,44 @@ class Relay:
 class _Attempt:
     """One try at one target, on record from its start. Enter it around all that the try does."""
 
-    __slots__ = ("_at", "_far", "_relay", "_started", "_target")
+    __slots__ = ("_at", "_far", "_flight", "_opening", "_relay", "_started", "_target")
 
-    def __init__(self, target: str, relay: Relay, *, far: bool) -> None:
+    def __init__(self, target: str, relay: Relay, flight: Flight, *, far: bool) -> None:
         """far: the target is a provider's, which only tells at the end what it has used."""
         self._target = target
         self._far = far
+        self._flight = flight
+        self._opening = False
         self._relay = relay
         self._started = relay._now()
         self._at = len(relay.row.attempts)
         relay.row.attempts.append(Attempt(target, self._started, 0.0, "completed"))
 
+    def first_token(self) -> None:
+        """What was asked for has begun to come; the rest of it is still this attempt's."""
+        self._opening = True
+        self._relay._health.first_token(self._flight)
+
     def __enter__(self) -> None:
-        pass
+        self._opening = False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        stopped = self._relay._watch.caught() if isinstance(error, asyncio.CancelledError) else None
+        relay = self._relay
+        stopped = relay._watch.caught() if isinstance(error, asyncio.CancelledError) else None
         failure = stopped or error
         outcome, code = "completed", None
         if isinstance(failure, OutpostError):
             outcome, code = "failed", failure.code
+            if relay._rescue is not None and relay.streaming:
+                relay._rescue.refused(self._target, failure)
         elif isinstance(failure, asyncio.CancelledError):
             outcome = "cancelled"
-            self._relay.count_abandoned(self._far)
+            relay.count_abandoned(self._far)
         elif failure is not None:
             outcome, code = "failed", InternalError.code
-        self._relay.ended(self._target, self._at, self._started, outcome, code)
+        relay.ended(self._target, self._at, self._started, outcome, code)
+        if failure is not None or not self._opening:
+            relay._health.ended(self._flight, self._target, failure, relay.tally.completion_tokens)
         if stopped is not None:
             raise stopped from None
 
@@ -304,17 +404,57 @@ class _Keeping:
         self._keep(data)
         return self._outgoing.send(data)
 
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was too much to keep."""
+        return self._left > 0
+
     def _keep(self, data: bytes) -> None:
         if self._left > 0:
             self._left -= len(data)
             self._kept.append(bytes(data))
 
 
+class _Held:
+    """The way to the client of a stream whose beginning is held back: nobody has seen it if the stream breaks early."""
+
+    __slots__ = ("_begun", "_most", "_parts", "_relay", "_stream", "_way")
+
+    def __init__(self, relay: Relay, way: _Way, stream: Stream, most: int) -> None:
+        """most: tokens that are held."""
+        self._relay = relay
+        self._way = way
+        self._stream = stream
+        self._most = most
+        self._parts = [stream.first]
+        self._begun = False
+
+    def send(self, data: bytes) -> bool:
+        if self._begun:
+            return self._way.send(data)
+        self._way.touch()
+        self._parts.append(data)
+        return self._relay.tally.completion_tokens < self._most  # else `drained` is awaited, and lets it go
+
+    async def drained(self) -> None:
+        if self._begun:
+            await self._way.drained()
+        else:
+            await self.end()
+
+    async def end(self) -> None:
+        """Let go what is held."""
+        if not self._begun:
+            self._begun = True
+            await self._relay.begin(self._stream, b"".join(self._parts))
+            self._way.resume()
+
+
 class _Way:
     """The last stretch to the client. Each piece moves the target's deadline; while the client lets the gateway wait,
     its own counts instead."""
 
-    __slots__ = ("_opened", "_outgoing", "_send", "_touch", "_watch", "_write_timeout_s")
+    __slots__ = ("_opened", "_outgoing", "_send", "_watch", "_write_timeout_s", "touch")
 
     def __init__(self, outgoing: Outgoing, watch: Watch, write_timeout_s: float, opened: _Opened) -> None:
         self._outgoing = outgoing
@@ -322,15 +462,19 @@ class _Way:
         self._write_timeout_s = write_timeout_s
         self._opened = opened
         self._send = outgoing.send
-        self._touch = watch.touch
+        self.touch = watch.touch
 
     def send(self, data: bytes) -> bool:
-        self._touch()
+        self.touch()
         return self._send(data)
 
     async def drained(self) -> None:
         self._watch.arm(self._write_timeout_s, _stalled)
         await self._outgoing.drained()
+        self.resume()
+
+    def resume(self) -> None:
+        """It is the target's turn again."""
         self._watch.arm(self._opened.idle_s, self._opened.silent)
 
 

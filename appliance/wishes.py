@@ -9,6 +9,7 @@ from appliance.redact import looks_secret
 
 TAGS_HEADER = "x-outpost-tags"
 PRIORITY_HEADER = "x-outpost-priority"
+SESSION_HEADER = "x-outpost-session"
 MAX_TAGS = 16
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}")
@@ -34,3 +35,17 @@ def parse_tags(text: str | None) -> list[str]:
                 param=TAGS_HEADER,
             )
     return tags
+
+
+_SESSION = re.compile(r"[!-~]{1,128}")
+
+
+def parse_session(text: str | None) -> str:
+    """What requests that belong together have in common; "" where nothing is said. Raises BadRequest."""
+    if not text:
+        return ""
+    if not _SESSION.fullmatch(text):
+        raise BadRequest(
+            f"{SESSION_HEADER}: 1 to 128 printable ASCII characters without spaces", param=SESSION_HEADER
+        )
+    return text

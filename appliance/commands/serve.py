@@ -186,7 +186,7 @@ def first_request(url: str, routes: Sequence[Route], key: str | None, keys_comma
 
 
 def _abilities(route: Route) -> frozenset[str]:
-    return frozenset().union(*(target.upstream.capabilities.kinds for target in route.targets))
+    return frozenset().union(*(target.upstream.capabilities.kinds for target in route.all_targets()))
 
 
 def _keys_command(data_dir: Path) -> str:

@@ -16,9 +16,13 @@ from appliance.dialects import parameters as p
 from appliance.dialects.wire import Wire
 from appliance.errors import BadRequest, UnsupportedParameter
 
+CacheControl = dict[str, Any]
+"""Anthropic's mark that a prompt is worth keeping up to here; targets without the notion never see it."""
 
-class TextPart(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
+
+class TextPart(msgspec.Struct, frozen=True, tag="text", omit_defaults=True, forbid_unknown_fields=True):
     text: str
+    cache_control: CacheControl | None = None
 
 
 class RefusalPart(msgspec.Struct, frozen=True, tag="refusal", forbid_unknown_fields=True):
@@ -30,8 +34,9 @@ class ImageUrl(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     detail: Literal["auto", "low", "high"] | None = None
 
 
-class ImagePart(msgspec.Struct, frozen=True, tag="image_url", forbid_unknown_fields=True):
+class ImagePart(msgspec.Struct, frozen=True, tag="image_url", omit_defaults=True, forbid_unknown_fields=True):
     image_url: ImageUrl
+    cache_control: CacheControl | None = None
 
 
 class InputAudio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -49,6 +54,7 @@ class FilePart(msgspec.Struct, frozen=True, tag="file", forbid_unknown_fields=Tr
 
 TextParts = Annotated[list[TextPart], Meta(min_length=1)]
 UserParts = Annotated[list[TextPart | ImagePart | AudioPart | FilePart], Meta(min_length=1)]
+ToolParts = Annotated[list[TextPart | ImagePart], Meta(min_length=1)]
 AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\s<|\\/>]+$")]
 ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
@@ -104,6 +110,13 @@ class AssistantMessage(
     """Left over from an answer; see `tidy`."""
     parsed: Any = None
     """Left over from an SDK's parsed answer; see `tidy`."""
+    reasoning_content: str | None = None
+    """What was thought before this message, as text."""
+    reasoning: str | None = None
+    """Another name for `reasoning_content`; see `tidy`."""
+    reasoning_details: Annotated[list[dict[str, Any]], Meta(max_length=1024)] | None = None
+    """The same in blocks, with what their maker needs to trust them: {type: reasoning.text, text, signature},
+    {type: reasoning.encrypted, data} or {type: reasoning.summary, summary}."""
     audio: None = None
     function_call: None = None
 
@@ -111,9 +124,11 @@ class AssistantMessage(
 class ToolMessage(
     msgspec.Struct, frozen=True, tag_field="role", tag="tool", omit_defaults=True, forbid_unknown_fields=True
 ):
-    content: str | TextParts
+    content: str | ToolParts
     tool_call_id: Annotated[str, Meta(min_length=1, max_length=256)]
     name: Name | None = None
+    is_error: bool | None = None
+    """The tool failed. Targets without the notion see that from what it says."""
 
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
@@ -126,9 +141,10 @@ class Function(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
     strict: bool | None = None
 
 
-class Tool(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Tool(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     function: Function
     type: Literal["function"]
+    cache_control: CacheControl | None = None
 
 
 class ChosenFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -191,6 +207,8 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
     reasoning: dict[str, Any] | None = None
+    """Any of effort, max_tokens, summary, enabled, exclude."""
+    verbosity: Literal["low", "medium", "high"] | None = None
     # No-ops from here on; see parameters.ACCEPTED_NO_OPS.
     user: p.Label | None = None
     metadata: p.Metadata | None = None
@@ -213,7 +231,6 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
 REFUSED = {
     "audio": "no model here speaks; leave it out.",
     "prediction": "predicted outputs are not used; leave it out, the answer is the same.",
-    "verbosity": "no model here takes it; ask for the length you want in a message.",
     "web_search_options": "no model here searches the web; pass search results in a message or a tool.",
     "functions": "it is deprecated; use tools.",
     "function_call": "it is deprecated; use tool_choice.",
@@ -252,11 +269,21 @@ def tidy(request: ChatRequest) -> ChatRequest:
     messages: list[Message] | None = None
     for i, message in enumerate(request.messages):
         if isinstance(message, AssistantMessage) and (
-            message.tool_calls or message.annotations is not None or message.parsed is not None
+            message.tool_calls
+            or message.annotations is not None
+            or message.parsed is not None
+            or message.reasoning is not None
         ):
             calls = None if message.tool_calls is None else [_tidy_call(call) for call in message.tool_calls]
             messages = messages or list(request.messages)
-            messages[i] = msgspec.structs.replace(message, annotations=None, parsed=None, tool_calls=calls)
+            messages[i] = msgspec.structs.replace(
+                message,
+                annotations=None,
+                parsed=None,
+                tool_calls=calls,
+                reasoning=None,
+                reasoning_content=message.reasoning_content or message.reasoning,
+            )
     return request if messages is None else msgspec.structs.replace(request, messages=messages)
 
 
@@ -355,6 +382,10 @@ def needs(request: ChatRequest) -> Iterator[tuple[str, str, bool]]:
                 if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
                     # A caller never makes the gateway or a target fetch an address: media travels in the request.
                     yield "image_addresses", f"messages[{i}].content[{k}].image_url.url", False
+        elif isinstance(message, ToolMessage) and isinstance(message.content, list):
+            for k, part in enumerate(message.content):
+                if isinstance(part, ImagePart):
+                    yield "tool_images", f"messages[{i}].content[{k}]", False
 
 
 _FEATURES = (
@@ -365,4 +396,5 @@ _FEATURES = (
     ("repetition_penalty", "repetition_penalty"),
     ("reasoning_effort", "reasoning"),
     ("reasoning", "reasoning"),
+    ("verbosity", "verbosity"),
 )

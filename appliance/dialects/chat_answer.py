@@ -1,4 +1,8 @@
-"""Engine events to OpenAI's chat answers, whole and streamed. Sans-I/O: events in, bytes out."""
+"""Engine events to OpenAI's chat answers, whole and streamed. Sans-I/O: events in, bytes out.
+
+OpenAI's form has no reasoning. What models think goes into `reasoning_content`, and in blocks, with what their makers
+want back, into `reasoning_details`, as other compatible servers do.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +11,12 @@ from typing import Any
 
 import msgspec
 
+from appliance.dialects import errors
+from appliance.dialects.answer import Frame
+from appliance.dialects.sse import DONE_EVENT
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
+from appliance.errors import OutpostError
 from runtimes.engine import Delta, Event, Finished, PositionLogprobs, TokenLogprob, ToolCallDelta, Usage
 
 LOWEST_LOGPROB = -9999.0
@@ -35,6 +43,8 @@ class ChatStream:
         self._usage = usage
         self._logprobs = logprobs
         self._started: set[int] = set()
+        self._blocks: dict[int, int] = {}
+        """How many blocks of reasoning a choice has ended."""
         head = encode({"id": id, "object": "chat.completion.chunk", "created": created, "model": model})
         self._head = b"data: " + head[:-1]
         self._tail = (b',"usage":null' if usage else b"") + b"}\n\n"
@@ -59,6 +69,12 @@ class ChatStream:
                     out.append(self._head + chunk)
         return b"".join(out)
 
+    def end(self) -> bytes:
+        return DONE_EVENT
+
+    def fail(self, error: OutpostError) -> bytes:
+        return errors.stream_event(error)
+
     def _begin(self, index: int, out: list[bytes]) -> None:
         if index not in self._started:
             self._started.add(index)
@@ -67,6 +83,14 @@ class ChatStream:
 
     def _delta(self, item: Delta, out: list[bytes]) -> None:
         self._begin(item.index, out)
+        if item.reasoning or item.refusal or item.reasoning_signature or item.reasoning_data:
+            out.append(
+                self._chunk(
+                    {"index": item.index, "delta": self._unsaid(item), "logprobs": None, "finish_reason": None}
+                )
+            )
+            if not item.text and not item.tool_calls:
+                return
         if not item.tool_calls and not self._logprobs:
             if item.text:
                 text = encode(item.text)
@@ -80,8 +104,30 @@ class ChatStream:
         logprobs = {"content": _positions(item.logprobs), "refusal": None} if item.logprobs else None
         out.append(self._chunk({"index": item.index, "delta": delta, "logprobs": logprobs, "finish_reason": None}))
 
+    def _unsaid(self, item: Delta) -> dict[str, Any]:
+        """What is not the answer itself."""
+        delta: dict[str, Any] = {"refusal": item.refusal} if item.refusal else {}
+        at = self._blocks.get(item.index, 0)
+        details: list[dict[str, Any]] = []
+        if item.reasoning:
+            delta["reasoning_content"] = item.reasoning
+        if item.reasoning or item.reasoning_signature:
+            details.append(reasoning_text(item.reasoning, item.reasoning_signature, at))
+            self._blocks[item.index] = at = at + bool(item.reasoning_signature)
+        if item.reasoning_data:
+            details.append({"type": "reasoning.encrypted", "data": item.reasoning_data, "index": at})
+            self._blocks[item.index] = at + 1
+        if details:
+            delta["reasoning_details"] = details
+        return delta
+
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         return self._head + b',"choices":[' + encode(choice) + b"]" + self._tail
+
+
+def reasoning_text(text: str, signature: str, at: int) -> dict[str, Any]:
+    """A block of reasoning, or a piece of one, as `reasoning_details` has it."""
+    return {"type": "reasoning.text", "text": text, **({"signature": signature} if signature else {}), "index": at}
 
 
 def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
@@ -98,6 +144,8 @@ def take_usage(tally: Tally, item: Any) -> None:
     tally.prompt_tokens = item.prompt_tokens
     tally.completion_tokens = item.completion_tokens
     tally.cached_tokens = item.cached_tokens
+    tally.cache_write_tokens = item.cache_write_tokens
+    tally.reasoning_tokens = item.reasoning_tokens
     tally.queue_s = item.queue_s
     tally.source = "reported"
 
@@ -107,6 +155,27 @@ class _Choice(msgspec.Struct):
     calls: dict[int, list[ToolCallDelta]] = {}
     positions: list[PositionLogprobs] = []
     reason: str | None = None
+    refusal: list[str] = []
+    thought: list[str] = []
+    """All that was thought."""
+    block: list[str] = []
+    """Of it, what no signature has ended yet."""
+    blocks: list[dict[str, Any]] = []
+
+    def think(self, item: Delta) -> None:
+        if item.reasoning:
+            self.thought.append(item.reasoning)
+            self.block.append(item.reasoning)
+        if item.reasoning_signature:
+            self.close(item.reasoning_signature)
+        if item.reasoning_data:
+            self.close("")
+            self.blocks.append({"type": "reasoning.encrypted", "data": item.reasoning_data, "index": len(self.blocks)})
+
+    def close(self, signature: str) -> None:
+        if self.block or signature:
+            self.blocks.append(reasoning_text("".join(self.block), signature, len(self.blocks)))
+            self.block = []
 
 
 class ChatWhole:
@@ -124,6 +193,9 @@ class ChatWhole:
                 choice = self._choices[item.index]
                 choice.text.append(item.text)
                 choice.positions.extend(item.logprobs)
+                if item.refusal:
+                    choice.refusal.append(item.refusal)
+                choice.think(item)
                 for piece in item.tool_calls:
                     choice.calls.setdefault(piece.index, []).append(piece)
             elif isinstance(item, Finished):
@@ -143,6 +215,13 @@ class ChatWhole:
         if choice.calls:
             message["content"] = text or None
             message["tool_calls"] = [_whole_call(choice.calls[i]) for i in sorted(choice.calls)]
+        if choice.refusal:
+            message["refusal"], message["content"] = "".join(choice.refusal), text or None
+        choice.close("")
+        if choice.thought:
+            message["reasoning_content"] = "".join(choice.thought)
+        if choice.blocks:
+            message["reasoning_details"] = choice.blocks
         logprobs = {"content": _positions(choice.positions), "refusal": None} if self._logprobs else None
         return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": choice.reason}
 
@@ -156,3 +235,23 @@ def _whole_call(pieces: list[ToolCallDelta]) -> dict[str, Any]:
             "arguments": "".join([piece.arguments for piece in pieces]),
         },
     }
+
+
+def stream(frame: Frame, tally: Tally) -> ChatStream:
+    request = frame.request
+    options = request.stream_options
+    return ChatStream(
+        frame.id,
+        frame.created,
+        frame.model,
+        tally,
+        usage=bool(options and options.include_usage),
+        logprobs=bool(request.logprobs),
+    )
+
+
+def whole(frame: Frame, tally: Tally) -> ChatWhole:
+    request = frame.request
+    return ChatWhole(
+        frame.id, frame.created, frame.model, tally, choices=request.choices, logprobs=bool(request.logprobs)
+    )

@@ -7,9 +7,13 @@ from typing import Any
 
 import msgspec
 
+from appliance.dialects import errors
+from appliance.dialects.answer import Frame
 from appliance.dialects.chat_answer import logprob, take_usage
+from appliance.dialects.sse import DONE_EVENT
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
+from appliance.errors import OutpostError
 from runtimes.engine import Delta, Event, Finished, PositionLogprobs, Usage
 
 
@@ -65,6 +69,12 @@ class CompletionStream:
                     out.append(self._head + b',"choices":[],"usage":' + encode(self._tally.usage()) + b"}\n\n")
         return b"".join(out)
 
+    def end(self) -> bytes:
+        return DONE_EVENT
+
+    def fail(self, error: OutpostError) -> bytes:
+        return errors.stream_event(error)
+
     def _chunk(self, index: int, text: str, positions: Sequence[PositionLogprobs], reason: str | None) -> bytes:
         logprobs = None
         if self._logprobs and positions:
@@ -114,3 +124,23 @@ class CompletionWhole:
             for i, choice in enumerate(self._choices)
         ]
         return encode({**self._frame, "choices": choices, "usage": self._tally.usage()})
+
+
+def stream(frame: Frame, tally: Tally) -> CompletionStream:
+    request = frame.request
+    options = request.stream_options
+    return CompletionStream(
+        frame.id,
+        frame.created,
+        frame.model,
+        tally,
+        usage=bool(options and options.include_usage),
+        logprobs=request.logprobs is not None,
+    )
+
+
+def whole(frame: Frame, tally: Tally) -> CompletionWhole:
+    request = frame.request
+    return CompletionWhole(
+        frame.id, frame.created, frame.model, tally, choices=request.choices, logprobs=request.logprobs is not None
+    )

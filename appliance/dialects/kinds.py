@@ -3,26 +3,163 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any, Protocol
 
 import msgspec
 
-from appliance.dialects import chat, completions, embeddings
+from appliance.dialects import assemble, chat, chat_answer, completion_answer, completions, embeddings, errors
+from appliance.dialects import passing as openai_passing
+from appliance.dialects.answer import Ask, Frame, MakeStream, MakeWhole, Reader
+from appliance.dialects.asked import Asked
+from appliance.dialects.tally import Tally
+from appliance.errors import InternalError, OutpostError
 
 Request = chat.ChatRequest | completions.CompletionRequest | embeddings.EmbeddingRequest
+"""The canonical requests."""
+Need = tuple[str, str, bool]
+"""What a target must be able to do: the feature, the field that asks for it, and whether that may be dropped."""
 
 
-class Kind(msgspec.Struct, frozen=True):
-    """An operation. `parse` raises BadRequest; `needs` yields (feature, field, droppable); `verb` is for messages."""
+class Passing(Protocol):
+    """A streamed answer in the client's own dialect on its way through: looked at, never written again.
+
+    Before the first token it lets nothing out. `done` is set once the target has said that the answer is complete.
+    """
+
+    done: bool
+
+    def feed(self, read: bytes) -> bytes:
+        """What may be sent after `read`; b"" as `read` means that the connection has ended. Raises UpstreamFailed."""
+        ...
+
+    def end(self) -> bytes:
+        """The last events, which say that the answer is complete, and were held back."""
+        ...
+
+    def fail(self, error: OutpostError) -> bytes:
+        """The last events of an answer that failed."""
+        ...
+
+
+class MakePassing(Protocol):
+    def __call__(self, target: str, tally: Tally, request: Any, secret: bytes) -> Passing: ...
+
+
+class ReadWhole(Protocol):
+    def __call__(self, body: bytes, tally: Tally, target: str) -> None:
+        """Check a whole answer in the client's dialect and count it. Raises UpstreamFailed."""
+        ...
+
+
+class MakeReader(Protocol):
+    def __call__(self, target: str, request: Any) -> Reader: ...
+
+
+def _same_frame(frame: Frame, _pieces: list[bytes]) -> Frame:
+    return frame
+
+
+def _no_carry(native: Any, _before: Request, _after: Request) -> Any:
+    return native
+
+
+class Kind(msgspec.Struct, frozen=True, kw_only=True):
+    """An operation in one dialect."""
 
     name: str
+    operation: str
+    """What a target must offer; several dialects may ask for the same."""
     verb: str
+    """For messages."""
     id_prefix: str
-    parse: Callable[[bytes, int], Request]
-    needs: Callable[..., Iterable[tuple[str, str, bool]]]
+    parse: Callable[[bytes, int], Asked]
+    """Raises BadRequest."""
+    needs: Callable[[Asked], Iterable[Need]]
+    make_whole: MakeWhole
+    make_stream: MakeStream
+    make_passing: MakePassing
+    read_whole: ReadWhole
+    make_reader: MakeReader | None = None
+    """Reads an answer in this dialect: what a client was sent, and what a target sends that speaks it, where its bytes
+    do not pass. None: nothing to read."""
+    native_ask: Callable[[Any, str], Ask] | None = None
+    """The client's own body for a model of a target that speaks the same dialect."""
+    refit: Callable[[Frame, list[bytes]], Frame] = _same_frame
+    """The frame of an answer that has begun, by what was sent of it."""
+    resumes_bytes: bool = True
+    """Whether a stream that has passed as bytes can be gone on with."""
+    keeps: bool = False
+    """Answers are stored for their callers; see appliance.responses."""
+    carry: Callable[[Any, Request, Request], Any] = _no_carry
+    """The client's own body with what a route has changed in the canonical request."""
+    assemble: Callable[[Iterable[bytes]], bytes] = assemble.assemble
+    """The whole answer that a stream adds up to, for the record."""
+    error_body: Callable[[OutpostError], bytes] = errors.body
+    error_event: Callable[[OutpostError], bytes] = errors.stream_event
+    """Of a stream that has not said anything yet."""
 
 
-CHAT = Kind("chat.completions", "chat", "chatcmpl-", chat.parse, chat.needs)
-COMPLETIONS = Kind("completions", "complete text", "cmpl-", completions.parse, completions.needs)
-EMBEDDINGS = Kind("embeddings", "embed text", "embd-", embeddings.parse, embeddings.needs)
+def _canonical(parse: Callable[[bytes, int], Request]) -> Callable[[bytes, int], Asked]:
+    return lambda body, max_depth: Asked(parse(body, max_depth))
+
+
+def _of_request(needs: Callable[[Any], Iterable[Need]]) -> Callable[[Asked], Iterable[Need]]:
+    return lambda asked: needs(asked.request)
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise InternalError("Embeddings are not streamed.")
+
+
+def _vectors(body: bytes, tally: Tally, target: str) -> None:
+    openai_passing.read_whole(body, tally, target, vectors=True)
+
+
+def _choices(body: bytes, tally: Tally, target: str) -> None:
+    openai_passing.read_whole(body, tally, target, vectors=False)
+
+
+def _pass_openai(target: str, tally: Tally, request: Any, secret: bytes) -> Passing:
+    options = request.stream_options
+    counted = bool(options and options.include_usage)
+    return openai_passing.PassThrough(target, tally, keep_usage=counted, secret=secret, choices=request.choices)
+
+
+CHAT = Kind(
+    name="chat.completions",
+    operation="chat.completions",
+    verb="chat",
+    id_prefix="chatcmpl-",
+    parse=_canonical(chat.parse),
+    needs=_of_request(chat.needs),
+    make_whole=chat_answer.whole,
+    make_stream=chat_answer.stream,
+    make_passing=_pass_openai,
+    read_whole=_choices,
+)
+COMPLETIONS = Kind(
+    name="completions",
+    operation="completions",
+    verb="complete text",
+    id_prefix="cmpl-",
+    parse=_canonical(completions.parse),
+    needs=_of_request(completions.needs),
+    make_whole=completion_answer.whole,
+    make_stream=completion_answer.stream,
+    make_passing=_pass_openai,
+    read_whole=_choices,
+)
+EMBEDDINGS = Kind(
+    name="embeddings",
+    operation="embeddings",
+    verb="embed text",
+    id_prefix="embd-",
+    parse=_canonical(embeddings.parse),
+    needs=_of_request(embeddings.needs),
+    make_whole=_never,
+    make_stream=_never,
+    make_passing=_never,
+    read_whole=_vectors,
+)
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (CHAT, COMPLETIONS, EMBEDDINGS)}

@@ -19,12 +19,19 @@ class Tally(msgspec.Struct):
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    """Of the prompt's, those that a target has put into its cache."""
     completion_tokens: int = 0
     reasoning_tokens: int = 0
     source: UsageSource = "none"
     queue_s: float | None = None
     finish_reasons: dict[int, str] = {}
     """Choice → reason, for the choices that have ended."""
+
+    def clear(self) -> None:
+        """Count from nothing."""
+        for name, value in zip(self.__struct_fields__, msgspec.structs.astuple(Tally()), strict=True):
+            setattr(self, name, value)
 
     def reasons(self) -> list[str]:
         """In the order of the choices. What is no word is told as `other`: a target may say anything."""

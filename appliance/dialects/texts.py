@@ -42,6 +42,9 @@ def _chat(request: ChatRequest) -> Reading:
         refusal = getattr(message, "refusal", None)
         if refusal:
             texts.append(refusal)
+        thought = getattr(message, "reasoning_content", None)
+        if thought:
+            texts.append(thought)
         for call in getattr(message, "tool_calls", None) or ():
             texts += (call.function.name, call.function.arguments)
     if request.tools:

@@ -162,7 +162,7 @@ def state(gateway: Gateway) -> dict[str, Any]:
                 "strategy": route.strategy,
                 "targets": [
                     {"name": target.name, "ready": readiness.ready, "reason": readiness.reason}
-                    for target in route.targets
+                    for target in route.all_targets()
                     for readiness in (target.upstream.readiness(),)
                 ],
             }

@@ -48,7 +48,7 @@ def _providers(settings: Settings) -> Iterator[Opening]:
     targets = {
         (target.provider, str(target))
         for route in settings.routes
-        for target in route.targets
+        for target in route.own_targets
         if isinstance(target, ProviderTarget)
     }
     for provider in settings.providers:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, cast
 
 import msgspec
 
 from appliance import errors
 from appliance.dialects import chat, completions, embeddings
-from appliance.dialects.chat_answer import ChatStream, ChatWhole
-from appliance.dialects.completion_answer import CompletionStream, CompletionWhole
+from appliance.dialects.answer import StreamRenderer
 from appliance.dialects.kinds import Request
 from appliance.dialects.parameters import as_stop_list
 from appliance.providers.upstream import Call, Capabilities, GeneratedStream, Readiness
@@ -23,15 +22,6 @@ FEW_VECTORS = 32
 """More than these are written as JSON off the event loop."""
 
 Lease = Callable[[], AbstractAsyncContextManager[e.Engine]]
-
-
-class _Whole(Protocol):
-    def feed(self, events: Sequence[e.Event]) -> None: ...
-    def body(self) -> bytes: ...
-
-
-class _Stream(Protocol):
-    def feed(self, events: Sequence[e.Event]) -> bytes: ...
 
 
 class LocalUpstream:
@@ -80,7 +70,7 @@ class LocalUpstream:
             async with self._lease() as engine:
                 if isinstance(call.request, embeddings.EmbeddingRequest):
                     return await _embed(engine, call, call.request)
-                answer = _whole_answer(call)
+                answer = call.kind.make_whole(call.frame(), call.tally)
                 async with aclosing(_events(engine, self._completed(call))) as events:
                     async for batch in events:
                         answer.feed(batch)
@@ -105,15 +95,19 @@ class LocalUpstream:
             raise translate(error, self._name) from error
 
     async def stream(self, call: Call) -> GeneratedStream:
-        pieces = self._pieces(call)
-        return GeneratedStream(await anext(pieces), pieces)
+        renderer = call.renderer()
+        pieces = self._pieces(call, renderer)
+        try:
+            first = await anext(pieces)
+        except StopAsyncIteration:  # it had nothing to add to what others had said
+            first = b""
+        return GeneratedStream(first, pieces, renderer)
 
-    async def _pieces(self, call: Call) -> AsyncGenerator[bytes, None]:
+    async def _pieces(self, call: Call, answer: StreamRenderer) -> AsyncGenerator[bytes, None]:
         try:
             async with self._lease() as engine:
                 # All slots may be busy: how long others' answers take says nothing about this engine's health.
                 call.queued()
-                answer = _stream_answer(call)
                 async with aclosing(_events(engine, self._completed(call))) as events:
                     async for batch in events:
                         if data := answer.feed(batch):
@@ -238,8 +232,8 @@ def chat_request(request: chat.ChatRequest, partition: str) -> e.GenerateRequest
     form = request.response_format
     choice = request.tool_choice
     return e.GenerateRequest(
-        messages=[msgspec.to_builtins(message) for message in request.messages],
-        tools=msgspec.to_builtins(request.tools or []),
+        messages=[_for_template(msgspec.to_builtins(message)) for message in request.messages],
+        tools=[{"type": tool.type, "function": msgspec.to_builtins(tool.function)} for tool in request.tools or ()],
         tool_choice="auto" if choice is None else msgspec.to_builtins(choice),
         parallel_tool_calls=request.parallel_tool_calls is not False,
         response_format=None if form is None or isinstance(form, chat.TextFormat) else msgspec.to_builtins(form),
@@ -250,6 +244,16 @@ def chat_request(request: chat.ChatRequest, partition: str) -> e.GenerateRequest
         logprobs=logprobs,
         cache_partition=partition,
     )
+
+
+def _for_template(message: dict[str, Any]) -> dict[str, Any]:
+    """A message without what only other dialects know."""
+    for name in ("reasoning_details", "is_error"):
+        message.pop(name, None)
+    if isinstance(message.get("content"), list):
+        for part in message["content"]:
+            part.pop("cache_control", None)
+    return message
 
 
 def completion_requests(request: completions.CompletionRequest, partition: str) -> list[e.GenerateRequest]:
@@ -281,36 +285,6 @@ def _sampling(request: chat.ChatRequest | completions.CompletionRequest) -> e.Sa
         repeat_penalty=1.0 if request.repetition_penalty is None else request.repetition_penalty,
         seed=request.seed,
         logit_bias={int(token): value for token, value in (request.logit_bias or {}).items()},
-    )
-
-
-def _wants_logprobs(call: Call) -> bool:
-    value = call.request.logprobs  # type: ignore[union-attr]  # embeddings never come here
-    return value is not None and value is not False
-
-
-def _whole_answer(call: Call) -> _Whole:
-    make = ChatWhole if isinstance(call.request, chat.ChatRequest) else CompletionWhole
-    return make(
-        call.answer_id,
-        call.created,
-        call.model,
-        call.tally,
-        choices=call.request.choices,
-        logprobs=_wants_logprobs(call),
-    )
-
-
-def _stream_answer(call: Call) -> _Stream:
-    make = ChatStream if isinstance(call.request, chat.ChatRequest) else CompletionStream
-    options = call.request.stream_options  # type: ignore[union-attr]  # embeddings never come here
-    return make(
-        call.answer_id,
-        call.created,
-        call.model,
-        call.tally,
-        usage=bool(options and options.include_usage),
-        logprobs=_wants_logprobs(call),
     )
 
 

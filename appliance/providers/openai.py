@@ -20,7 +20,7 @@ from multidict import CIMultiDict
 
 from appliance import errors
 from appliance.dialects import parameters
-from appliance.dialects.passing import PassThrough, check_secret, read_whole
+from appliance.dialects.passing import check_secret, read_whole
 from appliance.dialects.wire import encode
 from appliance.providers.http_errors import from_status
 from appliance.providers.relayed import RelayedStream
@@ -144,9 +144,7 @@ class OpenAIUpstream:
 
     async def stream(self, call: Call) -> RelayedStream:
         response = await self._post(call)
-        options = call.request.stream_options  # type: ignore[union-attr]  # embeddings are not streamed
-        counted = bool(options and options.include_usage)
-        reader = PassThrough(self._name, call.tally, keep_usage=counted, secret=self._secret)
+        reader = call.kind.make_passing(self._name, call.tally, call.request, self._secret)
         stream = RelayedStream(self._name, response, reader, self._leave)
         try:
             if not response.headers.get("Content-Type", "").startswith("text/event-stream"):

@@ -8,9 +8,12 @@ from collections.abc import Callable
 import aiohttp
 
 from appliance import errors
-from appliance.dialects.passing import PassThrough
+from appliance.dialects.kinds import Passing
 from appliance.providers.tap import Tap
 from appliance.providers.upstream import Sink
+
+GRACE_S = 0.5
+"""How long a target that has said all may take to say that it has: some never do, and keep the connection."""
 
 
 class RelayedStream:
@@ -20,7 +23,7 @@ class RelayedStream:
         self,
         target: str,
         response: aiohttp.ClientResponse,
-        reader: PassThrough,
+        reader: Passing,
         leave: Callable[[aiohttp.ClientResponse, bool], None],
     ) -> None:
         """`leave` gives the response back, told whether it was read to its end."""
@@ -37,6 +40,11 @@ class RelayedStream:
         """`_send` has asked for a pause."""
         self._turn: asyncio.Future[None] | None = None
         """Done when the task has to act: at the end, at an error, at a pause. Nothing is taken without it."""
+        self._over = False
+        """The target has said all, and has had time to say that it has."""
+        self._complete = False
+        """All that may still come are counts and the end marker; the grace runs."""
+        self._grace: asyncio.TimerHandle | None = None
         self.first = b""
 
     async def open(self) -> None:
@@ -45,14 +53,32 @@ class RelayedStream:
         await self._take(self._keep)
 
     async def pump(self, sink: Sink) -> None:
-        while not self._reader.done:
+        while not self._done:
             await self._take(sink.send)
             if self._full:
                 await sink.drained()
 
+    def end(self) -> bytes:
+        return self._reader.end()
+
+    def fail(self, error: errors.OutpostError) -> bytes:
+        return self._reader.fail(error)
+
     async def aclose(self) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._grace = None
         self._tap.let_go()
         self._leave(self._response, self._reader.done)
+
+    @property
+    def _done(self) -> bool:
+        return self._reader.done or self._over
+
+    def _enough(self) -> None:
+        """The grace is over."""
+        self._over = True
+        self._arrived()
 
     def _keep(self, data: bytes) -> bool:
         self.first = data
@@ -83,13 +109,16 @@ class RelayedStream:
         except Exception as error:  # noqa: BLE001 - it is raised again where the turn is awaited
             turn.set_exception(error)
         else:
-            if self._full or self._reader.done:
+            if self._full or self._done:
                 turn.set_result(None)
+            elif not self._complete and getattr(self._reader, "complete", False):
+                self._complete = True
+                self._grace = turn.get_loop().call_later(GRACE_S, self._enough)
 
     def _pass_on(self, send: Callable[[bytes], bool]) -> None:
         content, reader = self._content, self._reader
         # Taking what is there may let the HTTP client parse more of what it had put aside.
-        while not reader.done and (content.total_bytes > self._taken or content.is_eof() or content.exception()):
+        while not self._done and (content.total_bytes > self._taken or content.is_eof() or content.exception()):
             data = content.read_nowait(-1)
             self._taken += len(data)
             out = reader.feed(data)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
+from appliance.dialects.answer import Frame, StreamRenderer
 from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.tally import Tally
+from appliance.errors import OutpostError
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What a target can do. `kinds` are names of operations, `features` those of the dialects' `needs`."""
+    """What a target can do. `kinds` are operations, `features` those of the dialects' `needs`."""
 
     kinds: frozenset[str]
     features: frozenset[str] = frozenset()
@@ -53,6 +55,12 @@ class Call(msgspec.Struct):
     """Prefix reuse and caches never cross partitions."""
     connect_s: float
     tally: Tally
+    native: Any = None
+    """The client's own body, where its dialect is not the canonical one; see appliance.dialects.asked."""
+    render: StreamRenderer | None = None
+    """What writes a streamed answer that others have begun; None: this call begins it."""
+    whole_events: bool = False
+    """Read and write the stream again, although its bytes could pass."""
     queued: Callable[[], None] = _nothing
     """To be called when the target has taken the call but lets it wait: the time to the first token stands still."""
     started: Callable[[], None] = _nothing
@@ -69,6 +77,14 @@ class Call(msgspec.Struct):
     def answer_id(self) -> str:
         return self.kind.id_prefix + self.id
 
+    def frame(self) -> Frame:
+        """What the answer tells of its request, where it is written here."""
+        return Frame(self.answer_id, self.created, self.model, self.request, self.native)
+
+    def renderer(self) -> StreamRenderer:
+        """What writes the stream for the client."""
+        return self.render or self.kind.make_stream(self.frame(), self.tally)
+
 
 class Sink(Protocol):
     """Where the pieces of a stream go."""
@@ -81,7 +97,7 @@ class Sink(Protocol):
 
 
 class Stream(Protocol):
-    """A streamed answer from its first token on: whole server-sent events in OpenAI's dialect, without [DONE]."""
+    """A streamed answer from its first token on: whole server-sent events in the client's dialect, without its end."""
 
     @property
     def first(self) -> bytes:
@@ -91,6 +107,14 @@ class Stream(Protocol):
     async def pump(self, sink: Sink) -> None:
         """Hand each piece to `sink` as soon as it has come. Returns only after the target has said that it is done;
         a stream that breaks off raises."""
+        ...
+
+    def end(self) -> bytes:
+        """The last events, once `pump` has returned."""
+        ...
+
+    def fail(self, error: OutpostError) -> bytes:
+        """The last events of an answer that failed."""
         ...
 
     async def aclose(self) -> None:
@@ -113,7 +137,7 @@ class Upstream(Protocol):
     def readiness(self) -> Readiness: ...
 
     async def whole(self, call: Call) -> bytes:
-        """The answer's body in OpenAI's dialect."""
+        """The answer's body in the client's dialect."""
         ...
 
     async def stream(self, call: Call) -> Stream:
@@ -124,16 +148,23 @@ class Upstream(Protocol):
 class GeneratedStream:
     """A stream whose pieces come from a generator."""
 
-    __slots__ = ("_pieces", "first")
+    __slots__ = ("_pieces", "_renderer", "first")
 
-    def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None]) -> None:
+    def __init__(self, first: bytes, pieces: AsyncGenerator[bytes, None], renderer: StreamRenderer) -> None:
         self.first = first
         self._pieces = pieces
+        self._renderer = renderer
 
     async def pump(self, sink: Sink) -> None:
         async for data in self._pieces:
             if not sink.send(data):
                 await sink.drained()
+
+    def end(self) -> bytes:
+        return self._renderer.end()
+
+    def fail(self, error: OutpostError) -> bytes:
+        return self._renderer.fail(error)
 
     async def aclose(self) -> None:
         await self._pieces.aclose()

@@ -1,56 +1,74 @@
-"""Trying candidates in turn, as long as the client has seen nothing."""
+"""Whose turn it is: the candidates of a plan, one after the other, for as long as an answer can still be had. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
 
-from appliance.errors import OutpostError
+from appliance.errors import OutpostError, TargetResting
+from appliance.routing.budget import pause_s
 from appliance.routing.plan import Candidate
 
-T = TypeVar("T")
 
-PAUSE_S = 0.05
+MOST_WAIT_S = 30.0
+"""Nobody waits longer than this for a target to be free again: the caller is told when to come back instead."""
 
 
-async def first_answer(
-    candidates: Sequence[Candidate],
-    retries: int,
-    ask: Callable[[Candidate], Awaitable[T]],
-    pause: Callable[[float], Awaitable[None]],
-) -> T:
-    """The first answer that a candidate gives; raises the most useful error when none does (see `to_tell`).
+class Turns:
+    """The turns of one exchange. Every candidate gets one, in order; then those whose failure may not happen again get
+    another, after a pause that grows.
 
-    Every candidate is asked once, in order; then those whose failure may not happen again get another turn,
-    after a pause that doubles. At most `retries` + 1 attempts may fail; a target that is too small for the request
-    has not failed, and is not asked again. An error that no other target could avoid ends it at once.
+    At most `retries` + 1 attempts may fail. A target that is too small for the request, or that may not be asked now,
+    has not failed. An error that no other target could avoid ends it at once.
     """
-    waiting = deque(candidates)
-    again: list[Candidate] = []
-    told: OutpostError | None = None
-    left = retries + 1
-    delay = PAUSE_S
-    try:
-        while True:
-            candidate = waiting.popleft()
-            try:
-                return await ask(candidate)
-            except OutpostError as error:
-                told = to_tell(told, error)
-                if error.again:
-                    again.append(candidate)
-                if not error.elsewhere:
-                    left -= 1
-                if not (error.retryable or error.elsewhere) or not left or not (waiting or again):
-                    raise told  # noqa: B904 – it may be an earlier one, with a cause of its own
-            if not waiting:
-                await pause(delay)
-                delay *= 2
-                waiting.extend(again)
-                again.clear()
-    finally:
-        told = None  # its traceback holds this frame: together they would stay until the next garbage collection
+
+    __slots__ = ("_again", "_left", "_random", "_round", "_waiting", "told")
+
+    def __init__(self, candidates: Sequence[Candidate], retries: int, random: Callable[[], float]) -> None:
+        """random: numbers in [0, 1)."""
+        self._waiting = deque(candidates)
+        self._again: list[tuple[Candidate, float | None]] = []
+        """With the seconds for which each asks to be left alone."""
+        self._left = retries + 1
+        self._random = random
+        self._round = 0
+        self.told: OutpostError | None = None
+        """What the caller is to learn if no further attempt succeeds."""
+
+    def first(self) -> Candidate:
+        return self._waiting.popleft()
+
+    @property
+    def others(self) -> bool:
+        """Whether somebody waits who has not had a turn."""
+        return bool(self._waiting)
+
+    def failed(
+        self, candidate: Candidate, error: OutpostError, *, left_s: float, rest_s: float = 0.0
+    ) -> tuple[Candidate, float] | None:
+        """Who is next, and the seconds to wait before; None when there is no use in another attempt.
+
+        left_s: of the time for the whole request. rest_s: how long the candidate is to be left alone in any case.
+        """
+        self.told = to_tell(self.told, error)
+        left_s = min(left_s, MOST_WAIT_S)
+        if error.again:
+            self._again.append((candidate, max(error.retry_after_s or 0.0, rest_s) or None))
+        if not error.elsewhere:
+            self._left -= 1
+        if not (error.retryable or error.elsewhere) or self._left <= 0:
+            return None
+        if self._waiting:
+            return self._waiting.popleft(), 0.0
+        self._round += 1
+        # Who is free again first; of two, who failed first.
+        for place in sorted(range(len(self._again)), key=lambda at: self._again[at][1] or 0.0):
+            chosen, retry_after_s = self._again[place]
+            pause = pause_s(self._round, self._random(), retry_after_s=retry_after_s, left_s=left_s)
+            if pause is not None:
+                del self._again[place]
+                return chosen, pause
+        return None
 
 
 def to_tell(before: OutpostError | None, now: OutpostError) -> OutpostError:
@@ -59,6 +77,10 @@ def to_tell(before: OutpostError | None, now: OutpostError) -> OutpostError:
     A failure of a target that might have taken the request comes first, the last one of these: it may pass, and
     clients then try again. Where there is nothing to wait for, the first refusal that says what to change.
     """
-    if before is None or now.retryable or now.status >= 500:
+    if before is None:
+        return now
+    if isinstance(now, TargetResting):
+        return before  # nobody was asked; why that is says more
+    if now.retryable or now.status >= 500:
         return now
     return before if now.elsewhere or before.elsewhere else now

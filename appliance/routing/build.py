@@ -3,96 +3,139 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 
 from appliance.dialects.chat import HINTS, REFUSED, ChatRequest
 from appliance.dialects.wire import explain
 from appliance.providers.upstream import Upstream
-from appliance.routing.routes import Deadlines, Route, Router, Target, Zone
-from appliance.settings.checks import OWN_FIELDS
+from appliance.routing.conditions import Condition, parse_hours
+from appliance.routing.hedging import Hedging
+from appliance.routing.routes import Deadlines, Nested, Route, Router, Shadow, Target
+from appliance.routing.strategies import UNPRICED, Priced, Zone
+from appliance.settings.checks_routing import OWN_FIELDS
 from appliance.settings.document import Finding
 from appliance.settings.problems import suggest
-
-
-class DeadlineSettings(Protocol):
-    @property
-    def connect(self) -> float: ...
-    @property
-    def first_token(self) -> float: ...
-    @property
-    def idle(self) -> float: ...
-    @property
-    def total(self) -> float: ...
-
-
-class RouteSettings(Protocol):
-    """A route as the settings file declares it."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def aliases(self) -> Sequence[str]: ...
-    @property
-    def strategy(self) -> str: ...
-    @property
-    def targets(self) -> Sequence[Any]: ...
-    @property
-    def deadlines(self) -> DeadlineSettings: ...
-    @property
-    def retries(self) -> int: ...
-    @property
-    def drop_unsupported(self) -> bool: ...
+from appliance.settings.routing import Route as RouteSettings
+from appliance.settings.routing import RouteTarget, When
 
 
 def _on_box(_target: Any) -> Zone:
     return "on_box"
 
 
+def _no_price(_name: str) -> Priced:
+    return UNPRICED
+
+
 def build_router(
     routes: Sequence[RouteSettings],
     upstream_of: Callable[[Any], Upstream],
     zone_of: Callable[[Any], Zone] = _on_box,
+    price_of: Callable[[str], Priced] = _no_price,
 ) -> Router:
-    """`upstream_of` gives the upstream of a target as the settings declare it, `zone_of` where it is.
+    """`upstream_of` gives the upstream of a target as the settings declare it, `zone_of` where it is, `price_of` what
+    a target of that name costs. Routes must not lead back to themselves.
 
-    Raises ValueError for overrides that are no request fields or have wrong values.
+    Raises ValueError for overrides that are no request fields or have wrong values, and for hours that are none.
     """
-    return Router(
-        Route(
-            model=route.model,
-            aliases=tuple(route.aliases),
-            strategy=route.strategy,
-            targets=tuple(
-                Target(upstream_of(target), check_overrides(_overrides(target)), zone_of(target))
-                for target in route.targets
-            ),
-            deadlines=Deadlines(
-                connect=route.deadlines.connect,
-                first_token=route.deadlines.first_token,
-                idle=route.deadlines.idle,
-                total=route.deadlines.total,
-            ),
-            retries=route.retries,
-            drop_unsupported=route.drop_unsupported,
+    declared = {route.model: route for route in routes}
+    built: dict[str, Route] = {}
+
+    def leaf(target: Any) -> Target:
+        upstream = upstream_of(target)
+        prefill = getattr(target, "prefill", None)
+        return Target(
+            upstream,
+            check_overrides(target.overrides),
+            zone_of(target),
+            weight=float(target.weight),
+            share=target.canary,
+            when=condition(target.when),
+            price=price_of(upstream.name),
+            prefill="prefill" in upstream.capabilities.features if prefill is None else prefill,
         )
-        for route in routes
+
+    def route_of(model: str) -> Route:
+        if model not in built:
+            built[model] = _route(declared[model], leaf, route_of)
+        return built[model]
+
+    return Router(route_of(route.model) for route in routes)
+
+
+def _route(route: RouteSettings, leaf: Callable[[Any], Target], route_of: Callable[[str], Route]) -> Route:
+    return Route(
+        model=route.model,
+        aliases=tuple(route.aliases),
+        strategy=route.strategy,
+        sticky=route.sticky,
+        targets=tuple(
+            Nested(
+                route_of(target.route),
+                check_overrides(target.overrides),
+                weight=float(target.weight),
+                share=target.canary,
+                when=condition(target.when),
+            )
+            if isinstance(target, RouteTarget)
+            else leaf(target)
+            for target in route.targets
+        ),
+        deadlines=Deadlines(
+            connect=route.deadlines.connect,
+            first_token=route.deadlines.first_token,
+            idle=route.deadlines.idle,
+            total=route.deadlines.total,
+        ),
+        retries=route.retries,
+        drop_unsupported=route.drop_unsupported,
+        rescue=route.rescue,
+        buffer_tokens=route.buffer_tokens,
+        fallback_on_content_filter=route.fallback_on_content_filter,
+        hedging=None if route.hedge is None else Hedging(float(route.hedge.percentile), route.hedge.share),
+        shadows=tuple(Shadow(leaf(each.target), each.share) for each in route.shadow),
+        keep=route.residency,
+    )
+
+
+def condition(when: When | None) -> Condition | None:
+    """Raises ValueError for hours or a time zone that there are not."""
+    if when is None:
+        return None
+    hours = () if when.hours is None else (parse_hours(when.hours, when.weekdays, when.timezone),)
+    return Condition(
+        min_prompt_tokens=when.min_prompt_tokens,
+        max_prompt_tokens=when.max_prompt_tokens,
+        capability=when.capability,
+        tags=when.tags,
+        teams=when.teams,
+        organizations=when.organizations,
+        keys=when.keys,
+        zones=when.zones,
+        hours=hours,
+        min_complexity=when.min_complexity,
+        max_complexity=when.max_complexity,
     )
 
 
 def override_findings(routes: Sequence[RouteSettings]) -> list[Finding]:
-    """Overrides that no request could carry, each with its place in the settings file."""
-    return [
-        Finding(
-            ("routes", index, "targets", place, "overrides", fault.field),
-            f"{fault.message} (route {route.model})",
-            fault.cure,
-        )
-        for index, route in enumerate(routes)
-        for place, target in enumerate(route.targets)
-        for fault in _faults(_overrides(target))
-    ]
+    """Overrides that no request could carry, and hours that are none, each with its place in the settings file."""
+    found: list[Finding] = []
+    for index, route in enumerate(routes):
+        for place, target in enumerate(route.targets):
+            path = ("routes", index, "targets", place)
+            found += [
+                Finding((*path, "overrides", fault.field), f"{fault.message} (route {route.model})", fault.cure)
+                for fault in _faults(target.overrides)
+            ]
+            try:
+                condition(target.when)
+            except ValueError as error:
+                message, _, cure = str(error).partition("; ")
+                found.append(Finding((*path, "when", "hours"), message, cure or "correct it"))
+    return found
 
 
 def check_overrides(overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,7 +169,3 @@ def _faults(overrides: Mapping[str, Any]) -> Iterator[_Fault]:
 
 def _request(**fields: Any) -> ChatRequest:
     return msgspec.convert({"model": "m", "messages": [{"role": "user", "content": ""}], **fields}, ChatRequest)
-
-
-def _overrides(target: Any) -> Mapping[str, Any]:
-    return getattr(target, "overrides", None) or {}

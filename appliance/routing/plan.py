@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
-from appliance.dialects.embeddings import EmbeddingRequest
+from appliance.dialects.asked import Asked
 from appliance.dialects.kinds import Kind, Request
-from appliance.errors import BadRequest, ModelLoading, OutpostError, PermissionDenied, Unavailable, UnsupportedParameter
-from appliance.providers.upstream import Capabilities, Readiness, Upstream
-from appliance.routing.routes import Route, Target, Zone
+from appliance.errors import ModelLoading, OutpostError, PermissionDenied, TargetResting, Unavailable
+from appliance.providers.upstream import Readiness, Upstream
+from appliance.routing import conditions, residency
+from appliance.routing.board import Board, TargetState
+from appliance.routing.breaker import usable
+from appliance.routing.complexity import assess
+from appliance.routing.explain import Considered, Explanation
+from appliance.routing.fit import fit, override
+from appliance.routing.hashing import prefix_key
+from appliance.routing.routes import Nested, Route, Target
+from appliance.routing.strategies import Asking, Choice, Zone, rank
 
-Strategy = Callable[[Sequence[Target]], Sequence[Target]]
-
-
-def _priority(targets: Sequence[Target]) -> Sequence[Target]:
-    """As written."""
-    return targets
-
-
-STRATEGIES: dict[str, Strategy] = {"priority": _priority}
+EXPECTED_OUTPUT = 256
+"""Tokens of an answer of which nobody says how long it may be, for comparing targets."""
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -30,14 +31,19 @@ class Candidate(msgspec.Struct, frozen=True):
 
     target: Target
     request: Request
+    native: object = None
+    """The same in the client's own dialect; see appliance.dialects.asked."""
+    pseudonymise: bool = False
+    """What is sensitive must not leave the premises as it is."""
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What may be tried, the best first, never empty; `why` explains the targets that were left out."""
+    """What may be tried, the best first, never empty."""
 
     route: Route
     candidates: tuple[Candidate, ...]
     why: tuple[str, ...] = ()
+    """Why the other targets were left out."""
     larger: Readiness | None = None
     """Of a target that cannot answer now but could take more text than all candidates; None = there is none."""
 
@@ -51,39 +57,304 @@ class Allowed(Protocol):
     def zones(self) -> tuple[Zone, ...] | None: ...
 
 
-def make_plan(route: Route, kind: Kind, request: Request, allowed: Allowed | None = None) -> Plan:
+def _zero() -> int:
+    return 0
+
+
+class Situation(msgspec.Struct):
+    """What a plan goes by, beside the request itself."""
+
+    board: Board
+    now: float
+    """Monotonic seconds."""
+    wall: float
+    """Unix seconds."""
+    random: Callable[[], float]
+    """Numbers in [0, 1)."""
+    count: Callable[[], int] = _zero
+    """Tokens of the prompt, about; asked for where it matters."""
+    session: str = ""
+    """Whose requests should stay where they are; "" = nobody's."""
+    partition: str = ""
+    tags: tuple[str, ...] = ()
+    teams: frozenset[str] = frozenset()
+    organizations: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
+    demands: tuple[residency.Demand, ...] = ()
+    """Where the data must stay, beside what the route says."""
+
+
+class _Cut(msgspec.Struct, frozen=True):
+    """A target that is left out."""
+
+    target: Target
+    why: str
+    error: OutpostError | None = None
+    readiness: Readiness | None = None
+    """Of one that could, but is not up."""
+
+
+def make_plan(
+    route: Route, kind: Kind, asked: Asked, allowed: Allowed | None = None, situation: Situation | None = None
+) -> Plan:
     """Raises UnsupportedParameter or BadRequest if no target can honour the request, PermissionDenied if none is
     allowed to the asker, Unavailable if none is up."""
-    candidates: list[Candidate] = []
-    why: list[str] = []
-    refusal: OutpostError | None = None
-    down: list[tuple[Upstream, Readiness]] = []
-    for target in STRATEGIES[route.strategy](route.targets):
-        forbidden = _forbidden(target, allowed)
+    planner = _Planner(route, kind, asked, allowed, situation)
+    candidates = planner.candidates(route, {})
+    if candidates:
+        return Plan(route, tuple(candidates), planner.why(), planner.larger(candidates))
+    raise planner.refusal()
+
+
+def explain_plan(
+    route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation
+) -> Explanation:
+    """What `make_plan` would decide, and why. Asks nobody, and raises nothing for what it decides."""
+    planner = _Planner(route, kind, asked, allowed, situation)
+    candidates = planner.candidates(route, {})
+    remarks = [] if candidates else [planner.refusal().message]
+    return Explanation(
+        route=route.model,
+        strategy=route.strategy,
+        request=planner.told_facts(),
+        considered=tuple(planner.considered(candidates)),
+        remarks=tuple(remarks),
+    )
+
+
+class _Planner:
+    """One plan in the making."""
+
+    def __init__(
+        self, route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation | None
+    ) -> None:
+        self._route = route
+        self._kind = kind
+        self._asked = asked
+        self._allowed = allowed
+        self._situation = situation
+        self._cut: list[_Cut] = []
+        self._facts: conditions.Facts | None = None
+        self._scores: dict[str, tuple[float, str]] = {}
+        """What a strategy says of a target."""
+        demands = situation.demands if situation is not None else ()
+        if route.keep != "any":
+            demands = (*demands, residency.Demand(route.keep, f"the route {route.model}", route.keep_action))
+        self._residency = residency.strictest(demands) if demands else residency.UNBOUND
+
+    def candidates(self, route: Route, overrides: dict[str, object]) -> list[Candidate]:
+        """Of a route, with those of the routes inside it in their place, the best first."""
+        fitting: list[Target | Nested] = []
+        fitted: dict[int, Candidate] = {}
+        for each in route.targets:
+            if not self._holds(each):
+                continue
+            if isinstance(each, Nested):
+                fitting.append(each)
+            elif (candidate := self._fitted(each, overrides)) is not None:
+                fitted[len(fitting)] = candidate
+                fitting.append(each)
+        found: list[Candidate] = []
+        for at in self._order(route, fitting):
+            inner = fitting[at]
+            if isinstance(inner, Nested):
+                found += self.candidates(inner.route, {**overrides, **inner.overrides})
+            else:
+                found.append(fitted[at])
+        return found
+
+    # --- who can ------------------------------------------------------------------------------------
+
+    def _holds(self, each: Target | Nested) -> bool:
+        """Whether the condition of a target holds."""
+        if each.when is None:
+            return True
+        holds, reason = conditions.matches(each.when, self.facts())
+        if not holds and isinstance(each, Target):
+            self._cut.append(_Cut(each, reason))
+        return holds
+
+    def _fitted(self, target: Target, overrides: dict[str, object]) -> Candidate | None:
+        forbidden = _forbidden(target, self._allowed)
         if forbidden:
-            refusal = refusal or PermissionDenied(f"This key may not use the model {route.model}: {forbidden}.")
-            why.append(f"{target.name}: {forbidden}")
-            continue
+            error = PermissionDenied(f"This key may not use the model {self._route.model}: {forbidden}.")
+            self._cut.append(_Cut(target, forbidden, error))
+            return None
+        verdict = residency.allowed(target.zone, self._residency)
+        if not verdict.allowed:
+            error = PermissionDenied(
+                f"The model {self._route.model} has no target where this data may go: {verdict.why}.", code="residency"
+            )
+            self._cut.append(_Cut(target, verdict.why, error))
+            return None
+        asked, request = self._asked, self._asked.request
         try:
-            fitted = fit(request, kind, target.upstream.capabilities, drop=route.drop_unsupported, model=route.model)
+            fitted = fit(
+                asked,
+                self._kind,
+                target.upstream.capabilities,
+                drop=self._route.drop_unsupported,
+                model=self._route.model,
+            )
         except OutpostError as error:
-            refusal = refusal or error
-            why.append(f"{target.name}: {error.message}")
-            continue
+            self._cut.append(_Cut(target, error.message, error))
+            return None
         readiness = target.upstream.readiness()
         if not readiness.ready:
-            down.append((target.upstream, readiness))
-            why.append(f"{target.name}: {readiness.reason}")
-            continue
-        candidates.append(Candidate(target, override(fitted, target.overrides)))
-    if candidates:
+            self._cut.append(_Cut(target, readiness.reason, readiness=readiness))
+            return None
+        wanted = override(override(fitted, overrides), target.overrides)
+        native = asked.native
+        if native is not None and wanted is not request:
+            native = self._kind.carry(native, request, wanted)
+        return Candidate(target, wanted, native, verdict.pseudonymise)
+
+    # --- who first ----------------------------------------------------------------------------------
+
+    def _order(self, route: Route, fitting: Sequence[Target | Nested]) -> Iterator[int]:
+        """Places in `fitting`, the best first; who is not to be asked now is left out."""
+        situation = self._situation
+        if situation is None:
+            yield from range(len(fitting))
+            return
+        if route.strategy == "priority" and not route.scored:
+            for at, each in enumerate(fitting):
+                if isinstance(each, Nested):
+                    yield at
+                    continue
+                standing = situation.board.standing(each.name, situation.now)
+                if usable(standing):
+                    yield at
+                else:
+                    self._rests(each, standing.reason, standing.wait_s)
+            return
+        board, now = situation.board, situation.now
+        choices = [_choice(each, board, now) for each in fitting]
+        ranking = rank(route.strategy, choices, self._asking(route), situation.random)
+        for at, score, reason in ranking.order:
+            self._scores[fitting[at].name] = (score, reason)
+            yield at
+        for at, wait_s, reason in ranking.out:
+            each = fitting[at]
+            if isinstance(each, Target):
+                self._rests(each, reason, wait_s)
+
+    def _rests(self, target: Target, reason: str, wait_s: float) -> None:
+        error = TargetResting(
+            f"{target.name} is left alone for {max(wait_s, 0.1):.1f} s: {reason}.", retry_after_s=max(wait_s, 0.1)
+        )
+        self._cut.append(_Cut(target, reason, error))
+
+    def _asking(self, route: Route) -> Asking:
+        situation = self._situation
+        assert situation is not None
+        request = self._asked.request
+        limit = getattr(request, "token_limit", None)
+        prefix = prefix_key(request, situation.partition) if route.strategy == "prefix" else b""
+        return Asking(
+            prompt_tokens=self.facts().prompt_tokens,
+            output_tokens=EXPECTED_OUTPUT if limit is None else limit,
+            session=situation.session if route.sticky else "",
+            prefix=prefix,
+        )
+
+    def facts(self) -> conditions.Facts:
+        """What conditions go by."""
+        if self._facts is None:
+            situation = self._situation
+            assert situation is not None
+            self._facts = conditions.Facts(
+                prompt_tokens=situation.count(),
+                features=conditions.features_of(self._kind.needs(self._asked)),
+                tags=frozenset(situation.tags),
+                teams=situation.teams,
+                organizations=situation.organizations,
+                keys=situation.keys,
+                zone=self._residency.zone,
+                at=situation.wall,
+                complexity=self._complexity(),
+            )
+        return self._facts
+
+    def _complexity(self) -> int | None:
+        if not self._route.uses_complexity or self._kind.operation != "chat.completions":
+            return None
+        return assess(self._asked.request).score
+
+    # --- what comes of it -----------------------------------------------------------------------------
+
+    def why(self) -> tuple[str, ...]:
+        return tuple([f"{cut.target.name}: {cut.why}" for cut in self._cut]) if self._cut else ()
+
+    def larger(self, candidates: Sequence[Candidate]) -> Readiness | None:
+        if not self._cut:
+            return None
         most = max(_length(candidate.target.upstream) for candidate in candidates)
-        larger = next((readiness for upstream, readiness in down if _length(upstream) > most), None)
-        return Plan(route, tuple(candidates), tuple(why), larger)
-    if down:
-        raise unavailable(route.model, down[0][1])
-    assert refusal is not None  # a route has at least one target
-    raise refusal
+        return next(
+            (cut.readiness for cut in self._cut if cut.readiness and _length(cut.target.upstream) > most), None
+        )
+
+    def refusal(self) -> OutpostError:
+        """Why there is no candidate: the first that is not up, or rests, tells most; then the first refusal."""
+        down = next((cut.readiness for cut in self._cut if cut.readiness is not None), None)
+        if down is not None:
+            return unavailable(self._route.model, down)
+        resting = [cut.error for cut in self._cut if isinstance(cut.error, TargetResting)]
+        if resting:
+            return min(resting, key=lambda error: error.retry_after_s or 0.0)
+        refused = next((cut.error for cut in self._cut if cut.error is not None), None)
+        if refused is not None:
+            return refused
+        return Unavailable(
+            f"The model {self._route.model} has no target whose condition holds for this request: "
+            + "; ".join(self.why())
+            + "."
+        )
+
+    def told_facts(self) -> dict[str, Any]:
+        situation = self._situation
+        assert situation is not None
+        facts = self.facts()
+        told: dict[str, Any] = {"operation": self._kind.operation, "prompt_tokens": facts.prompt_tokens}
+        if facts.complexity is not None:
+            told["complexity"] = facts.complexity
+        if facts.features:
+            told["features"] = ", ".join(sorted(facts.features))
+        if situation.tags:
+            told["tags"] = ", ".join(situation.tags)
+        if situation.session:
+            told["session"] = situation.session
+        if self._residency.zone != "cloud":
+            told["data stays"] = self._residency.zone
+        return told
+
+    def considered(self, candidates: Sequence[Candidate]) -> Iterator[Considered]:
+        for place, candidate in enumerate(candidates, 1):
+            target = candidate.target
+            score, reason = self._scores.get(target.name, (None, "in the order of the file"))
+            yield Considered(
+                target=target.name,
+                zone=target.zone,
+                place=place,
+                score=score,
+                why=reason,
+                pseudonymise=candidate.pseudonymise,
+            )
+        for cut in self._cut:
+            yield Considered(target=cut.target.name, zone=cut.target.zone, place=None, why=cut.why)
+
+
+def _choice(each: Target | Nested, board: Board, now: float) -> Choice:
+    if isinstance(each, Nested):
+        return Choice(TargetState(each.name), weight=each.weight, share=each.share)
+    return Choice(
+        board.snapshot(each.name, now),
+        weight=each.weight,
+        share=each.share,
+        zone=each.zone,
+        price=each.price,
+        context_length=each.upstream.capabilities.context_length,
+    )
 
 
 def _forbidden(target: Target, allowed: Allowed | None) -> str:
@@ -108,64 +379,3 @@ def unavailable(model: str, readiness: Readiness) -> OutpostError:
     if readiness.loading:
         return ModelLoading(f"The model {model} is still being loaded ({readiness.reason}).", retry_after_s=after)
     return Unavailable(f"The model {model} is not available now: {readiness.reason}", retry_after_s=after)
-
-
-WORDS = {
-    "images": "cannot take images",
-    "image_addresses": "takes images only as data: URLs, because addresses are not fetched",
-    "audio_input": "cannot take audio",
-    "files": "cannot take files",
-    "reasoning": "does not reason",
-    "tools": "cannot call tools",
-    "json_schema": "cannot be held to a JSON schema",
-    "json_object": "cannot be held to JSON",
-    "logprobs": "gives no logprobs",
-    "token_prompts": "takes text, not token ids",
-}
-
-
-def fit(request: Request, kind: Kind, capabilities: Capabilities, *, drop: bool, model: str) -> Request:
-    """The request as a target with these capabilities can honour it.
-
-    With `drop`, fields that only shape the answer are left out instead of refused; content never is.
-    Raises UnsupportedParameter or BadRequest, naming the first field at fault.
-    """
-    if kind.name not in capabilities.kinds:
-        raise BadRequest(
-            f"The model {model} cannot {kind.verb}; it offers: {', '.join(sorted(capabilities.kinds))}.",
-            param="model",
-            code="unsupported_operation",
-        )
-    dropped: dict[str, Any] = {}
-    for feature, field, droppable in kind.needs(request):
-        if feature in capabilities.features:
-            continue
-        if drop and droppable:
-            dropped[field] = None
-            continue
-        what = WORDS.get(feature, f"does not know {field}")
-        raise UnsupportedParameter(f"{field}: the model {model} {what}; leave it out.", param=field)
-    if isinstance(request, EmbeddingRequest):
-        _check_dimensions(request, capabilities, model)
-    if "logprobs" in dropped and hasattr(request, "top_logprobs"):
-        dropped["top_logprobs"] = None
-    return msgspec.structs.replace(request, **dropped) if dropped else request
-
-
-def _check_dimensions(request: EmbeddingRequest, capabilities: Capabilities, model: str) -> None:
-    wanted, has = request.dimensions, capabilities.dimensions
-    if wanted is not None and has is not None and wanted != has:
-        raise UnsupportedParameter(
-            f"dimensions: the vectors of {model} have {has} dimensions and cannot be cut to {wanted}.",
-            param="dimensions",
-        )
-
-
-def override(request: Request, overrides: Mapping[str, Any]) -> Request:
-    """The request with a route's fixed fields; those that this kind of request does not have are passed over."""
-    if not overrides:
-        return request
-    changes = {field: value for field, value in overrides.items() if field in request.__struct_fields__}
-    if "max_tokens" in changes and getattr(request, "max_completion_tokens", None) is not None:
-        changes["max_completion_tokens"] = None
-    return msgspec.structs.replace(request, **changes) if changes else request

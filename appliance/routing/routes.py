@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import msgspec
@@ -10,9 +10,12 @@ import msgspec
 from appliance.dialects.models import ModelCard
 from appliance.errors import ModelNotFound
 from appliance.providers.upstream import Upstream
+from appliance.routing.conditions import Condition, uses_complexity
+from appliance.routing.hedging import Hedging
+from appliance.routing.residency import Action, Keep
+from appliance.routing.strategies import UNPRICED, Priced, Zone
 
-Zone = Literal["on_box", "on_prem", "cloud"]
-"""Where a target's machines are."""
+Rescue = Literal["off", "buffer", "resume"]
 
 
 class Deadlines(msgspec.Struct, frozen=True):
@@ -30,6 +33,14 @@ class Target(msgspec.Struct, frozen=True):
     upstream: Upstream
     overrides: Mapping[str, Any] = {}
     zone: Zone = "on_box"
+    weight: float = 1.0
+    share: float | None = None
+    """Of all requests, those that it gets as a canary; None = it is none."""
+    when: Condition | None = None
+    """None = always."""
+    price: Priced = UNPRICED
+    prefill: bool = False
+    """It goes on with an answer that it is told the beginning of."""
 
     @property
     def name(self) -> str:
@@ -43,15 +54,65 @@ class Target(msgspec.Struct, frozen=True):
         return provider if slash else None
 
 
+class Nested(msgspec.Struct, frozen=True):
+    """A route in the place of a target."""
+
+    route: Route
+    overrides: Mapping[str, Any] = {}
+    weight: float = 1.0
+    share: float | None = None
+    when: Condition | None = None
+
+    @property
+    def name(self) -> str:
+        return self.route.model
+
+
+class Shadow(msgspec.Struct, frozen=True):
+    """A target that gets a share of the requests too; its answers are compared and dropped."""
+
+    target: Target
+    share: float = 1.0
+
+
 class Route(msgspec.Struct, frozen=True):
     model: str
-    targets: tuple[Target, ...]
+    targets: tuple[Target | Nested, ...]
     aliases: tuple[str, ...] = ()
     strategy: str = "priority"
     deadlines: Deadlines = Deadlines()
     retries: int = 2
     """Attempts after the first one."""
     drop_unsupported: bool = False
+    rescue: Rescue = "off"
+    """What becomes of a stream that breaks after the client has seen its beginning."""
+    buffer_tokens: int = 16
+    """Held back of each stream where `rescue` is buffer."""
+    fallback_on_content_filter: bool = False
+    sticky: bool = False
+    """The requests of a session go to the same target."""
+    hedging: Hedging | None = None
+    shadows: tuple[Shadow, ...] = ()
+    keep: Keep = "any"
+    """Where the data of its requests must stay."""
+    keep_action: Action = "drop"
+
+    @property
+    def scored(self) -> bool:
+        """Whether the order of the targets is more than that of the file."""
+        return self.strategy != "priority" or any(each.share is not None for each in self.targets)
+
+    @property
+    def uses_complexity(self) -> bool:
+        return any(each.when is not None and uses_complexity(each.when) for each in self.targets)
+
+    def all_targets(self) -> Iterator[Target]:
+        """Its own, and those of the routes inside it."""
+        for each in self.targets:
+            if isinstance(each, Nested):
+                yield from each.route.all_targets()
+            else:
+                yield each
 
 
 class Router:
@@ -95,7 +156,7 @@ class Router:
 
     def ready(self) -> bool:
         """Whether at least one route can answer."""
-        return any(target.upstream.readiness().ready for route in self.routes for target in route.targets)
+        return any(target.upstream.readiness().ready for route in self.routes for target in route.all_targets())
 
 
 def _among(name: str, route: Route, only: Collection[str] | None) -> bool:
@@ -105,16 +166,17 @@ def _among(name: str, route: Route, only: Collection[str] | None) -> bool:
 
 def _card(name: str, route: Route, created: int, alias_of: str | None) -> ModelCard:
     capabilities: set[str] = set()
-    for target in route.targets:
+    targets = list(route.all_targets())
+    for target in targets:
         capabilities |= target.upstream.capabilities.kinds | target.upstream.capabilities.features
-    first = route.targets[0].upstream.capabilities
+    first = targets[0].upstream.capabilities
     return ModelCard(
         id=name,
         created=created,
         capabilities=sorted(capabilities),
         context_length=first.context_length,
         dimensions=first.dimensions,
-        targets=[target.name for target in route.targets],
+        targets=[target.name for target in targets],
         alias_of=alias_of,
     )
 

@@ -8,6 +8,7 @@ from appliance.settings.checks import ModelFacts, check_against_catalogue
 from appliance.settings.document import Finding
 from appliance.settings.loader import Loaded, choose_file, from_mapping, load
 from appliance.settings.problems import Problem, SettingsError
+from appliance.settings.routing import Deadlines, DeploymentTarget, ProviderTarget, Route, RouteTarget, Zone
 from appliance.settings.schema import (
     CatalogueSettings,
     Console,
@@ -20,17 +21,7 @@ from appliance.settings.schema import (
     Tls,
 )
 from appliance.settings.secrets import SecretMissing, SecretRef, resolve
-from appliance.settings.serving import (
-    Deadlines,
-    Deployment,
-    DeploymentTarget,
-    LlamaCppArgs,
-    Provider,
-    ProviderTarget,
-    Replicas,
-    Route,
-    Zone,
-)
+from appliance.settings.serving import Deployment, LlamaCppArgs, Provider, Replicas
 from appliance.settings.values import Address
 
 __all__ = [
@@ -55,6 +46,7 @@ __all__ = [
     "ProviderTarget",
     "Replicas",
     "Route",
+    "RouteTarget",
     "SecretMissing",
     "SecretRef",
     "Server",

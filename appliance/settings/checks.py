@@ -7,16 +7,15 @@ from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from appliance.settings import checks_limiting, checks_people, checks_recording, checks_telemetry
+from appliance.settings import checks_limiting, checks_people, checks_recording, checks_routing, checks_telemetry
 from appliance.settings.document import Finding, Path
 from appliance.settings.problems import suggest
+from appliance.settings.routing import DeploymentTarget, Route
 from appliance.settings.schema import Settings
-from appliance.settings.serving import OPENAI_BASE_URL, DeploymentTarget, ProviderTarget, Route
+from appliance.settings.serving import OPENAI_BASE_URL
 from appliance.settings.values import Address
 
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
-OWN_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options", "n")
-"""Request fields that only the client or the gateway decides; an override would break the exchange."""
 
 
 class ModelFacts(NamedTuple):
@@ -38,7 +37,7 @@ def check(settings: Settings) -> list[Finding]:
         *_duplicates(("identity", "keys"), [each.name for each in settings.identity.keys], "key"),
         *_model_names(settings.routes),
         *_providers(settings),
-        *_targets(settings),
+        *checks_routing.check(settings),
         *checks_limiting.check(settings),
         *checks_people.check(settings),
         *checks_recording.check(settings),
@@ -63,7 +62,7 @@ def warn(settings: Settings) -> list[Finding]:
     used = {
         target.deployment
         for route in settings.routes
-        for target in route.targets
+        for target in route.own_targets
         if isinstance(target, DeploymentTarget)
     }
     for index, deployment in enumerate(settings.deployments):
@@ -72,7 +71,7 @@ def warn(settings: Settings) -> list[Finding]:
             if "deployments" not in settings.model_fields_set:
                 cure = "it is there by default: add it to a route, or write deployments: []"
             found.append(Finding(("deployments", index), f"no route uses the deployment {deployment.name}", cure))
-    for part in (checks_people, checks_recording, checks_telemetry):
+    for part in (checks_people, checks_recording, checks_routing, checks_telemetry):
         found += part.warn(settings)
     if not settings.routes:
         found.append(Finding(("routes",), "there is no route, so that no request can be answered", "add a route"))
@@ -180,41 +179,6 @@ def _providers(settings: Settings) -> Iterator[Finding]:
         if provider.zone != "cloud" and provider.base_url == OPENAI_BASE_URL:
             message = f"{provider.name} is said to be {provider.zone}, but its address is {OPENAI_BASE_URL}"
             yield Finding(("providers", index, "zone"), message, "set base_url, or write zone: cloud")
-
-
-def _targets(settings: Settings) -> Iterator[Finding]:
-    deployments = {each.name for each in settings.deployments}
-    providers = {each.name for each in settings.providers}
-    for index, route in enumerate(settings.routes):
-        seen: set[str] = set()
-        for place, target in enumerate(route.targets):
-            path: Path = ("routes", index, "targets", place)
-            if isinstance(target, ProviderTarget):
-                yield from _provider_target(target, path, providers, deployments)
-                continue
-            if target.deployment in seen:
-                yield Finding(path, f"{target.deployment} is listed twice", "remove one: retries need no second entry")
-            seen.add(target.deployment)
-            if target.deployment not in deployments:
-                yield _dangling((*path, "deployment"), "deployment", target.deployment, deployments, providers)
-
-
-def _provider_target(
-    target: ProviderTarget, path: Path, providers: set[str], deployments: set[str]
-) -> Iterator[Finding]:
-    if target.provider not in providers:
-        yield _dangling((*path, "provider"), "provider", target.provider, providers, deployments)
-    for name in target.overrides:
-        if name in OWN_FIELDS:
-            yield Finding((*path, "overrides", name), "cannot be overridden", "remove it: no route sets this field")
-
-
-def _dangling(path: Path, what: str, name: str, known: set[str], others: set[str]) -> Finding:
-    if name in others:
-        other = "provider" if what == "deployment" else "deployment"
-        return Finding(path, f"{name!r} is a {other}, not a {what}", f"write {other}: {name}")
-    cure = _did_you_mean(name, sorted(known), f"add it to {what}s")
-    return Finding(path, f"there is no {what} {name!r}", cure)
 
 
 def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:

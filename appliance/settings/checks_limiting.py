@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from appliance.settings.document import Finding, Path
 from appliance.settings.limiting import Limit
 from appliance.settings.problems import suggest
+from appliance.settings.routing import ProviderTarget, leaf_targets
 from appliance.settings.schema import Settings
-from appliance.settings.serving import ProviderTarget
 
 DATABASE_ID = "limit_"
 """How ids of the database's limits begin; a name in the file must not look like one."""
@@ -70,7 +70,7 @@ class _Known:
         self.ways = [
             _Way(route.model, target.provider if isinstance(target, ProviderTarget) else None, str(target))
             for route in settings.routes
-            for target in route.targets
+            for target in leaf_targets(route, settings.routes)
         ]
         self.routes = {route.model for route in settings.routes}
         self.aliases = {alias: route.model for route in settings.routes for alias in route.aliases}

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 from appliance.settings.document import Finding, Path
 from appliance.settings.people import Issuer, Limited
 from appliance.settings.problems import suggest
+from appliance.settings.routing import DeploymentTarget
 from appliance.settings.schema import Settings
-from appliance.settings.serving import DeploymentTarget
 
 _SITE_SUFFIXES = (".local", ".localhost", ".internal", ".intranet", ".lan", ".corp", ".home.arpa", ".test")
 
@@ -114,7 +114,7 @@ def _limited(settings: Settings, path: Path, limited: Limited) -> Iterator[Findi
     for index, wanted in enumerate(limited.routes or ()):
         if wanted not in names:
             yield Finding((*path, "routes", index), f"there is no route {wanted!r}", _cure(wanted, list(names)))
-    targets = [str(target) for route in settings.routes for target in route.targets]
+    targets = [str(target) for route in settings.routes for target in route.own_targets]
     for index, wanted in enumerate(limited.models or ()):
         if wanted not in targets:
             yield Finding((*path, "models", index), f"no route leads to {wanted!r}", _cure(wanted, targets))
@@ -123,7 +123,7 @@ def _limited(settings: Settings, path: Path, limited: Limited) -> Iterator[Findi
         reachable = {
             "on_box" if isinstance(target, DeploymentTarget) else zones.get(target.provider)
             for route in settings.routes
-            for target in route.targets
+            for target in route.own_targets
             if str(target) in limited.models
         }
         if reachable and not reachable & set(limited.zones):

@@ -16,9 +16,10 @@ from appliance.settings.database_url import DatabaseUrl, parse_postgres
 from appliance.settings.limiting import Admission, Limit, Price
 from appliance.settings.people import FixedKey, Identity
 from appliance.settings.recording import Records
+from appliance.settings.routing import Route
 from appliance.settings.secrets import SecretRef
 from appliance.settings.section import Section
-from appliance.settings.serving import Deployment, Provider, Route, default_deployments, routes_to
+from appliance.settings.serving import Deployment, Provider, default_deployments, routes_to
 from appliance.settings.telemetry import Telemetry
 from appliance.settings.values import (
     Address,

@@ -1,31 +1,17 @@
-"""What serves requests: deployments on this box, providers elsewhere, and the routes to both."""
+"""What serves requests: deployments on this box, and providers elsewhere; for the routes to both see `routing`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag
+from pydantic import Field
 
+from appliance.settings.routing import DeploymentTarget, Route, Zone
 from appliance.settings.secrets import SecretRef
 from appliance.settings.section import Section
-from appliance.settings.units import quote
-from appliance.settings.values import (
-    BaseUrl,
-    Duration,
-    FreeMapping,
-    Integer,
-    ModelName,
-    Name,
-    Switch,
-    Text,
-    Word,
-    refuse,
-)
+from appliance.settings.values import BaseUrl, Duration, Integer, Name, Switch, Word
 
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-
-Zone = Literal["on_box", "on_prem", "cloud"]
 
 
 class Replicas(Section):
@@ -144,110 +130,6 @@ class Provider(Section):
     def gate(self) -> str:
         """What requests wait at, if it is bounded. No deployment can have this name."""
         return f"{self.name}/*"
-
-
-class DeploymentTarget(Section):
-    """A target on this box."""
-
-    deployment: Name = Field(description="Deployment that answers (instead of provider and model).")
-
-    def __str__(self) -> str:
-        return self.deployment
-
-
-class ProviderTarget(Section):
-    """A provider's model as a target."""
-
-    provider: Name = Field(description="Provider that answers (instead of deployment).", examples=["lab"])
-    model: Text = Field(
-        min_length=1, max_length=256, description="The provider's own name for the model.", examples=["gpt-4o-mini"]
-    )
-    overrides: FreeMapping = Field(
-        default_factory=dict, description="Request fields that are set to these values, whatever the client sent."
-    )
-
-    def __str__(self) -> str:
-        return f"{self.provider}/{self.model}"
-
-
-ON_BOX_TAG, PROVIDER_TAG = "<on box>", "<provider>"
-"""Never a key, so that they can be told apart from keys in the place of an error."""
-
-
-def _check_target(value: Any) -> Any:
-    if isinstance(value, (DeploymentTarget, ProviderTarget)):
-        return value
-    cure = "write {deployment: NAME} or {provider: NAME, model: NAME}"
-    if not isinstance(value, Mapping):
-        found = f", found {quote(value)}" if isinstance(value, str) else ""
-        raise refuse(f"expected a target{found}", cure)
-    if "deployment" in value and "provider" in value:
-        raise refuse("a target is a deployment or a provider's model, not both", cure)
-    if "deployment" not in value and "provider" not in value:
-        raise refuse("names neither a deployment nor a provider", cure)
-    return value
-
-
-def _target_tag(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return ON_BOX_TAG if "deployment" in value else PROVIDER_TAG
-    return ON_BOX_TAG if isinstance(value, DeploymentTarget) else PROVIDER_TAG
-
-
-Target = Annotated[
-    Annotated[DeploymentTarget, Tag(ON_BOX_TAG)] | Annotated[ProviderTarget, Tag(PROVIDER_TAG)],
-    Discriminator(_target_tag),
-    BeforeValidator(_check_target),
-]
-
-
-class Deadlines(Section):
-    """Bounds on one request. `total` bounds all attempts together."""
-
-    connect: Duration = Field(
-        default=2.0, ge=0.01, le=300.0, description="Longest time until a target accepts the connection."
-    )
-    first_token: Duration = Field(
-        default=60.0,
-        ge=0.01,
-        le=3600.0,
-        description="Longest time until a stream's first piece; waiting and reading a prompt on this box do not count.",
-    )
-    idle: Duration = Field(
-        default=30.0, ge=0.01, le=3600.0, description="Longest silence between two pieces of an answer."
-    )
-    total: Duration = Field(
-        default=600.0, ge=0.01, le=86400.0, description="Longest time for the request with all its attempts."
-    )
-
-
-class Route(Section):
-    """A model name that clients ask for, and what may answer it."""
-
-    model: ModelName = Field(description="The model name that clients send.")
-    aliases: tuple[ModelName, ...] = Field(
-        default=(), description="Further model names for the same route.", examples=[["gpt-4o-mini"]]
-    )
-    strategy: Annotated[Literal["priority"], Word] = Field(
-        default="priority", description="How targets are ordered; priority is the order in which they are written."
-    )
-    targets: tuple[Target, ...] = Field(
-        min_length=1,
-        description="What may answer, the preferred one first.",
-        examples=[[{"deployment": "small"}, {"provider": "lab", "model": "llama-3.3-70b"}]],
-    )
-    deadlines: Deadlines = Field(default_factory=Deadlines, description="Bounds on one request.")
-    retries: Integer = Field(
-        default=2,
-        ge=0,
-        le=10,
-        description="Further attempts after the first one failed, as long as the client has seen nothing.",
-        json_schema_extra={"unit": "attempts"},
-    )
-    drop_unsupported: Switch = Field(
-        default=False,
-        description="Drop request fields that a target cannot honour, rather than refuse the request.",
-    )
 
 
 def default_deployments() -> tuple[Deployment, ...]:

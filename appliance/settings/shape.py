@@ -17,11 +17,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from appliance.settings.document import Path
+from appliance.settings.routing import ON_BOX_TAG, PROVIDER_TAG, ROUTE_TAG
 from appliance.settings.schema import Settings
-from appliance.settings.serving import ON_BOX_TAG, PROVIDER_TAG
 from appliance.settings.values import TEXT, Form
 
-_TAGS = (ON_BOX_TAG, PROVIDER_TAG)
+_TAGS = (ON_BOX_TAG, PROVIDER_TAG, ROUTE_TAG)
 _BOUNDS = (("ge", "at least"), ("gt", "more than"), ("le", "at most"), ("lt", "less than"))
 
 

@@ -204,6 +204,33 @@ Size = Annotated[
 ]
 """Bytes."""
 
+
+
+def _read_percent(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, str) and value.endswith("%") and _PERCENT.fullmatch(value):
+        return float(value[:-1]) / 100
+    raise _mismatch(value, PERCENT)
+
+
+_PERCENT = re.compile(r"\d{1,3}(?:\.\d{1,4})?%", re.ASCII)
+PERCENT = Form("a percentage", "5%", unit="percentage", render=lambda value: f"{value * 100:g}%")
+Percent = Annotated[
+    float,
+    BeforeValidator(_reader(_read_percent)),
+    PlainSerializer(lambda value: f"{value * 100:g}%", return_type=str, when_used="json"),
+    WithJsonSchema(
+        {
+            "anyOf": [{"type": "string", "pattern": _PERCENT.pattern}, {"type": "number", "minimum": 0, "maximum": 1}],
+            "examples": ["5%"],
+            "unit": "a share of 1 when a bare number",
+        }
+    ),
+    PERCENT,
+]
+"""A share of 1."""
+
 # --- names ----------------------------------------------------------------------------------------
 
 NAME = Form("a name (letters, digits, '.', '_', '-'; at most 63)", "small")

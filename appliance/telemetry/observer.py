@@ -23,7 +23,7 @@ def known(settings: Settings, limits: Iterable[str] = ()) -> Known:
     deployments = frozenset(each.name for each in settings.deployments)
     return Known(
         frozenset(route.model for route in settings.routes),
-        frozenset(str(target) for route in settings.routes for target in route.targets),
+        frozenset(str(target) for route in settings.routes for target in route.own_targets),
         frozenset(limits),
         deployments,
         deployments | {each.gate for each in settings.providers if each.max_in_flight is not None},

@@ -10,8 +10,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from appliance.records.rows import Attempt, ExchangeRow
+from appliance.settings.routing import DeploymentTarget
 from appliance.settings.schema import Settings
-from appliance.settings.serving import OPENAI_BASE_URL, DeploymentTarget
+from appliance.settings.serving import OPENAI_BASE_URL
 
 SEMCONV = "1.44.0"
 SCHEMA_URL = f"https://opentelemetry.io/schemas/{SEMCONV}"
@@ -72,7 +73,7 @@ def describe(settings: Settings) -> dict[str, Described]:
     providers = {provider.name: provider for provider in settings.providers}
     found: dict[str, Described] = {}
     for route in settings.routes:
-        for target in route.targets:
+        for target in route.own_targets:
             if isinstance(target, DeploymentTarget):
                 found[str(target)] = Described("outpost", models.get(target.deployment, target.deployment))
                 continue

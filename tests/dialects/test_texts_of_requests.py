@@ -37,7 +37,7 @@ CALLING = {
     ],
 )
 def test_every_channel_of_a_chat_is_read(fields: dict[str, Any]) -> None:
-    request = CHAT.parse(json.dumps({"model": "m", **fields}).encode(), 64)
+    request = CHAT.parse(json.dumps({"model": "m", **fields}).encode(), 64).request
     read = reading(request)
     assert any(CANARY in text for text in read.texts)
     assert read.messages == len(fields["messages"])
@@ -50,5 +50,5 @@ def test_every_channel_of_a_chat_is_read(fields: dict[str, Any]) -> None:
 )
 def test_prompts_and_inputs(given: Any, texts: list[str], tokens: int) -> None:
     for kind, field in ((COMPLETIONS, "prompt"), (EMBEDDINGS, "input")):
-        read = reading(kind.parse(json.dumps({"model": "m", field: given}).encode(), 64))
+        read = reading(kind.parse(json.dumps({"model": "m", field: given}).encode(), 64).request)
         assert (read.texts, read.tokens, read.messages) == (texts, tokens, 0)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from typing import Any
 
 import pytest
 
-from appliance import exchange
-from appliance.dialects.assemble import assemble
+from appliance.dialects import assemble
 from tests.exchange.test_keeping_texts import SlowContents
 from tests.fakes.house import House
 from tests.fakes.upstream import Reply, chat_events
@@ -19,13 +19,14 @@ from tests.fakes.upstream import Reply, chat_events
 async def test_a_long_stream_is_put_together_elsewhere(
     house: House, monkeypatch: pytest.MonkeyPatch, words: int
 ) -> None:
-    where: list[bool] = []
+    where: set[bool] = set()
+    take = assemble._take
 
-    def noted(pieces: list[bytes]) -> bytes:
-        where.append(threading.current_thread() is threading.main_thread())
-        return assemble(pieces)
+    def noted(*parts: Any) -> None:
+        where.add(threading.current_thread() is threading.main_thread())
+        take(*parts)
 
-    monkeypatch.setattr(exchange, "assemble", noted)
+    monkeypatch.setattr(assemble, "_take", noted)
     house.gateway.contents = kept = SlowContents()
     kept.free.set()
     said = [f"w{number} " for number in range(words)]
@@ -35,4 +36,4 @@ async def test_a_long_stream_is_put_together_elsewhere(
         assert (await house.chat("long", stream=True)).status == 200
     [(_, answer)] = kept.kept
     assert json.loads(answer)["choices"][0]["message"]["content"] == "".join(said)
-    assert where == [words == 10]
+    assert where == {words == 10}

@@ -31,6 +31,7 @@ from appliance.providers.local import LocalUpstream
 from appliance.providers.openai import OpenAIUpstream, make_session
 from appliance.providers.upstream import READY, Capabilities, Readiness, Upstream
 from appliance.records.rows import ExchangeRow
+from appliance.routing.health import Health
 from appliance.routing.routes import Deadlines, Route, Router, Target
 from appliance.routing.watch import Running
 from appliance.settings.recording import Content
@@ -230,6 +231,19 @@ class House:
         )
 
 
+class Pauses:
+    """Pauses between attempts that take no time, but for the clock that targets rest by."""
+
+    def __init__(self) -> None:
+        self._skipped = 0.0
+
+    def clock(self) -> float:
+        return time.monotonic() + self._skipped
+
+    async def pause(self, seconds: float) -> None:
+        self._skipped += seconds
+
+
 def text_deadlines(seconds: float) -> Deadlines:
     """Every deadline the same."""
     return Deadlines(connect=seconds, first_token=seconds, idle=seconds, total=30.0)
@@ -241,6 +255,7 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
     limits = limits or Limits(drain_timeout=5.0)
     engine, keys, recorder = FakeEngine(), FakeKeys(), FakeRecorder()
     ids = itertools.count(1)
+    pauses = Pauses()
     gateway = Gateway(
         authenticator=Authenticator(keys, None, clock=time.time),  # type: ignore[arg-type]  # nobody signs in
         observer=Observer(Metrics(Sources(lambda: 0, lambda: Ledger(0, 0.0, True)), "test")),
@@ -251,6 +266,8 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
         clock=Clock(),
         gates=Gates(),
         limits=UsageLimits(Book((), now()), NoStore(), Prices(), now, lambda request: 64),
+        health=Health(clock=pauses.clock),
+        pause=pauses.pause,
         new_id=lambda: f"{next(ids):012d}",
         max_json_depth=limits.max_json_depth,
         write_timeout_s=limits.write_timeout,

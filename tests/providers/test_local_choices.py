@@ -54,7 +54,7 @@ async def test_each_choice_that_is_complete_is_told_at_once(
         engine.ended += 1
 
     upstream = LocalUpstream("small", lease, Capabilities(frozenset({kind.name})), lambda: READY)  # type: ignore[arg-type]
-    request = kind.parse(msgspec.json.encode({"model": "m", "stream": stream, **body}), 64)
+    request = kind.parse(msgspec.json.encode({"model": "m", "stream": stream, **body}), 64).request
     call = Call("1", 0, kind, request, "m", "p", 1.0, Tally(), ended=ended)
     if stream:
         await taken(await upstream.stream(call))

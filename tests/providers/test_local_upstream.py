@@ -37,7 +37,7 @@ async def sampled(body: dict[str, object], defaults: dict[str, float] | None) ->
     upstream = LocalUpstream("small", lease, Capabilities(frozenset({CHAT.name})), lambda: READY, defaults)  # type: ignore[arg-type]
     request = CHAT.parse(
         msgspec.json.encode({"model": "m", "messages": [{"role": "user", "content": "x"}], **body}), 64
-    )
+    ).request
     call = Call("1", 0, CHAT, request, "m", "p", 1.0, Tally())
     if request.stream:
         assert b'"a"' in await taken(await upstream.stream(call))

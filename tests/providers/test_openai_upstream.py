@@ -25,7 +25,7 @@ async def fake() -> AsyncIterator[FakeUpstream]:
 
 def call(*, stream: bool) -> Call:
     body = b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":%b}' % (b"true" if stream else b"false")
-    return Call("1", 0, CHAT, CHAT.parse(body, 64), "m", "p", 1.0, Tally())
+    return Call("1", 0, CHAT, CHAT.parse(body, 64).request, "m", "p", 1.0, Tally())
 
 
 async def test_a_connection_is_used_again_though_its_message_ends_after_the_marker(fake: FakeUpstream) -> None:
@@ -63,7 +63,7 @@ def test_fields_without_effect_do_not_leave() -> None:
     sent = b"""{"model":"m","messages":[{"role":"user","content":"Hi"}],"user":"u","metadata":{"a":"b"},"store":false,
     "service_tier":"auto","safety_identifier":"s","prompt_cache_key":"k","prompt_cache_retention":"24h",
     "modalities":["text"]}"""
-    request = outgoing(CHAT.parse(sent, 64), "target")
+    request = outgoing(CHAT.parse(sent, 64).request, "target")
     assert request.model == "target"
     assert all(getattr(request, field) is None for field in ACCEPTED_NO_OPS)
 

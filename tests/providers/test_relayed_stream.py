@@ -45,7 +45,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 async def ask(fake: FakeUpstream, session: aiohttp.ClientSession, model: str) -> Stream:
     upstream = OpenAIUpstream("u", model=model, base_url=fake.url, api_key=None, session=session)
-    return await upstream.stream(Call("1", 0, CHAT, CHAT.parse(BODY, 64), "m", "p", 1.0, Tally()))
+    return await upstream.stream(Call("1", 0, CHAT, CHAT.parse(BODY, 64).request, "m", "p", 1.0, Tally()))
 
 
 async def test_a_long_stream_arrives_whole_and_its_connection_is_used_again(

@@ -16,60 +16,76 @@ from appliance.errors import (
     Overloaded,
     RateLimited,
     ShuttingDown,
+    TargetLimited,
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
 )
-from appliance.routing.attempts import first_answer, to_tell
+from appliance.routing.attempts import Turns, to_tell
 from appliance.routing.watch import Running, Watch
 
 
-async def attempt(names: Sequence[str], retries: int, outcomes: list[Any]) -> tuple[Any, list[str], list[float]]:
+def attempt(
+    names: Sequence[str], retries: int, outcomes: list[Any], left_s: float = 100.0
+) -> tuple[Any, list[str], list[float]]:
     """The answer (or the error), who was asked in which order, and the pauses."""
     asked: list[str] = []
     pauses: list[float] = []
-
-    async def ask(name: Any) -> str:
+    turns = Turns(names, retries, lambda: 0.5)  # type: ignore[arg-type]
+    name: Any = turns.first()
+    while True:
+        outcome = outcomes[len(asked)]
         asked.append(name)
-        outcome = outcomes[len(asked) - 1]
-        if isinstance(outcome, OutpostError):
-            raise outcome
-        return str(outcome)
-
-    async def pause(seconds: float) -> None:
-        pauses.append(seconds)
-
-    try:
-        answer: Any = await first_answer(names, retries, ask, pause)  # type: ignore[arg-type]
-    except OutpostError as error:
-        answer = error
-    return answer, asked, pauses
+        if not isinstance(outcome, OutpostError):
+            return outcome, asked, pauses
+        step = turns.failed(name, outcome, left_s=left_s)
+        if step is None:
+            return turns.told, asked, pauses
+        name, pause = step
+        if pause:
+            pauses.append(pause)
 
 
-async def test_the_first_answer_ends_it() -> None:
-    assert await attempt("ab", 2, ["x"]) == ("x", ["a"], [])
+def test_the_first_answer_ends_it() -> None:
+    assert attempt("ab", 2, ["x"]) == ("x", ["a"], [])
 
 
-async def test_the_next_target_is_asked_at_once() -> None:
-    assert await attempt("ab", 2, [UpstreamTimeout("late"), "x"]) == ("x", ["a", "b"], [])
+def test_the_next_target_is_asked_at_once() -> None:
+    assert attempt("ab", 2, [UpstreamTimeout("late"), "x"]) == ("x", ["a", "b"], [])
 
 
-async def test_the_same_target_is_asked_again_only_after_a_passing_failure() -> None:
-    assert await attempt("a", 2, [UpstreamFailed("500"), UpstreamFailed("500"), "x"]) == ("x", ["a"] * 3, [0.05, 0.1])
+def test_the_same_target_is_asked_again_only_after_a_passing_failure() -> None:
+    answer, asked, pauses = attempt("a", 2, [UpstreamFailed("500"), UpstreamFailed("500"), "x"])
+    assert (answer, asked) == ("x", ["a"] * 3)
+    assert 0 < pauses[0] < pauses[1] < 1
     error = UpstreamTimeout("late")
-    assert await attempt("a", 2, [error]) == (error, ["a"], [])
-    limited = RateLimited("slow down", retry_after_s=7)
-    assert await attempt("a", 2, [limited]) == (limited, ["a"], [])
+    assert attempt("a", 2, [error]) == (error, ["a"], [])
+    limited = RateLimited("one of our own limits", retry_after_s=7)
+    assert attempt("a", 2, [limited]) == (limited, ["a"], [])
 
 
-async def test_the_callers_mistakes_are_not_tried_elsewhere() -> None:
+def test_a_target_that_says_when_is_asked_again_then_and_not_before() -> None:
+    limited = TargetLimited("slow down", retry_after_s=7)
+    answer, asked, pauses = attempt("a", 2, [limited, "x"])
+    assert (answer, asked) == ("x", ["a", "a"])
+    assert 7 <= pauses[0] < 9
+    # Others who need not be waited for come first, and then who is free again first.
+    sooner = TargetLimited("slow down", retry_after_s=3)
+    answer, asked, pauses = attempt("ab", 2, [limited, sooner, "x"])
+    assert (answer, asked) == ("x", ["a", "b", "b"])
+    assert 3 <= pauses[0] < 5
+    # Nobody waits longer than there is time.
+    assert attempt("a", 2, [limited], left_s=5.0) == (limited, ["a"], [])
+
+
+def test_the_callers_mistakes_are_not_tried_elsewhere() -> None:
     for error in (BadRequest("bad"), ShuttingDown("bye")):
-        assert await attempt("abc", 5, [error]) == (error, ["a"], [])
+        assert attempt("abc", 5, [error]) == (error, ["a"], [])
 
 
-async def test_no_retries_means_one_attempt() -> None:
+def test_no_retries_means_one_attempt() -> None:
     error = UpstreamFailed("500")
-    assert await attempt("ab", 0, [error]) == (error, ["a"], [])
+    assert attempt("ab", 0, [error]) == (error, ["a"], [])
 
 
 errors = st.sampled_from([UpstreamFailed("x"), UpstreamTimeout("x"), UpstreamError("x"), RateLimited("x")])
@@ -79,7 +95,7 @@ errors = st.sampled_from([UpstreamFailed("x"), UpstreamTimeout("x"), UpstreamErr
 def test_attempts_are_bounded_and_the_last_error_is_told(count: int, retries: int, data: st.DataObject) -> None:
     names = "abcd"[:count]
     outcomes = data.draw(st.lists(errors, min_size=retries + 1, max_size=retries + 1))
-    answer, asked, _ = asyncio.run(attempt(names, retries, outcomes))
+    answer, asked, _ = attempt(names, retries, outcomes)
     assert 1 <= len(asked) <= retries + 1
     assert asked[:count] == list(names[: len(asked)])
     assert answer is outcomes[len(asked) - 1]
@@ -91,16 +107,17 @@ LONG, LONGER = ContextLengthExceeded("3,000 tokens"), ContextLengthExceeded("8,0
 DOWN, LOST, BAD, LATE = Overloaded("busy"), UpstreamFailed("500"), BadRequest("bad"), DeadlineExceeded("over")
 
 
-async def test_a_larger_target_may_take_what_is_too_long_for_the_first() -> None:
-    assert await attempt("ab", 2, [LONG, "x"]) == ("x", ["a", "b"], [])
+def test_a_larger_target_may_take_what_is_too_long_for_the_first() -> None:
+    assert attempt("ab", 2, [LONG, "x"]) == ("x", ["a", "b"], [])
     # It is no failure, so it takes none of the attempts that failures may take.
-    assert await attempt("abc", 0, [LONG, LONGER, "x"]) == ("x", ["a", "b", "c"], [])
-    assert await attempt("abc", 1, [LONG, LOST, LOST]) == (LOST, ["a", "b", "c"], [])
+    assert attempt("abc", 0, [LONG, LONGER, "x"]) == ("x", ["a", "b", "c"], [])
+    assert attempt("abc", 1, [LONG, LOST, LOST]) == (LOST, ["a", "b", "c"], [])
 
 
-async def test_a_target_that_is_too_small_is_not_asked_again() -> None:
-    assert await attempt("ab", 2, [LONG, LOST, LOST, "x"]) == ("x", ["a", "b", "b", "b"], [0.05, 0.1])
-    assert await attempt("a", 5, [LONG]) == (LONG, ["a"], [])
+def test_a_target_that_is_too_small_is_not_asked_again() -> None:
+    answer, asked, pauses = attempt("ab", 2, [LONG, LOST, LOST, "x"])
+    assert (answer, asked, len(pauses)) == ("x", ["a", "b", "b", "b"], 2)
+    assert attempt("a", 5, [LONG]) == (LONG, ["a"], [])
 
 
 @pytest.mark.parametrize(
@@ -116,10 +133,10 @@ async def test_a_target_that_is_too_small_is_not_asked_again() -> None:
         ([LONG, LATE], LATE),
     ],
 )
-async def test_when_nobody_answers_the_most_useful_error_is_told(
+def test_when_nobody_answers_the_most_useful_error_is_told(
     outcomes: list[OutpostError], told: OutpostError
 ) -> None:
-    answer, asked, _ = await attempt("abc"[: len(outcomes)], 5, outcomes)
+    answer, asked, _ = attempt("abc"[: len(outcomes)], 5, outcomes)
     assert (answer, len(asked)) == (told, len(outcomes))
 
 
@@ -140,7 +157,7 @@ def test_a_failure_that_may_pass_is_never_hidden_by_a_refusal(outcomes: list[Out
 @given(st.integers(1, 4), st.integers(0, 4), st.data())
 def test_attempts_end_whatever_the_targets_say(count: int, retries: int, data: st.DataObject) -> None:
     outcomes = data.draw(st.lists(mixed, min_size=count + retries, max_size=count + retries))
-    answer, asked, _ = asyncio.run(attempt("abcd"[:count], retries, outcomes))
+    answer, asked, _ = attempt("abcd"[:count], retries, outcomes)
     seen = outcomes[: len(asked)]
     assert answer in seen
     assert sum(not error.elsewhere for error in seen) <= retries + 1

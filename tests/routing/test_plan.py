@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -9,11 +9,12 @@ from appliance.dialects.kinds import CHAT, COMPLETIONS, EMBEDDINGS, KINDS
 from appliance.errors import BadRequest, ModelLoading, ModelNotFound, Unavailable, UnsupportedParameter
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness
 from appliance.routing.build import build_router, check_overrides
-from appliance.routing.plan import STRATEGIES, make_plan
+from appliance.routing.plan import make_plan
 from appliance.routing.routes import Deadlines, Route, Router, Target
-from appliance.settings.serving import Deadlines as DeadlineSettings
-from appliance.settings.serving import DeploymentTarget, ProviderTarget
-from appliance.settings.serving import Route as RouteSettings
+from appliance.routing.strategies import STRATEGIES
+from appliance.settings.routing import Deadlines as DeadlineSettings
+from appliance.settings.routing import DeploymentTarget, ProviderTarget, Strategy
+from appliance.settings.routing import Route as RouteSettings
 from tests.fakes.house import CHAT_MODEL, EMBEDDER
 
 
@@ -219,5 +220,5 @@ def test_a_router_from_settings() -> None:
 
 
 def test_tables_hold_what_they_are_named_after() -> None:
-    assert set(STRATEGIES) == {"priority"}
+    assert set(STRATEGIES) == set(get_args(Strategy))
     assert all(name == kind.name for name, kind in KINDS.items())

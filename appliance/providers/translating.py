@@ -1,0 +1,65 @@
+"""A provider's stream in another dialect than the client's, on its way through: read into events, written again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from appliance.dialects.answer import Reader, StreamRenderer
+from appliance.dialects.passing import check_secret
+from appliance.dialects.tally import Tally
+from appliance.errors import OutpostError
+from runtimes.engine import Delta
+
+
+class Translating:
+    """Stands where a `Passing` stands. Until the target reports, what has come is counted as an estimate."""
+
+    __slots__ = ("_alive", "_before", "_reader", "_renderer", "_secret", "_tally", "_target", "done")
+
+    def __init__(
+        self,
+        reader: Reader,
+        renderer: StreamRenderer,
+        tally: Tally,
+        *,
+        target: str,
+        secret: bytes,
+        alive: Callable[[], None],
+    ) -> None:
+        """alive: called when something has come, though there may be nothing to say yet."""
+        self._reader = reader
+        self._renderer = renderer
+        self._tally = tally
+        self._target = target
+        self._secret = secret
+        self._before = b""
+        self._alive = alive
+        self.done = False
+
+    @property
+    def complete(self) -> bool:
+        """All that may still come are counts and the end marker."""
+        return bool(getattr(self._reader, "complete", False))
+
+    def feed(self, read: bytes) -> bytes:
+        if self._secret:
+            check_secret(probe := self._before + read, self._secret, self._target)
+            self._before = probe[1 - len(self._secret) :] if len(self._secret) > 1 else b""
+        events = self._reader.feed(read)
+        self.done = self._reader.done
+        if not events:
+            return b""
+        self._alive()
+        tally = self._tally
+        if tally.source != "reported":
+            for item in events:
+                if isinstance(item, Delta):
+                    tally.completion_tokens += 1
+                    tally.source = "estimated"
+        return self._renderer.feed(events)
+
+    def end(self) -> bytes:
+        return self._renderer.end()
+
+    def fail(self, error: OutpostError) -> bytes:
+        return self._renderer.fail(error)

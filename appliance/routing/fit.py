@@ -1,0 +1,79 @@
+"""Whether a target can honour a request, and the request as it gets it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from appliance.dialects.asked import Asked
+from appliance.dialects.embeddings import EmbeddingRequest
+from appliance.dialects.kinds import Kind, Request
+from appliance.errors import BadRequest, UnsupportedParameter
+from appliance.providers.upstream import Capabilities
+
+WORDS = {
+    "images": "cannot take images",
+    "image_addresses": "takes images only as data: URLs, because addresses are not fetched",
+    "audio_input": "cannot take audio",
+    "files": "cannot take files",
+    "tool_images": "cannot take images in the results of tools",
+    "verbosity": "cannot be told how much to say",
+    "reasoning": "does not reason",
+    "anthropic_tools": "cannot use what only Anthropic's own models know",
+    "responses_tools": "cannot use what only OpenAI's Responses API knows",
+    "tools": "cannot call tools",
+    "json_schema": "cannot be held to a JSON schema",
+    "json_object": "cannot be held to JSON",
+    "logprobs": "gives no logprobs",
+    "token_prompts": "takes text, not token ids",
+}
+
+
+def fit(asked: Asked, kind: Kind, capabilities: Capabilities, *, drop: bool, model: str) -> Request:
+    """The request as a target with these capabilities can honour it.
+
+    With `drop`, fields that only shape the answer are left out instead of refused; content never is.
+    Raises UnsupportedParameter or BadRequest, naming the first field at fault.
+    """
+    request: Request = asked.request
+    if kind.operation not in capabilities.kinds:
+        raise BadRequest(
+            f"The model {model} cannot {kind.verb}; it offers: {', '.join(sorted(capabilities.kinds))}.",
+            param="model",
+            code="unsupported_operation",
+        )
+    dropped: dict[str, Any] = {}
+    for feature, field, droppable in kind.needs(asked):
+        if feature in capabilities.features:
+            continue
+        if drop and droppable:
+            dropped[field] = None
+            continue
+        what = WORDS.get(feature, f"does not know {field}")
+        raise UnsupportedParameter(f"{field}: the model {model} {what}; leave it out.", param=field)
+    if isinstance(request, EmbeddingRequest):
+        _check_dimensions(request, capabilities, model)
+    if "logprobs" in dropped and hasattr(request, "top_logprobs"):
+        dropped["top_logprobs"] = None
+    return msgspec.structs.replace(request, **dropped) if dropped else request
+
+
+def _check_dimensions(request: EmbeddingRequest, capabilities: Capabilities, model: str) -> None:
+    wanted, has = request.dimensions, capabilities.dimensions
+    if wanted is not None and has is not None and wanted != has:
+        raise UnsupportedParameter(
+            f"dimensions: the vectors of {model} have {has} dimensions and cannot be cut to {wanted}.",
+            param="dimensions",
+        )
+
+
+def override(request: Request, overrides: Mapping[str, Any]) -> Request:
+    """The request with a route's fixed fields; those that this kind of request does not have are passed over."""
+    if not overrides:
+        return request
+    changes = {field: value for field, value in overrides.items() if field in request.__struct_fields__}
+    if "max_tokens" in changes and getattr(request, "max_completion_tokens", None) is not None:
+        changes["max_completion_tokens"] = None
+    return msgspec.structs.replace(request, **changes) if changes else request
