@@ -22,6 +22,7 @@ from appliance.errors import BadRequest, UnsupportedParameter
 
 CLAUDE = "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"
 NEWER = "global.anthropic.claude-opus-4-7"
+BOTH = "anthropic.claude-opus-4-6-v1"
 NOVA = "amazon.nova-2-lite-v1:0"
 OPENAI = "openai.gpt-oss-120b-1:0"
 LLAMA = "meta.llama3-3-70b-instruct-v1:0"
@@ -291,6 +292,8 @@ def test_structured_output() -> None:
             {"thinking": {"type": "adaptive", "display": "omitted"}},
             "high",
         ),
+        (BOTH, {"reasoning": {"max_tokens": 100}}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}, None),
+        (BOTH, {"reasoning_effort": "low"}, {"thinking": {"type": "adaptive", "display": "summarized"}}, "low"),
         (NEWER, {"reasoning": {"enabled": False}}, {"thinking": {"type": "disabled"}}, None),
         (
             NOVA,
@@ -319,7 +322,7 @@ def test_a_budget_is_refused_where_there_is_none(model: str) -> None:
 
 
 def test_reasoning_that_cannot_be() -> None:
-    refused("reasoning.max_tokens", reasoning={"max_tokens": 100})
+    refused("reasoning.max_tokens", reasoning={"max_tokens": 100}, max_tokens=1024)
     refused("reasoning.max_tokens", reasoning={"max_tokens": 4000}, max_tokens=4000)
     refused("reasoning.max_tokens", reasoning={"max_tokens": "4000"})
     refused("reasoning.max_tokens", reasoning={"max_tokens": True})
@@ -385,10 +388,10 @@ def test_a_refusal_that_was_given_is_text() -> None:
         ("global.anthropic.claude-haiku-4-5-20251001-v1:0", 0),
         ("anthropic.claude-opus-4-6-v1", 1),
         ("anthropic.claude-sonnet-4-6", 1),
-        ("anthropic.claude-sonnet-5-20270101-v1:0", 1),
-        (f"arn:aws:bedrock:us-east-1:123456789012:inference-profile/{NEWER}", 1),
-        (NOVA, 2),
-        (OPENAI, 3),
+        ("anthropic.claude-sonnet-5-20270101-v1:0", 2),
+        (f"arn:aws:bedrock:us-east-1:123456789012:inference-profile/{NEWER}", 2),
+        (NOVA, 3),
+        (OPENAI, 4),
         (ARN, len(FAMILIES) - 1),
     ],
 )

@@ -69,6 +69,15 @@ def test_a_stream_gives_the_events_of_its_answer() -> None:
     assert read(*THOUGHTFUL) == EVENTS
 
 
+def test_an_answer_of_which_only_the_counts_are_missing_is_complete() -> None:
+    reader = ConverseReader("up")
+    assert reader.feed(b"".join(THOUGHTFUL[:-2])) == EVENTS[:-2]
+    assert not reader.complete
+    assert reader.feed(THOUGHTFUL[-2]) == [Finished("tool_calls")]
+    assert reader.complete
+    assert not reader.done
+
+
 def test_every_cut_gives_the_same_events() -> None:
     stream = b"".join(THOUGHTFUL)
     for i in range(1, len(stream)):
@@ -86,7 +95,6 @@ def test_messages_come_out_as_they_went_in(messages: list[tuple[dict[str, str], 
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
         found += framer.feed(stream[begin:end])
     assert [(dict(message.headers), message.payload) for message in found] == messages
-    assert not framer.partial
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, max_size=5), st.integers(1, 40))
@@ -141,7 +149,7 @@ def test_headers_that_are_none_are_refused(headers: bytes) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "kind", "code"),
     [
-        ("throttlingException", "Too many requests", errors.RateLimited, "rate_limit_exceeded"),
+        ("throttlingException", "Too many requests", errors.TargetLimited, "rate_limit_exceeded"),
         ("modelStreamErrorException", "oops", errors.UpstreamFailed, "upstream_error"),
         ("internalServerException", "oops", errors.UpstreamFailed, "upstream_error"),
         ("serviceUnavailableException", "oops", errors.UpstreamUnavailable, "upstream_unavailable"),
@@ -245,6 +253,7 @@ def test_an_empty_answer_is_one_only_if_it_took_something() -> None:
 def test_the_end_of_an_empty_answer_is_held_until_it_is_known_to_be_meant() -> None:
     reader = ConverseReader("up")
     assert reader.feed(aws.BEGIN + aws.event("messageStop", {"stopReason": "end_turn"})) == []
+    assert not reader.complete
     assert reader.feed(aws.usage()) == [Finished("stop"), Usage(11, 7)]
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from appliance import errors
 from appliance.dialects.bedrock.frames import BadFrame, Framer, Message
+from appliance.dialects.translating import counted
 from runtimes.engine import Delta, Event, Finished, FinishReason, ToolCallDelta, Usage
 
 T = TypeVar("T")
@@ -123,7 +124,6 @@ class _Complaint(msgspec.Struct, frozen=True):
 
 
 _BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_MOST = (1 << 53) - 1
 
 _REASONS: Mapping[str, FinishReason] = {
     "end_turn": "stop",
@@ -141,8 +141,8 @@ _CONTEXT = ("too long", "context window", "context length", "maximum number of t
 
 _FAILED = (errors.UpstreamFailed, "failed in the middle of its answer.", None)
 _EXCEPTIONS: Mapping[str, tuple[type[errors.OutpostError], str, str | None]] = {
-    "throttlingexception": (errors.RateLimited, "limits the rate of requests; slow down.", None),
-    "servicequotaexceededexception": (errors.RateLimited, "has no quota left for this.", None),
+    "throttlingexception": (errors.TargetLimited, "limits the rate of requests; slow down.", None),
+    "servicequotaexceededexception": (errors.TargetLimited, "has no quota left at the moment.", None),
     "serviceunavailableexception": (errors.UpstreamUnavailable, "is not available at the moment.", None),
     "modelnotreadyexception": (errors.UpstreamUnavailable, "is not available at the moment.", None),
     "modeltimeoutexception": (errors.UpstreamTimeout, "timed out by its own account.", None),
@@ -175,16 +175,12 @@ def reported(target: str, name: str, words: str = "") -> errors.OutpostError:
     return kind(f"{target} {said}", code=code)
 
 
-def _count(reported: int | None) -> int:
-    return min(max(reported or 0, 0), _MOST)
-
-
 def _usage(tokens: _Tokens) -> Usage:
     # `inputTokens` are those that neither came from the cache nor went there.
-    read, written = _count(tokens.cache_read_input_tokens), _count(tokens.cache_write_input_tokens)
+    read, written = counted(tokens.cache_read_input_tokens), counted(tokens.cache_write_input_tokens)
     return Usage(
-        prompt_tokens=_count(tokens.input_tokens) + read + written,
-        completion_tokens=_count(tokens.output_tokens),
+        prompt_tokens=counted(tokens.input_tokens) + read + written,
+        completion_tokens=counted(tokens.output_tokens),
         cached_tokens=read,
         cache_write_tokens=written,
     )
@@ -239,6 +235,11 @@ class ConverseReader:
         """Blocks that are no part of the answer: what Bedrock's own tools do."""
         self._sealed: dict[int, bytes] = {}
         """Blocks of reasoning that only its maker can read, as far as they have come."""
+
+    @property
+    def complete(self) -> bool:
+        """All that may still come are counts."""
+        return self._ending.finished is not None and not self._held
 
     def feed(self, read: bytes) -> list[Event]:
         if self.done:

@@ -7,11 +7,11 @@ import re
 from typing import Any
 
 from appliance.dialects import chat
+from appliance.dialects.translating import data_url
 from appliance.errors import BadRequest, UnsupportedParameter
 
 Block = dict[str, Any]
 
-_DATA_URL = re.compile(r"data:(?P<type>[^;,]*)(?:;[^;,]*)*?;base64,", re.IGNORECASE)
 _IMAGES = {"image/png": "png", "image/jpeg": "jpeg", "image/jpg": "jpeg", "image/gif": "gif", "image/webp": "webp"}
 _DOCUMENTS = {
     "application/pdf": "pdf",
@@ -92,14 +92,9 @@ def parts(content: str | list[Any] | None, path: str, documents: Documents, *, c
 
 def image(part: chat.ImagePart, path: str) -> Block:
     """Raises UnsupportedParameter for an address, BadRequest for what is no image."""
-    url = part.image_url.url
     field = f"{path}.image_url.url"
-    if not url[:5].lower() == "data:":
-        raise UnsupportedParameter(
-            f"{field}: this target loads no addresses; send the image as a data: URL.", param=field
-        )
-    kind, data = _split(url, field)
-    if (form := _IMAGES.get(kind)) is None:
+    kind, data = data_url(part.image_url.url, field)
+    if (form := _IMAGES.get(kind)) is None or not data:
         raise BadRequest(f"{field}: the image must be PNG, JPEG, GIF or WebP.", param=field)
     return {"image": {"format": form, "source": {"bytes": data}}}
 
@@ -116,7 +111,7 @@ def document(part: chat.FilePart, path: str, documents: Documents) -> Block:
     field = f"{path}.file.file_data"
     filename = file.get("filename")
     stem, _, extension = filename.rpartition(".") if isinstance(filename, str) else ("", "", "")
-    kind, content = _split(data, field) if data[:5].lower() == "data:" else ("", data)
+    kind, content = data_url(data, field) if data[:5].lower() == "data:" else ("", data)
     # What a file is called says more than a general type does.
     form = _DOCUMENTS.get(kind)
     if form is None or (form == "txt" and extension.lower() in _EXTENSIONS):
@@ -125,14 +120,6 @@ def document(part: chat.FilePart, path: str, documents: Documents) -> Block:
         raise BadRequest(f"{field}: the file must be one of {', '.join(sorted(_EXTENSIONS))}.", param=field)
     name = documents.name(stem or (filename if isinstance(filename, str) else ""))
     return {"document": {"format": form, "name": name, "source": {"bytes": content}}}
-
-
-def _split(url: str, field: str) -> tuple[str, str]:
-    """Media type and Base64 of a data: URL."""
-    found = _DATA_URL.match(url)
-    if found is None or found.end() == len(url):
-        raise BadRequest(f"{field} must be a data: URL with base64, such as data:image/png;base64,….", param=field)
-    return found["type"].strip().lower(), url[found.end() :]
 
 
 def tool_result(message: chat.ToolMessage, path: str, *, caches: bool) -> list[Block]:

@@ -8,11 +8,13 @@ has a notion for.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from appliance.dialects.chat import ChatRequest
+from appliance.dialects.translating import effort_of, thinking_budget
 from appliance.errors import BadRequest, UnsupportedParameter
 
 Fields = dict[str, Any]
@@ -21,19 +23,18 @@ LEAST_BUDGET = 1024
 
 
 class Reasoning(msgspec.Struct, frozen=True):
-    """What a request says about reasoning. All None: nothing."""
+    """What a request says about reasoning: at least that it is wanted."""
 
     effort: str | None = None
     budget: int | None = None
     """Tokens."""
-    enabled: bool | None = None
     exclude: bool = False
     limit: int | None = None
     """Most tokens of the whole answer."""
 
     @property
     def off(self) -> bool:
-        return self.enabled is False or self.effort == "none"
+        return self.effort == "none"
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -74,28 +75,31 @@ def _budgeted(asked: Reasoning) -> Wanted:
     """Claude up to 4.5, which has to be told how many tokens it may think for."""
     if asked.off:
         return Wanted()
-    budget = asked.budget
-    if budget is None:
+    limit = asked.limit
+    if asked.budget is None:
         # An effort is a hint: it takes no more than leaves half of the answer's tokens for the answer.
         budget = _BUDGETS[asked.effort or "medium"]
-        if asked.limit is not None:
-            budget = min(budget, asked.limit // 2)
+        budget = budget if limit is None else min(budget, limit // 2)
         if budget < LEAST_BUDGET:
             return Wanted()
-    elif budget < LEAST_BUDGET:
-        raise BadRequest(
-            f"reasoning.max_tokens must be at least {LEAST_BUDGET} for this model.", param="reasoning.max_tokens"
-        )
-    elif asked.limit is not None and budget >= asked.limit:
-        raise BadRequest(
-            "reasoning.max_tokens must be less than max_completion_tokens, which counts both.",
-            param="reasoning.max_tokens",
-        )
+    else:
+        budget = max(asked.budget, LEAST_BUDGET)
+        if limit is not None and budget >= limit:
+            raise BadRequest(
+                f"reasoning.max_tokens must be less than max_completion_tokens, which counts both; here it is "
+                f"{LEAST_BUDGET} or more.",
+                param="reasoning.max_tokens",
+            )
     return Wanted({"thinking": {"type": "enabled", "budget_tokens": budget}})
 
 
+def _either(asked: Reasoning) -> Wanted:
+    """Claude 4.6, which takes both ways."""
+    return _adaptive(asked) if asked.budget is None else _budgeted(asked)
+
+
 def _adaptive(asked: Reasoning) -> Wanted:
-    """Claude from 4.6 on, which sees by itself how much there is to think about."""
+    """Claude from 4.7 on, which sees by itself how much there is to think about."""
     _no_budget(asked)
     if asked.off:
         return Wanted({"thinking": {"type": "disabled"}})
@@ -130,18 +134,16 @@ def _plain(field: str) -> Callable[[int], Fields]:
     return lambda k: {field: k}
 
 
-_CLAUDE = frozenset({"system", "messages", "tools"})
+def _claude(id: str, reasoning: Callable[[Reasoning], Wanted]) -> Family:
+    caches = frozenset({"system", "messages", "tools"})
+    return Family(re.compile(id), reasoning, _plain("top_k"), caches, one_call=True, says_stop=True)
+
+
 FAMILIES = (
     # claude-3-…, claude-sonnet-4-20250514, claude-opus-4-5-20251101
-    Family(
-        re.compile(r"anthropic\.claude-(?:instant|v2|3|[a-z]+-4-(?:[0-5]-)?20)"),
-        _budgeted,
-        _plain("top_k"),
-        _CLAUDE,
-        one_call=True,
-        says_stop=True,
-    ),
-    Family(re.compile(r"anthropic\.claude"), _adaptive, _plain("top_k"), _CLAUDE, one_call=True, says_stop=True),
+    _claude(r"anthropic\.claude-(?:instant|v2|3|[a-z]+-4-(?:[0-5]-)?20)", _budgeted),
+    _claude(r"anthropic\.claude-[a-z]+-4-6", _either),
+    _claude(r"anthropic\.claude", _adaptive),
     Family(
         re.compile(r"amazon\.nova"),
         _nova,
@@ -159,21 +161,10 @@ def family_of(model: str) -> Family:
     return next(family for family in FAMILIES if family.id.search(model))
 
 
-def reasoning_of(effort: str | None, more: Mapping[str, Any] | None, limit: int | None) -> Reasoning | None:
-    """What a request's `reasoning_effort` and `reasoning` say together; None: nothing. Raises BadRequest."""
-    more = more or {}
-    budget = more.get("max_tokens")
-    if budget is not None and (not isinstance(budget, int) or isinstance(budget, bool)):
-        raise BadRequest("reasoning.max_tokens must be a whole number.", param="reasoning.max_tokens")
-    asked = Reasoning(
-        effort=more.get("effort") or effort,
-        budget=budget,
-        enabled=more.get("enabled"),
-        exclude=bool(more.get("exclude")),
-        limit=limit,
-    )
-    if asked.effort is None and asked.budget is None and asked.enabled is None:
+def reasoning_of(request: ChatRequest) -> Reasoning | None:
+    """What its `reasoning_effort` and `reasoning` say together; None: nothing. Raises BadRequest."""
+    wish = request.reasoning or {}
+    effort, budget, enabled = effort_of(request), thinking_budget(request), wish.get("enabled")
+    if effort is None and budget is None and not enabled:
         return None
-    if asked.effort is not None and asked.effort != "none" and asked.effort not in _EFFORTS:
-        raise BadRequest(f"reasoning.effort must be one of none, {', '.join(_EFFORTS)}.", param="reasoning.effort")
-    return asked
+    return Reasoning(effort, budget, exclude=bool(wish.get("exclude")), limit=request.token_limit)

@@ -43,11 +43,6 @@ class Framer:
         self._need = _PRELUDE
         """Bytes from the beginning of the message, at which there is something to do."""
 
-    @property
-    def partial(self) -> bool:
-        """Whether the beginning of a message waits for its end."""
-        return self._have > 0
-
     def feed(self, read: bytes) -> list[Message]:
         """The messages that `read` completes. Raises BadFrame."""
         self._parts.append(read)

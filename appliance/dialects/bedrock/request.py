@@ -14,7 +14,7 @@ import msgspec
 
 from appliance.dialects import chat
 from appliance.dialects.bedrock.content import Block, Documents, cache_point, parts, text, tool_result, tool_use_id
-from appliance.dialects.bedrock.families import Family, Reasoning, family_of, reasoning_of
+from appliance.dialects.bedrock.families import Family, family_of, reasoning_of
 from appliance.dialects.parameters import as_stop_list
 from appliance.dialects.wire import encode
 from appliance.errors import BadRequest, UnsupportedParameter
@@ -234,8 +234,7 @@ def _output(request: chat.ChatRequest, family: Family, extra: dict[str, Any]) ->
         )
     if isinstance(form, chat.JsonSchemaFormat):
         output["textFormat"] = _schema(form.json_schema)
-    asked: Reasoning | None = reasoning_of(request.reasoning_effort, request.reasoning, request.token_limit)
-    if asked is not None:
+    if (asked := reasoning_of(request)) is not None:
         wanted = family.reasoning(asked)
         extra |= wanted.fields
         if wanted.effort is not None:
