@@ -140,8 +140,8 @@ def _claude(id: str, reasoning: Callable[[Reasoning], Wanted]) -> Family:
 
 
 FAMILIES = (
-    # claude-3-…, claude-sonnet-4-20250514, claude-opus-4-5-20251101
-    _claude(r"anthropic\.claude-(?:instant|v2|3|[a-z]+-4-(?:[0-5]-)?20)", _budgeted),
+    # claude-3-7-sonnet, claude-sonnet-4-20250514, claude-opus-4-5: up to 4.5, with or without a date
+    _claude(r"anthropic\.claude-(?:instant|v2|3|[a-z]+-4(?:-[0-5])?(?![0-9])(?!-[0-9]{1,2}(?![0-9])))", _budgeted),
     _claude(r"anthropic\.claude-[a-z]+-4-6", _either),
     _claude(r"anthropic\.claude", _adaptive),
     Family(
