@@ -160,3 +160,71 @@ def merged(events: list[Event]) -> list[Any]:
             call[1] += piece.name
             call[2] += piece.arguments
     return [*said, sorted(calls.items())]
+
+
+def sse(*shapes: dict[str, Any], numbered: bool = True) -> bytes:
+    """Events as OpenAI writes them."""
+    out = b""
+    for number, shape in enumerate(shapes):
+        told = {**shape, "sequence_number": number} if numbered else shape
+        out += f"event: {shape['type']}\ndata: {json.dumps(told)}\n\n".encode()
+    return out
+
+
+def resource(status: str, output: list[Any], **more: Any) -> dict[str, Any]:
+    return {
+        "id": "resp_up", "object": "response", "created_at": 1, "status": status, "model": "gpt-up", "store": False,
+        "output": output, "error": None, "incomplete_details": None, "previous_response_id": None, "usage": None,
+        "background": False, **more,
+    }  # fmt: skip
+
+
+USED = {
+    "input_tokens": 20, "input_tokens_details": {"cached_tokens": 4},
+    "output_tokens": 9, "output_tokens_details": {"reasoning_tokens": 3}, "total_tokens": 29,
+}  # fmt: skip
+THOUGHT = {"id": "rs_up", "type": "reasoning", "summary": [{"type": "summary_text", "text": "One.\n\nTwo."}],
+           "encrypted_content": "ENC"}  # fmt: skip
+SAID = {"id": "msg_up", "type": "message", "status": "completed", "role": "assistant",
+        "content": [{"type": "output_text", "text": "Höi!", "annotations": [], "logprobs": []}]}  # fmt: skip
+SEARCHED = {"id": "ws_up", "type": "web_search_call", "status": "completed", "action": {"type": "search"}}
+CALLED = [{"id": f"fc_{i}", "type": "function_call", "status": "completed", "call_id": f"call_{i}", "name": "f",
+           "arguments": '{"a":1}'} for i in range(2)]  # fmt: skip
+
+STREAM_SHAPES: list[dict[str, Any]] = [
+    {"type": "response.created", "response": resource("in_progress", [])},
+    {"type": "response.in_progress", "response": resource("in_progress", [])},
+    {"type": "response.output_item.added", "output_index": 0, "item": {**THOUGHT, "summary": []}},
+    {"type": "response.reasoning_summary_part.added", "item_id": "rs_up", "output_index": 0, "summary_index": 0,
+     "part": {"type": "summary_text", "text": ""}},
+    {"type": "response.reasoning_summary_text.delta", "item_id": "rs_up", "output_index": 0, "summary_index": 0,
+     "delta": "One."},
+    {"type": "response.reasoning_summary_text.delta", "item_id": "rs_up", "output_index": 0, "summary_index": 1,
+     "delta": "Two."},
+    {"type": "response.output_item.done", "output_index": 0, "item": THOUGHT},
+    {"type": "response.output_item.added", "output_index": 1, "item": {**SEARCHED, "status": "in_progress"}},
+    {"type": "response.web_search_call.searching", "output_index": 1, "item_id": "ws_up"},
+    {"type": "response.output_item.done", "output_index": 1, "item": SEARCHED},
+    {"type": "response.output_item.added", "output_index": 2, "item": {**SAID, "content": []}},
+    {"type": "response.content_part.added", "item_id": "msg_up", "output_index": 2, "content_index": 0,
+     "part": {"type": "output_text", "text": "", "annotations": []}},
+    {"type": "response.output_text.delta", "item_id": "msg_up", "output_index": 2, "content_index": 0, "delta": "Hö",
+     "logprobs": [], "obfuscation": "x"},
+    {"type": "keepalive"},
+    {"type": "response.output_text.delta", "item_id": "msg_up", "output_index": 2, "content_index": 0, "delta": "i!",
+     "logprobs": []},
+    {"type": "response.output_text.done", "item_id": "msg_up", "output_index": 2, "content_index": 0, "text": "Höi!",
+     "logprobs": []},
+    {"type": "response.output_item.done", "output_index": 2, "item": SAID},
+    {"type": "response.output_item.added", "output_index": 3, "item": {**CALLED[0], "arguments": ""}},
+    {"type": "response.output_item.added", "output_index": 4, "item": {**CALLED[1], "arguments": ""}},
+    {"type": "response.function_call_arguments.delta", "item_id": "fc_0", "output_index": 3, "delta": '{"a"'},
+    {"type": "response.function_call_arguments.delta", "item_id": "fc_0", "output_index": 3, "delta": ":1}"},
+    {"type": "response.function_call_arguments.done", "item_id": "fc_1", "output_index": 4, "arguments": '{"a":1}'},
+    {"type": "response.output_item.done", "output_index": 3, "item": CALLED[0]},
+    {"type": "response.output_item.done", "output_index": 4, "item": CALLED[1]},
+    {"type": "response.completed",
+     "response": resource("completed", [THOUGHT, SEARCHED, SAID, *CALLED], usage=USED, completed_at=2)},
+]  # fmt: skip
+"""What OpenAI sends for thoughts, a search of its own, words and two calls."""
+STREAM = sse(*STREAM_SHAPES)

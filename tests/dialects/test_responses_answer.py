@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -311,3 +313,54 @@ def test_every_answer_is_sound(events: list[Event], short: bool, encrypted: bool
     texts = "".join(each.text for each in events if isinstance(each, Delta))
     assert "".join(s["delta"] for s in shapes if s["type"] == "response.output_text.delta") == texts
     assert merged(events)[-2][0] == Usage(7, 5, 2, reasoning_tokens=1)
+
+
+# --- OpenAI's own client as the judge ---------------------------------------------------------------------------------
+
+
+def sdk(body: bytes, content_type: str) -> openai.OpenAI:
+    """A client for which every request has this answer."""
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=body, headers={"Content-Type": content_type})
+
+    return openai.OpenAI(
+        api_key="none", base_url="http://gateway/v1", http_client=httpx.Client(transport=httpx.MockTransport(answer))
+    )
+
+
+ALL: list[Event] = [
+    Delta(reasoning="hm"),
+    Delta(text="Hel"),
+    Delta(text="lo"),
+    Delta(tool_calls=[ToolCallDelta(0, "a", "f", "{"), ToolCallDelta(1, "b", "g", "[")]),
+    Delta(tool_calls=[ToolCallDelta(1, arguments="]"), ToolCallDelta(0, arguments="}")]),
+    Finished("tool_calls"),
+    usage(),
+]
+
+
+@pytest.mark.parametrize("reasoning", [{}, {"summary": "auto"}])
+def test_openais_client_puts_a_stream_together(reasoning: Any) -> None:
+    stream = ResponsesStream(frame(reasoning=reasoning), Tally(), wall=wall)
+    client = sdk(stream.feed(ALL) + stream.end(), "text/event-stream")
+    with client.responses.stream(model="m", input="Hi") as events:
+        deltas = [event for event in events if event.type == "response.output_text.delta"]
+        final = events.get_final_response()
+    assert [event.snapshot for event in deltas] == ["Hel", "Hello"]
+    assert final.output_text == "Hello"
+    assert [(item.name, item.arguments) for item in final.output if item.type == "function_call"] == [
+        ("f", "{}"), ("g", "[]"),
+    ]  # fmt: skip
+    assert final.usage is not None
+    assert final.usage.output_tokens_details.reasoning_tokens == 1
+
+
+def test_openais_client_reads_a_whole_answer_and_an_error() -> None:
+    whole_answer = ResponsesWhole(frame(), Tally(), wall=wall)
+    whole_answer.feed(ALL)
+    final = sdk(whole_answer.body(), "application/json").responses.create(model="m", input="Hi")
+    assert (final.id, final.output_text, final.status) == (ID, "Hello", "completed")
+    told = ResponsesStream(frame(), Tally(), wall=wall).fail(UpstreamTimeout("Silence."))
+    with pytest.raises(openai.APIError, match="Silence"):
+        list(sdk(told, "text/event-stream").responses.create(model="m", input="Hi", stream=True))

@@ -9,11 +9,13 @@ from typing import Any
 import msgspec
 
 from appliance.dialects import chat
+from appliance.dialects.answer import Ask
 from appliance.dialects.responses import conversation, outbound
 from appliance.dialects.responses.conversation import INSTRUCTIONS, Sourced
 from appliance.dialects.responses.items import Item, kind_of, read_item
 from appliance.dialects.responses.reasoning import is_ours
 from appliance.dialects.responses.request import Include, Reasoning, ResponsesRequest, TextConfig
+from appliance.dialects.wire import encode
 
 _ENCRYPTED = "reasoning.encrypted_content"
 
@@ -163,6 +165,11 @@ def outgoing_native(
     if isinstance(native.input, list):
         body["input"] = _readable(native.input, reasoning_text)
     return body
+
+
+def native_ask(native: ResponsesRequest, model: str) -> Ask:
+    """The client's own body for a model of a target that speaks the same dialect."""
+    return Ask("responses", encode(outgoing_native(native, model)))
 
 
 def _readable(items: list[Item], reasoning_text: bool) -> list[Item]:

@@ -11,6 +11,7 @@ from appliance.dialects import chat
 from appliance.dialects.answer import Ask
 from appliance.dialects.responses.reader import ResponsesReader, read_events
 from appliance.dialects.responses.reasoning import unpack
+from appliance.dialects.translating import effort_of, refuse, thinking_budget
 from appliance.dialects.wire import encode
 from appliance.errors import UnsupportedParameter
 from runtimes.engine import Event
@@ -34,16 +35,18 @@ NATIVE_FEATURES = FEATURES | {"responses_tools", "responses_items", "tool_files"
 """What OpenAI's own endpoint takes of a client that speaks the dialect itself. Not among them is what would let a
 caller name files of the provider's account (`file_ids`) or have addresses fetched (`file_addresses`)."""
 
-_UNKNOWN = (
-    "stop",
-    "seed",
-    "logit_bias",
-    "top_k",
-    "min_p",
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
+_UNKNOWN = {
+    "n": "it gives one answer at a time.",
+    "stop": "leave it out.",
+    "seed": "leave it out.",
+    "logit_bias": "leave it out.",
+    "top_k": "use top_p.",
+    "min_p": "use top_p.",
+    "repetition_penalty": "leave it out.",
+    "presence_penalty": "leave it out.",
+    "frequency_penalty": "leave it out.",
+}
+"""Fields of a canonical request that the dialect has no notion for, and the cure."""
 
 _SAME = (
     "temperature",
@@ -86,11 +89,7 @@ class ResponsesOutbound:
 
 def check(request: chat.ChatRequest) -> None:
     """What the dialect has no notion for is refused by name. Raises UnsupportedParameter."""
-    if request.choices > 1:
-        raise UnsupportedParameter("n: this target gives one answer at a time; send n: 1.", param="n")
-    for field in _UNKNOWN:
-        if getattr(request, field) not in (None, [], {}, 0):
-            raise UnsupportedParameter(f"{field} is not supported by this target; leave it out.", param=field)
+    refuse(request, _UNKNOWN)
     for i, message in enumerate(request.messages):
         if message.name and not isinstance(message, chat.ToolMessage):
             raise _unsupported(f"messages[{i}].name", "messages have no names at this target; put it into the text.")
@@ -171,18 +170,25 @@ def text_of(request: chat.ChatRequest) -> dict[str, Any]:
 
 
 def reasoning_of(request: chat.ChatRequest) -> dict[str, Any]:
+    """The reasoning that is asked for. A bound on its tokens is not known here; it becomes an effort."""
     asked = request.reasoning or {}
     made: dict[str, Any] = {}
-    effort = request.reasoning_effort or asked.get("effort")
-    if effort is None and asked.get("enabled") is False:
-        effort = "none"
+    effort, budget = effort_of(request), thinking_budget(request)
+    if effort is None and budget is not None:
+        effort = next(name for most, name in _EFFORTS if budget <= most)
     if effort is not None:
         made["effort"] = effort
-    if asked.get("summary") is not None and not asked.get("exclude"):
+    if asked.get("exclude"):
+        return made
+    if asked.get("summary") is not None:
         made["summary"] = asked["summary"]
-    elif (asked.get("enabled") or asked.get("max_tokens")) and not asked.get("exclude"):
+    elif asked.get("enabled") or budget is not None:
         made["summary"] = "auto"  # the only form in which the target shows what it thinks
     return made
+
+
+_EFFORTS = ((4096, "low"), (16_384, "medium"), (1 << 31, "high"))
+"""Most tokens of reasoning, and the effort that comes to about as many."""
 
 
 def items_of(messages: Sequence[chat.Message], *, reasoning_text: bool = False) -> list[dict[str, Any]]:
@@ -252,7 +258,7 @@ def thoughts_of(message: chat.AssistantMessage, reasoning_text: bool = False) ->
     items: list[dict[str, Any]] = []
     for each in message.reasoning_details or ():
         own = unpack(str(each.get("data") or ""))
-        if own is not None:
+        if own is not None and all(own):
             items.append({"type": "reasoning", "id": own[0], "summary": [], "encrypted_content": own[1]})
     if not items and reasoning_text and message.reasoning_content:
         content = [{"type": "reasoning_text", "text": message.reasoning_content}]

@@ -222,13 +222,14 @@ class Output:
         """A block that only its maker can read. One of a target that speaks this dialect keeps its id, which it is
         bound to."""
         self._end_thought(out)
+        if data == reasoning.BLOCK_END:
+            return
         self._end_text(out)
         id, at = self._open("rs")
-        own = reasoning.unpack(data)
-        encrypted = reasoning.of_data(data) if own is None else own[1]
-        item: Fields = {"id": id if own is None else own[0], "type": "reasoning", "summary": []}
+        own_id, encrypted = reasoning.unpack(data) or ("", reasoning.of_data(data))
+        item: Fields = {"id": own_id or id, "type": "reasoning", "summary": []}
         self._added(at, item, out)
-        self._finish(at, {**item, "encrypted_content": encrypted}, out)
+        self._finish(at, {**item, "encrypted_content": encrypted} if encrypted else item, out)
 
     def _call(self, piece: ToolCallDelta, out: Said) -> None:
         call = self._calls.get(piece.index)

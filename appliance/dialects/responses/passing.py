@@ -14,6 +14,7 @@ import msgspec
 from appliance.dialects import sse
 from appliance.dialects.answer import Frame
 from appliance.dialects.passing import check_secret
+from appliance.dialects.reported import empty
 from appliance.dialects.responses import errors, reported, resource
 from appliance.dialects.responses.errors import event
 from appliance.dialects.responses.reported import BAD_JSON
@@ -189,7 +190,7 @@ class ResponsesPassing:
         called = self._called or _has_calls(response)
         _count(self._tally, response, status, called)
         if not self._shown and _is_empty(response, status):
-            raise reported.empty(self._target)
+            raise empty(self._target)
         self.done = True
 
     def end(self) -> bytes:
@@ -206,6 +207,10 @@ class ResponsesPassing:
     def response(self) -> Response | None:
         """The response object as it was last told: the final one once the answer is complete."""
         return self._response
+
+
+def make_passing(target: str, tally: Tally, frame: Frame, secret: bytes) -> ResponsesPassing:
+    return ResponsesPassing(target, tally, secret=secret, frame=frame)
 
 
 def _event(kind: str, data: bytes) -> bytes:
@@ -252,7 +257,7 @@ def read_whole(body: bytes, tally: Tally, target: str) -> None:
         raise reported.unsound(target, "answer")
     _count(tally, response, response.status, _has_calls(response))
     if _is_empty(response, response.status):
-        raise reported.empty(target)
+        raise empty(target)
 
 
 def adopt(body: bytes, frame: Frame) -> tuple[bytes, Response]:

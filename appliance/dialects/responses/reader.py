@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from appliance.dialects import sse
+from appliance.dialects.reported import empty
 from appliance.dialects.responses import reported
-from appliance.dialects.responses.reasoning import pack
+from appliance.dialects.responses.reasoning import BLOCK_END, carried, pack
 from appliance.dialects.responses.reported import BAD_JSON
 from appliance.errors import UpstreamFailed
 from runtimes.engine import Delta, Event, Finished, PositionLogprobs, TokenLogprob, ToolCallDelta
@@ -70,7 +71,7 @@ class _Event(msgspec.Struct, frozen=True):
     refusal: str | None = None
     arguments: str | None = None
     logprobs: list[_Position] | None = None
-    item: msgspec.Raw | None = None
+    item: msgspec.Raw = msgspec.Raw()
     response: _Response | None = None
     error: reported.WireError | None = None
     code: str | None = None
@@ -87,9 +88,12 @@ _READ = frozenset(("message", "function_call", "reasoning"))
 class ResponsesReader:
     """See dialects.answer.Reader. Items that only a client of the same dialect could use are passed over."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, faithful: bool = False) -> None:
+        """faithful: also tell where a block of reasoning ends that says no more than that, so that who writes the
+        events in this dialect again comes to the same items."""
         self.done = False
         self._target = target
+        self._faithful = faithful
         self._framer = sse.Framer()
         self._calls: dict[int, int] = {}
         """Place in the output → index of the call."""
@@ -228,14 +232,20 @@ class ResponsesReader:
             form, parts = ("text", item.content) if item.content else ("summary", item.summary)
             for k, part in enumerate(parts or ()):
                 self._think(at, form, k, part.text or "", out)
-        if item.encrypted_content and item.id and (at, "encrypted", 0) not in self._given:
+        if (at, "encrypted", 0) in self._given:
+            return
+        signature, data = carried(item.encrypted_content or "")
+        if item.encrypted_content and not signature and not data:
+            data = pack(item.id or "", item.encrypted_content)
+        if signature or data:
             self._given.add((at, "encrypted", 0))
-            out.append(Delta(reasoning_data=pack(item.id, item.encrypted_content)))
+            out.append(Delta(reasoning_signature=signature, reasoning_data=data))
+        elif self._faithful:
+            self._given.add((at, "encrypted", 0))
+            out.append(Delta(reasoning_data=BLOCK_END if at in self._thinking else pack(item.id or "", "")))
 
-    def _item(self, raw: msgspec.Raw | None) -> _Item | None:
+    def _item(self, raw: msgspec.Raw) -> _Item | None:
         """The item, if it is of a type that is read."""
-        if raw is None:
-            raise reported.unsound(self._target)
         try:
             return _decode_item(raw) if _decode_kind(raw).type in _READ else None
         except BAD_JSON:
@@ -255,7 +265,7 @@ class ResponsesReader:
                 self._whole_item(at, item, out)
         usage = reported.usage_of(response.usage)
         if not self._any and status != "incomplete" and not usage.completion_tokens:
-            raise reported.empty(self._target)
+            raise empty(self._target)
         self.done = True
         out.append(Finished(reported.reason_of(status, response.incomplete_details, called=bool(self._calls))))
         out.append(usage)
@@ -303,6 +313,11 @@ def _logprobs(positions: list[_Position] | None) -> list[PositionLogprobs]:
 
 def _bytes(token: _Position | _Top) -> list[int]:
     return list(token.token.encode()) if token.bytes is None else token.bytes
+
+
+def make_reader(target: str, request: Any) -> ResponsesReader:
+    """For answers to clients of this dialect: what they were sent, and what a target sends that speaks it too."""
+    return ResponsesReader(target, faithful=True)
 
 
 def read_events(body: bytes, target: str) -> list[Event]:

@@ -23,11 +23,15 @@ def pack(id: str, content: str) -> str:
 
 
 def unpack(data: str) -> tuple[str, str] | None:
-    """(id, encrypted_content) of what `pack` made; None for another maker's data."""
+    """(id, encrypted_content) of what `pack` made, either of which may be empty; None for another maker's data."""
     if not data.startswith(PACKED):
         return None
-    id, found, content = data[len(PACKED) :].partition(":")
-    return (id, content) if found and id and content else None
+    id, _, content = data[len(PACKED) :].partition(":")
+    return id, content
+
+
+BLOCK_END = pack("", "")
+"""Tells nothing but that a block of reasoning ends here: of use to who writes the same items again."""
 
 
 def of_signature(signature: str) -> str:
@@ -38,6 +42,13 @@ def of_signature(signature: str) -> str:
 def of_data(data: str) -> str:
     """An encrypted_content that carries another maker's block."""
     return _DATA + data
+
+
+def carried(encrypted: str) -> tuple[str, str]:
+    """(signature, data) of another maker that an encrypted_content carries; both empty for a target's own."""
+    if encrypted.startswith(_SIGNED):
+        return encrypted[len(_SIGNED) :], ""
+    return "", encrypted[len(_DATA) :] if encrypted.startswith(_DATA) else ""
 
 
 def is_ours(encrypted: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance import errors
+from appliance.dialects.reported import reported
 from appliance.dialects.tally import Tally
 from runtimes.engine import FinishReason, Usage
 
@@ -63,6 +64,7 @@ def count(tally: Tally, usage: Usage) -> None:
     tally.prompt_tokens = usage.prompt_tokens
     tally.completion_tokens = usage.completion_tokens
     tally.cached_tokens = usage.cached_tokens
+    tally.cache_write_tokens = usage.cache_write_tokens
     tally.reasoning_tokens = usage.reasoning_tokens
     tally.queue_s = usage.queue_s
     tally.source = "reported"
@@ -77,22 +79,13 @@ def reason_of(status: str | None, details: WireDetails | None, *, called: bool) 
 
 def failure(target: str, error: WireError | None) -> errors.OutpostError:
     """A target's own report of an error, without its words: they may speak of its accounts and machines."""
-    code = str(error.code or error.type or "") if error is not None else ""
-    if code in ("rate_limit_exceeded", "rate_limit_error"):
-        return errors.RateLimited(f"{target} limits the rate of requests; slow down.")
-    if code == "context_length_exceeded":
-        return errors.ContextLengthExceeded(f"The input is too long for {target}.", param="input")
-    if code in _FILTERED:
-        return errors.ContentFiltered(f"{target} refused the request for what it says.")
-    return errors.UpstreamFailed(f"{target} reported an error in the middle of its answer.")
+    if error is not None and error.code in _FILTERED:
+        return errors.ContentFiltered(f"{target} refused to answer for what was said.")
+    return reported(target, None if error is None else msgspec.to_builtins(error))
 
 
 def unsound(target: str, what: str = "chunk") -> errors.OutpostError:
     return errors.UpstreamFailed(f"{target} sent a {what} that is not of the expected form.")
-
-
-def empty(target: str) -> errors.OutpostError:
-    return errors.UpstreamFailed(f"{target} gave an empty answer.")
 
 
 def unended(target: str) -> errors.OutpostError:

@@ -304,6 +304,13 @@ def _form(form: TextFormat | JsonObjectFormat | JsonSchemaFormat | None) -> chat
     return None  # text is what everybody gives who is not asked for something else
 
 
+def needs(asked: Asked) -> Iterator[tuple[str, str, bool]]:
+    """All abilities that a target must have, with fields as they are called here."""
+    for feature, field, droppable in chat.needs(asked.request):
+        yield feature, field_name(field), droppable
+    yield from native_needs(asked.native)
+
+
 def native_needs(native: ResponsesRequest) -> Iterator[tuple[str, str, bool]]:
     """Abilities beside those of the canonical request: (feature, field that asks for it, whether it may be dropped)."""
     for field in tools.choose(native.tools, native.tool_choice).native:

@@ -19,11 +19,16 @@ ENCRYPTED = "reasoning.encrypted_content"
 
 
 def asked_of(frame: Frame) -> Mapping[str, Any]:
-    """The client's own body as plain data."""
+    """The client's own body as plain data, without its input."""
     native: Any = frame.native
-    if isinstance(native, msgspec.Struct):
-        native = msgspec.to_builtins(native)
-    return native or {}
+    if not isinstance(native, msgspec.Struct):
+        return native or {}
+    asked = msgspec.structs.asdict(native)
+    asked.pop("input", None)
+    for name in ("text", "reasoning"):
+        if asked.get(name) is not None:
+            asked[name] = msgspec.to_builtins(asked[name])
+    return asked
 
 
 def skeleton(frame: Frame, status: Status) -> Response:
