@@ -8,6 +8,7 @@ function calls, and has other operations for embeddings.
 from __future__ import annotations
 
 from collections.abc import Callable
+from secrets import token_hex
 from typing import Any
 
 from appliance.dialects.answer import Ask
@@ -20,7 +21,6 @@ from appliance.dialects.gemini.reading import GeminiReader
 from appliance.dialects.translating import refuse, refuse_one_call_at_a_time
 from appliance.dialects.vectors import Vectors
 from appliance.dialects.wire import encode
-from appliance.ids import new_id
 from runtimes.engine import Event
 
 FEATURES = frozenset(
@@ -48,7 +48,7 @@ _REFUSED = {
 
 
 def _call_id() -> str:
-    return "call_" + new_id()
+    return "call_" + token_hex(12)
 
 
 class Gemini:

@@ -204,4 +204,13 @@ def test_logprobs() -> None:
 
 
 def test_an_answer_that_nobody_counts() -> None:
-    assert read([b'data: {"type":"message-end","delta":{"finish_reason":"COMPLETE"}}\n\n'])[0][-1] == Usage(0)
+    last = {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}
+    assert read([wire([said("content-delta", {"content": {"text": "a"}}), last])])[0][-1] == Usage(0)
+
+
+def test_an_answer_with_nothing_in_it_failed() -> None:
+    thought = said("content-delta", {"content": {"thinking": "Hm."}})
+    nothing = {"tokens": {"input_tokens": 5, "output_tokens": 0}}
+    with pytest.raises(UpstreamFailed, match="empty"):
+        read([wire([START, thought, end(usage=nothing)])])
+    assert read([wire([START, thought, end("MAX_TOKENS", usage=nothing)])])[1]

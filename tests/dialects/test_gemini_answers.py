@@ -11,7 +11,7 @@ from appliance.dialects.chat_answer import ChatWhole
 from appliance.dialects.gemini_outbound import VERTEX, Gemini
 from appliance.dialects.sse import event
 from appliance.dialects.tally import Tally
-from appliance.errors import ContentFiltered, UpstreamFailed
+from appliance.errors import ContentFiltered, TargetLimited, UpstreamFailed, UpstreamUnavailable
 from runtimes.engine import Delta, Event, Finished, PositionLogprobs, TokenLogprob, ToolCallDelta, Usage
 from tests.dialects.chat_requests import USER, asked
 
@@ -147,8 +147,8 @@ def test_choices_end_each_for_itself() -> None:
     ],
 )
 def test_why_it_ended(said: str, reason: str) -> None:
-    body = json.dumps(chunk(None, said, **used(1, 0))).encode()
-    assert gemini().read_whole(body, "up", asked()) == [Finished(reason), Usage(1)]  # type: ignore[arg-type]
+    body = json.dumps(chunk(None, said, **used(1, 1))).encode()
+    assert gemini().read_whole(body, "up", asked()) == [Finished(reason), Usage(1, 1)]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("said", ["MALFORMED_FUNCTION_CALL", "OTHER", "MISSING_THOUGHT_SIGNATURE", "SOMETHING_NEW"])
@@ -157,6 +157,36 @@ def test_an_answer_that_broke_off_failed(said: str) -> None:
     for ask in (lambda: read([wire([data])]), lambda: gemini().read_whole(json.dumps(data).encode(), "up", asked())):
         with pytest.raises(UpstreamFailed, match=said):
             ask()
+
+
+@pytest.mark.parametrize("parts", [None, [], [{"text": ""}], [{"text": "Hm.", "thought": True}]])
+def test_an_answer_with_nothing_in_it_failed(parts: Any) -> None:
+    data = chunk(parts, "STOP", **used(1, thoughtsTokenCount=5))
+    for ask in (lambda: read([wire([data])]), lambda: gemini().read_whole(json.dumps(data).encode(), "up", asked())):
+        with pytest.raises(UpstreamFailed, match="empty"):
+            ask()
+    # Unless something else than the model ended it.
+    assert read([wire([chunk(parts, "MAX_TOKENS", **used(1, thoughtsTokenCount=5))])])[1]
+
+
+def test_what_an_error_says_decides_who_is_asked_next() -> None:
+    for code, kind in ((429, TargetLimited), (503, UpstreamUnavailable), (500, UpstreamFailed)):
+        error = {"error": {"code": code, "message": "secret words", "status": "X"}}
+        with pytest.raises(kind) as caught:
+            read([wire([chunk([{"text": "a"}]), error])])
+        assert "secret" not in caught.value.message
+
+
+def test_half_an_event_after_the_end_does_no_harm() -> None:
+    assert read([wire([chunk([{"text": "a"}], "STOP")]) + b'data: {"usageMeta', b""])[1]
+
+
+def test_a_reader_says_that_only_counts_may_come() -> None:
+    reader = gemini().reader("up", asked())
+    reader.feed(wire([chunk([{"text": "a"}])]))
+    assert not reader.complete
+    reader.feed(wire([chunk(finish="STOP")]))
+    assert (reader.complete, reader.done) == (True, False)
 
 
 def test_a_prompt_that_is_blocked_is_a_clean_error() -> None:
@@ -187,7 +217,8 @@ def test_a_prompt_that_is_blocked_is_a_clean_error() -> None:
         b'{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":[1]}}]}}]}',
         b'{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AA"}}]}}]}',
         b'{"candidates":[{"content":{"parts":[{"executableCode":{"code":"1"}}]}}]}',
-        b'{"error":{"code":503,"message":"secret words","status":"UNAVAILABLE"}}',
+        b'{"error":"secret words"}',
+        b'{"candidates":[{"finishReason":"secret words"}]}',
         b"[" * 100_000,
     ],
 )

@@ -9,6 +9,7 @@ import msgspec
 
 from appliance.dialects import sse
 from appliance.dialects.passing import BAD_JSON
+from appliance.dialects.reported import empty
 from appliance.dialects.translating import counted
 from appliance.errors import UpstreamFailed
 from runtimes.engine import Delta, Event, Finished, FinishReason, PositionLogprobs, TokenLogprob, ToolCallDelta, Usage
@@ -101,7 +102,7 @@ _WORD = re.compile(r"[A-Z_]{1,40}")
 class CohereReader:
     """One streamed answer. `thoughts`: whether reasoning is wanted."""
 
-    __slots__ = ("_calls", "_framer", "_logprobs", "_made", "_target", "_thoughts", "done")
+    __slots__ = ("_calls", "_framer", "_logprobs", "_made", "_said", "_target", "_thoughts", "done")
 
     def __init__(self, target: str, *, thoughts: bool, logprobs: bool) -> None:
         self.done = False
@@ -113,6 +114,8 @@ class CohereReader:
         """Their index of a call → ours: it may count content and calls in one row."""
         self._made = 0
         """Calls so far."""
+        self._said = False
+        """Whether a client has been told anything but thoughts."""
 
     def feed(self, read: bytes) -> list[Event]:
         """The events that `read` completes; b"" means that the connection has ended."""
@@ -206,6 +209,7 @@ class CohereReader:
         if content.thinking and self._thoughts:
             out.append(Delta(reasoning=content.thinking))
         if content.text:
+            self._said = True
             out.append(Delta(text=content.text))
 
     def _call(self, call: _Call, out: list[Event]) -> None:
@@ -215,6 +219,7 @@ class CohereReader:
             self._unsound()
         piece = ToolCallDelta(index=self._made, id=call.id, name=function.name, arguments=function.arguments or "")
         self._made += 1
+        self._said = True
         out.append(Delta(tool_calls=[piece]))
 
     def _end(self, said: str | None, error: Any, usage: _Usage | None, out: list[Event]) -> None:
@@ -223,11 +228,13 @@ class CohereReader:
             # The target's own words stay here: they may speak of its accounts and machines.
             shown = f" ({said})" if said and _WORD.fullmatch(said) else ""
             raise UpstreamFailed(f"{self._target} broke off its answer{shown}.")
-        self.done = True
-        out.append(Finished(reason="tool_calls" if reason == "stop" and self._made else reason))
         tokens = _Tokens()
         if usage is not None:
             tokens = usage.tokens or usage.billed_units or tokens
+        if reason == "stop" and not self._said and not counted(tokens.output_tokens):
+            raise empty(self._target)
+        self.done = True
+        out.append(Finished(reason="tool_calls" if reason == "stop" and self._made else reason))
         out.append(
             Usage(
                 prompt_tokens=counted(tokens.input_tokens),

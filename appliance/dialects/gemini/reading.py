@@ -5,6 +5,7 @@ A stream has no end marker: it is complete when every choice has a reason to hav
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import msgspec
 from appliance.dialects import sse
 from appliance.dialects.gemini import signatures
 from appliance.dialects.passing import BAD_JSON
+from appliance.dialects.reported import empty, reported
 from appliance.dialects.translating import counted
 from appliance.errors import ContentFiltered, UpstreamFailed
 from runtimes.engine import Delta, Event, Finished, FinishReason, PositionLogprobs, TokenLogprob, ToolCallDelta, Usage
@@ -112,6 +114,7 @@ _REASONS: dict[str, FinishReason] = {
     "IMAGE_RECITATION": "content_filter",
 }
 """Every other reason (MALFORMED_FUNCTION_CALL, OTHER, …) says that the answer came to no end of its own."""
+_WORD = re.compile(r"[A-Z_]{1,40}")
 _UNSET = ("", "FINISH_REASON_UNSPECIFIED")
 _UNBLOCKED = ("", "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
 
@@ -127,6 +130,7 @@ class GeminiReader:
         "_fresh",
         "_logprobs",
         "_reasons",
+        "_said",
         "_target",
         "_usage",
         "done",
@@ -142,6 +146,8 @@ class GeminiReader:
         self._calls: dict[int, int] = {}
         """Choice → tool calls so far."""
         self._reasons: dict[int, FinishReason] = {}
+        self._said = False
+        """Whether a client has been told anything but thoughts."""
         self._usage: _Usage | None = None
         self._counted = False
         """Whether tokens were counted when all choices had ended, or after that."""
@@ -156,9 +162,15 @@ class GeminiReader:
             raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
         out: list[Event] = []
         for data in found:
-            if data != sse.DONE:
+            if data == sse.DONE:
+                continue
+            try:
                 self._take(data, out)
-        if self._complete and (self._counted or not read):
+            except UpstreamFailed:
+                # Half an event, with which a connection ends, does no harm to an answer that is complete.
+                if read or not self.complete:
+                    raise
+        if self.complete and (self._counted or not read):
             self._end(out)
         elif not read:
             raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
@@ -168,20 +180,24 @@ class GeminiReader:
         """The events of an answer in one piece."""
         out: list[Event] = []
         self._take(body, out)
-        if not self._complete:
+        if not self.complete:
             raise UpstreamFailed(f"{self._target} gave an answer that is not complete.")
         self._end(out)
         return out
 
     @property
-    def _complete(self) -> bool:
+    def complete(self) -> bool:
+        """Every choice has ended: all that may still come are counts."""
         return len(self._reasons) >= self._choices
 
     def _end(self, out: list[Event]) -> None:
+        usage = self._usage or _Usage()
+        bounded = any(reason in ("length", "content_filter") for reason in self._reasons.values())
+        if not self._said and not bounded and not counted(usage.candidates_token_count):
+            raise empty(self._target)
         self.done = True
         # Only now is it sure that nothing of them follows.
         out.extend([Finished(reason=self._reasons[index], index=index) for index in sorted(self._reasons)])
-        usage = self._usage or _Usage()
         thought = counted(usage.thoughts_token_count)
         out.append(
             Usage(
@@ -198,8 +214,7 @@ class GeminiReader:
         except BAD_JSON:
             raise self._unsound() from None
         if chunk.error is not None:
-            # The target's words stay here: they may speak of its accounts and machines.
-            raise UpstreamFailed(f"{self._target} reported an error in the middle of its answer.")
+            raise reported(self._target, chunk.error)
         feedback = chunk.prompt_feedback
         if feedback is not None and (feedback.block_reason or "") not in _UNBLOCKED:
             raise ContentFiltered(f"{self._target} refused the request for its content.")
@@ -209,7 +224,7 @@ class GeminiReader:
             self._candidate(candidate, out)
         if chunk.usage_metadata is not None:
             self._usage = chunk.usage_metadata
-            self._counted = self._complete
+            self._counted = self.complete
 
     def _candidate(self, candidate: _Candidate, out: list[Event]) -> None:
         index = candidate.index
@@ -225,7 +240,8 @@ class GeminiReader:
             return
         reason = _REASONS.get(said)
         if reason is None:
-            raise UpstreamFailed(f"{self._target} broke off its answer ({said[:40]}).")
+            shown = f" ({said})" if _WORD.fullmatch(said) else ""
+            raise UpstreamFailed(f"{self._target} broke off its answer{shown}.")
         self._reasons[index] = "tool_calls" if reason == "stop" and self._calls.get(index) else reason
 
     def _part(
@@ -244,6 +260,7 @@ class GeminiReader:
                 out.append(Delta(index=index, reasoning_data=signatures.pack("thought", signature)))
         else:
             if part.text:
+                self._said = True
                 out.append(Delta(index=index, text=part.text, logprobs=positions))
                 positions = []
             if signature:
@@ -260,6 +277,7 @@ class GeminiReader:
         if signature:
             # Before the call: a block of reasoning stands before what was thought out.
             out.append(Delta(index=index, reasoning_data=signatures.pack("call", signature, id)))
+        self._said = True
         number = self._calls.get(index, 0)
         self._calls[index] = number + 1
         piece = ToolCallDelta(index=number, id=id, name=call.name, arguments=arguments.decode())
