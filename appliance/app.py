@@ -35,8 +35,9 @@ from appliance.ids import new_id
 from appliance.limits.admission import Gates, Opening, follow
 from appliance.limits.openings import openings, queue_rules
 from appliance.office import Office, People
-from appliance.providers.kinds import PROVIDER_KINDS
-from appliance.providers.openai import make_session
+from appliance.providers.http import make_session
+from appliance.providers.kinds import make_upstream
+from appliance.providers.connect import connect
 from appliance.providers.upstream import Upstream
 from appliance.redact import Secrets
 from appliance.routing.build import build_router
@@ -142,6 +143,7 @@ class App:
             observer=office.observer,
             contents=office.contents,
             health=Health(),
+            responses=office.responses,
             new_id=new_id,
             max_priority=settings.admission.max_priority,
             default_priority=settings.admission.default_priority,
@@ -298,7 +300,7 @@ class App:
             engines.specs(settings.deployments, files, self._run_dir, self._data_dir / "logs"),
             build_router(
                 settings.routes,
-                lambda target: self._upstream(settings, target, upstreams),
+                self._upstreams(settings, upstreams),
                 lambda target: _zone(settings, target),
             ),
             openings(settings, {name: each.manifest.task for name, each in files.items()}),
@@ -351,17 +353,19 @@ class App:
         except OSError as error:
             return {}, [preflight.unreadable(error)]
 
-    def _upstream(self, settings: Settings, target: Any, local: Mapping[str, Upstream]) -> Upstream:
-        if isinstance(target, DeploymentTarget):
-            return local[target.deployment]
-        provider = next(each for each in settings.providers if each.name == target.provider)
-        return PROVIDER_KINDS[provider.kind](
-            str(target),
-            model=target.model,
-            base_url=provider.base_url,
-            api_key=resolve(provider.api_key, self._env) if provider.api_key else None,
-            session=self._session,
-        )
+    def _upstreams(self, settings: Settings, local: Mapping[str, Upstream]) -> Callable[[Any], Upstream]:
+        """Gives the upstream of a target as the settings declare it; a provider's models share its connection."""
+        connections = {
+            provider.name: connect(provider, self._env, self._session) for provider in settings.providers
+        }
+
+        def upstream_of(target: Any) -> Upstream:
+            if isinstance(target, DeploymentTarget):
+                return local[target.deployment]
+            connection = connections[target.provider]
+            return make_upstream(str(target), model=target.model, connection=connection, session=self._session)
+
+        return upstream_of
 
     def _access_log(self, settings: Settings, stack: contextlib.AsyncExitStack) -> AccessLog | None:
         """The access log, if it is wanted. It stays open while a reload has switched it off."""

@@ -17,9 +17,9 @@ class OutpostError(Exception):
     status: ClassVar[int] = 500
     code: str = "internal_error"
     type: ClassVar[str] = "server_error"
-    retryable: ClassVar[bool] = False
-    again: ClassVar[bool] = False
-    """Whether the same target is worth another try at once."""
+    retryable: bool = False
+    again: bool = False
+    """Whether the same target is worth another try."""
     elsewhere: bool = False
     """Whether another target may take the same request, although this one never will."""
 

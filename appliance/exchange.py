@@ -31,6 +31,7 @@ from appliance.limits.admission import Gates, choose_priority, least_urgent
 from appliance.limits.rules import Used
 from appliance.records.rows import ExchangeRow, Outcome
 from appliance.relay import BYTES_A_TOKEN, Outgoing, Relay
+from appliance.responses.keeper import Prepared, ResponseKeeper
 from appliance.routing.health import Health
 from appliance.routing.plan import Plan, Situation, make_plan
 from appliance.routing.residency import Demand
@@ -108,6 +109,7 @@ class Gateway:
     observer: Observer
     contents: Contents
     health: Health
+    responses: ResponseKeeper
     new_id: Callable[[], str]
     """A fresh unguessable id: letters and digits."""
     pause: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -224,6 +226,9 @@ class Exchange:
         self._account: Account | None = None
         self._body = b""
         self._told: asyncio.Future[None] | None = None
+        self._prepared: Prepared | None = None
+        """What is kept of an answer that its caller may ask for again."""
+        self._error: OutpostError | None = None
         self._policy: Content = "none"
         self.demands: list[Demand] = []
         """Where verdicts about its texts want the data to stay; what the key and the route want comes on top."""
@@ -266,7 +271,11 @@ class Exchange:
         )
         body = self._body = await self._incoming.body()
         self._relay.size = len(body) // BYTES_A_TOKEN
-        return self._kind.parse(body, gateway.max_json_depth)
+        asked = self._kind.parse(body, gateway.max_json_depth)
+        if self._kind.keeps:
+            self._prepared = await gateway.responses.begin(self._principal, asked, self.row.id)
+            asked = self._prepared.asked
+        return asked
 
     def plan(self, asked: Asked) -> Plan:
         """The targets to try. Raises ModelNotFound, UnsupportedParameter, Unavailable."""
@@ -311,12 +320,16 @@ class Exchange:
         )
         self._account = self._relay.account = account
         left = await account.reserve(plan.candidates)
+        if self._prepared is not None:
+            await self._gateway.responses.admitted(self._prepared, route.model)
         return plan if len(left) == len(plan.candidates) else msgspec.structs.replace(plan, candidates=left)
 
     async def relay(self, plan: Plan) -> Answer:
         """Ask the targets in turn, pass the answer on, all but its last piece, and settle what was used."""
         if not self.row.stream:
             body = await self._relay.whole(plan)
+            if self._prepared is not None:
+                body = self._prepared.answer(body)
             self.settle()  # so that the headers tell what is left now
             return Answer(200, body, self._relay.headers(), self.row)
         end = await self._relay.stream(plan)
@@ -342,7 +355,7 @@ class Exchange:
 
     def fail(self, error: OutpostError) -> Answer:
         """The answer that tells of an error: a whole one, or the last event of a stream that has begun."""
-        row = self.row
+        row, self._error = self.row, error
         self.settle()
         row.error_code = error.code
         refusal = self._account.refusal if self._account is not None else None
@@ -371,7 +384,7 @@ class Exchange:
     async def record(self, answer: Answer) -> Answer:
         """Make the row durable; without that the answer is withheld."""
         self.row.duration_s = self._now()
-        if self._policy != "none":
+        if self._policy != "none" or self._prepared is not None:
             # It may take a while, and a client that leaves meanwhile changes nothing.
             return await asyncio.shield(self._gateway.spawn(self._record_with_texts(answer)))
         try:
@@ -382,9 +395,12 @@ class Exchange:
 
     async def _record_with_texts(self, answer: Answer) -> Answer:
         """Texts that cannot be kept withhold the answer, but the work is on record."""
-        content = None
+        content = stored = None
         try:
             content = await self._keep(answer.body)
+            if self._prepared is not None:
+                response = None if self._error is not None else self._relay.response
+                stored = await self._gateway.responses.finish(self._prepared, response, self._error)
         except OutpostError as error:
             answer = self.fail(error)
         except Exception:
@@ -392,8 +408,9 @@ class Exchange:
             answer = self.fail(InternalError(MISTAKE))
         try:
             await self._submit()
-            if content is not None:
-                await content
+            for durable in (content, stored):
+                if durable is not None:
+                    await durable
         except OutpostError as error:
             return self.fail(error)
         return answer

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from appliance.account import Account
 from appliance.dialects.kinds import Kind
@@ -101,6 +101,8 @@ class Relay:
         """How long the attempts waited for their targets at the gate; None: no target was busy."""
         self.size = 0
         """Tokens of the prompt, about: how much work a target has with it."""
+        self.response: Any = None
+        """The complete answer as data, for kinds that are stored."""
         self._fail: Callable[[OutpostError], bytes] = kind.error_event
         self._rescue: Rescue | None = None
         self._seen: _Keeping
@@ -178,6 +180,7 @@ class Relay:
             call = self._call(route, candidate, visit)
             with self._attempt(candidate):
                 body = await candidate.target.upstream.whole(call)
+                self.response = call.response
                 _count_unreported(call.tally, call.kind, body)
                 return body
         finally:
@@ -261,6 +264,7 @@ class Relay:
                     await self.begin(stream, stream.first)
                     watch.arm(opened.idle_s, opened.silent)
                     await stream.pump(way)
+                self.response = stream.response()
                 return stream.end()
         finally:
             watch.disarm()

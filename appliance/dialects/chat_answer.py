@@ -13,7 +13,7 @@ import msgspec
 
 from appliance.dialects import errors
 from appliance.dialects.answer import Frame
-from appliance.dialects.sse import DONE_EVENT
+from appliance.dialects.sse import DONE_EVENT, Framer
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError
@@ -255,3 +255,27 @@ def whole(frame: Frame, tally: Tally) -> ChatWhole:
     return ChatWhole(
         frame.id, frame.created, frame.model, tally, choices=request.choices, logprobs=bool(request.logprobs)
     )
+
+
+class _Head(msgspec.Struct, frozen=True):
+    """What all chunks of an answer have in common."""
+
+    id: str
+    created: int
+    model: str
+
+
+_decode_head = msgspec.json.Decoder(_Head).decode
+
+
+def refit(frame: Frame, pieces: list[bytes]) -> Frame:
+    """The frame of a streamed answer of which `pieces` have been sent: they may have been written elsewhere."""
+    framer = Framer()
+    for piece in pieces:
+        for data in framer.feed(piece)[0]:
+            try:
+                head = _decode_head(data)
+            except msgspec.DecodeError:
+                continue
+            return msgspec.structs.replace(frame, id=head.id, created=head.created, model=head.model)
+    return frame

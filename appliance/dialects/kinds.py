@@ -7,10 +7,35 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.dialects import assemble, chat, chat_answer, completion_answer, completions, embeddings, errors
+from appliance.dialects import (
+    assemble,
+    chat,
+    chat_answer,
+    completion_answer,
+    completions,
+    embeddings,
+    errors,
+    openai_reader,
+)
 from appliance.dialects import passing as openai_passing
 from appliance.dialects.answer import Ask, Frame, MakeStream, MakeWhole, Reader
 from appliance.dialects.asked import Asked
+from appliance.dialects.messages import answer as messages_answer
+from appliance.dialects.messages import assemble as messages_assemble
+from appliance.dialects.messages import canonical as messages_canonical
+from appliance.dialects.messages import carry as messages_carry
+from appliance.dialects.messages import errors as messages_errors
+from appliance.dialects.messages import passing as messages_passing
+from appliance.dialects.messages import reader as messages_reader
+from appliance.dialects.messages import request as messages_request
+from appliance.dialects.responses import answer as responses_answer
+from appliance.dialects.responses import assemble as responses_assemble
+from appliance.dialects.responses import carry as responses_carry
+from appliance.dialects.responses import compact
+from appliance.dialects.responses import errors as responses_errors
+from appliance.dialects.responses import passing as responses_passing
+from appliance.dialects.responses import reader as responses_reader
+from appliance.dialects.responses import request as responses_request
 from appliance.dialects.tally import Tally
 from appliance.errors import InternalError, OutpostError
 
@@ -42,7 +67,7 @@ class Passing(Protocol):
 
 
 class MakePassing(Protocol):
-    def __call__(self, target: str, tally: Tally, request: Any, secret: bytes) -> Passing: ...
+    def __call__(self, target: str, tally: Tally, frame: Frame, secret: bytes) -> Passing: ...
 
 
 class ReadWhole(Protocol):
@@ -84,13 +109,15 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     do not pass. None: nothing to read."""
     native_ask: Callable[[Any, str], Ask] | None = None
     """The client's own body for a model of a target that speaks the same dialect."""
+    adopt: Callable[[bytes, Frame], tuple[bytes, Any]] | None = None
+    """A target's whole answer as one of ours, and the same as data for the store; None: it passes as it is."""
     refit: Callable[[Frame, list[bytes]], Frame] = _same_frame
     """The frame of an answer that has begun, by what was sent of it."""
     resumes_bytes: bool = True
     """Whether a stream that has passed as bytes can be gone on with."""
     keeps: bool = False
     """Answers are stored for their callers; see appliance.responses."""
-    carry: Callable[[Any, Request, Request], Any] = _no_carry
+    carry: Callable[[Any, Any, Any], Any] = _no_carry
     """The client's own body with what a route has changed in the canonical request."""
     assemble: Callable[[Iterable[bytes]], bytes] = assemble.assemble
     """The whole answer that a stream adds up to, for the record."""
@@ -119,7 +146,8 @@ def _choices(body: bytes, tally: Tally, target: str) -> None:
     openai_passing.read_whole(body, tally, target, vectors=False)
 
 
-def _pass_openai(target: str, tally: Tally, request: Any, secret: bytes) -> Passing:
+def _pass_openai(target: str, tally: Tally, frame: Frame, secret: bytes) -> Passing:
+    request = frame.request
     options = request.stream_options
     counted = bool(options and options.include_usage)
     return openai_passing.PassThrough(target, tally, keep_usage=counted, secret=secret, choices=request.choices)
@@ -136,6 +164,8 @@ CHAT = Kind(
     make_stream=chat_answer.stream,
     make_passing=_pass_openai,
     read_whole=_choices,
+    make_reader=openai_reader.OpenAIReader,
+    refit=chat_answer.refit,
 )
 COMPLETIONS = Kind(
     name="completions",
@@ -148,6 +178,8 @@ COMPLETIONS = Kind(
     make_stream=completion_answer.stream,
     make_passing=_pass_openai,
     read_whole=_choices,
+    make_reader=openai_reader.OpenAIReader,
+    refit=chat_answer.refit,
 )
 EMBEDDINGS = Kind(
     name="embeddings",
@@ -162,4 +194,63 @@ EMBEDDINGS = Kind(
     read_whole=_vectors,
 )
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (CHAT, COMPLETIONS, EMBEDDINGS)}
+
+def _compaction(body: bytes, max_depth: int) -> Asked:
+    """What is to be summed up is not known before the earlier conversation is: see appliance.responses."""
+    native = compact.parse_compact(body, max_depth)
+    return Asked(chat.ChatRequest(model=native.model, messages=[chat.UserMessage("")]), native)
+
+
+MESSAGES = Kind(
+    name="messages",
+    operation="chat.completions",
+    verb="chat",
+    id_prefix=messages_answer.ID_PREFIX,
+    parse=messages_request.parse,
+    needs=messages_canonical.needs,
+    make_whole=messages_answer.MessagesWhole,
+    make_stream=messages_answer.MessagesStream,
+    make_passing=messages_passing.make_passing,
+    read_whole=messages_passing.read_whole,
+    make_reader=messages_reader.make_reader,
+    native_ask=messages_carry.native_ask,
+    carry=messages_carry.carry,
+    assemble=messages_assemble.assemble,
+    error_body=messages_errors.body,
+    error_event=messages_errors.stream_event,
+)
+RESPONSES = Kind(
+    name="responses",
+    operation="chat.completions",
+    verb="chat",
+    id_prefix="resp_",
+    parse=responses_request.parse,
+    needs=responses_request.needs,
+    make_whole=responses_answer.ResponsesWhole,
+    make_stream=responses_answer.ResponsesStream,
+    make_passing=responses_passing.make_passing,
+    read_whole=responses_passing.read_whole,
+    make_reader=responses_reader.make_reader,
+    native_ask=responses_carry.native_ask,
+    adopt=responses_passing.adopt,
+    resumes_bytes=False,
+    keeps=True,
+    carry=responses_carry.carry,
+    assemble=responses_assemble.assemble,
+    error_event=responses_errors.stream_event,
+)
+COMPACT = Kind(
+    name="responses.compact",
+    operation="chat.completions",
+    verb="chat",
+    id_prefix="resp_",
+    parse=_compaction,
+    needs=_of_request(chat.needs),
+    make_whole=chat_answer.whole,
+    make_stream=chat_answer.stream,
+    make_passing=_pass_openai,
+    read_whole=_choices,
+    keeps=True,
+)
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, RESPONSES, COMPACT)}

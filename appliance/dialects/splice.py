@@ -7,6 +7,7 @@ other target repeats is left out, and where it says something else instead, the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
 
@@ -139,6 +140,11 @@ class Splice:
 
     def fail(self, error: OutpostError) -> bytes:
         return self._renderer.fail(error)
+
+    def response(self) -> Any:
+        """See appliance.providers.upstream.Stream."""
+        response = getattr(self._renderer, "response", None)
+        return None if response is None else response()
 
     def _delta(self, item: Delta, new: list[Event]) -> None:
         if self._repeats and item.text and not self._reasoning.over:

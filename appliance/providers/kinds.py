@@ -1,21 +1,81 @@
-"""The kinds of provider that a settings file may name: one entry each, in one table."""
+"""From a provider of the settings to the upstreams of its models: dialects by name, rows by kind."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import aiohttp
+import msgspec
 
-from appliance.providers.openai import OpenAIUpstream
-from appliance.providers.upstream import Upstream
+from appliance.dialects.answer import Outbound
+from appliance.dialects.bedrock.outbound import Bedrock
+from appliance.dialects.cohere_outbound import COHERE
+from appliance.dialects.gemini_outbound import GEMINI, VERTEX
+from appliance.dialects.messages.outbound import AnthropicOutbound
+from appliance.dialects.openai_outbound import OpenAIOutbound
+from appliance.dialects.responses.outbound import ResponsesOutbound
+from appliance.providers.auth import Auth
+from appliance.providers.catalogue import Endpoint, Facts, Row, row
+from appliance.providers.credentials import Keys
+from appliance.providers.http import HttpUpstream
+from appliance.providers.upstream import Capabilities
+
+MOST_OUTPUT = 4096
+"""Tokens of an answer, for a dialect that wants to know and a model of which nobody knows."""
+
+MakeOutbound = Callable[[Row, Mapping[str, str], Facts], Outbound]
+
+OUTBOUNDS: dict[str, MakeOutbound] = {
+    "openai": lambda row, paths, facts: OpenAIOutbound(row.quirks, paths),
+    "responses": lambda row, paths, facts: ResponsesOutbound(),
+    "anthropic": lambda row, paths, facts: AnthropicOutbound(min(facts.max_output or MOST_OUTPUT, 32_000)),
+    "gemini": lambda row, paths, facts: VERTEX if row.auth_without_key == "google_service_account" else GEMINI,
+    "bedrock": lambda row, paths, facts: Bedrock(),
+    "cohere": lambda row, paths, facts: COHERE,
+}
+"""The dialects that rows may name."""
 
 
-class MakeUpstream(Protocol):
-    """Makes the upstream for one model of one provider."""
+class Connection(msgspec.Struct, frozen=True):
+    """One provider of the settings, ready to be asked. All its upstreams share it."""
 
-    def __call__(
-        self, name: str, *, model: str, base_url: str, api_key: str | None, session: aiohttp.ClientSession
-    ) -> Upstream: ...
+    row: Row
+    endpoint: Endpoint
+    auth: Auth
+    keys: Keys
+    headers: Mapping[str, str] = {}
+    """What the settings want every request to have."""
 
 
-PROVIDER_KINDS: dict[str, MakeUpstream] = {"openai": OpenAIUpstream}
+def make_upstream(
+    name: str, *, model: str, connection: Connection, session: aiohttp.ClientSession, **options: Any
+) -> HttpUpstream:
+    """The upstream for one model of one provider; `name` is the target's."""
+    found, endpoint = connection.row, connection.endpoint
+    facts = found.facts(model)
+    outbound = OUTBOUNDS[found.dialect](found, endpoint.paths, facts)
+    return HttpUpstream(
+        name,
+        model=model,
+        base_url=endpoint.base_url,
+        outbound=outbound,
+        native=found.native,
+        auth=connection.auth,
+        credentials=connection.keys.credentials(name),
+        session=session,
+        capabilities=Capabilities(
+            kinds=facts.operations,
+            features=facts.features,
+            context_length=facts.context_length,
+            dimensions=facts.dimensions,
+        ),
+        headers={**endpoint.headers, **connection.headers},
+        stream_type=getattr(outbound, "stream_type", "text/event-stream"),
+        **options,
+    )
+
+
+def row_of(kind: str) -> Row:
+    """Raises RowError for a kind that there is not."""
+    return row(kind)

@@ -15,7 +15,7 @@ from appliance.dialects import chat, completions, embeddings
 from appliance.dialects.answer import StreamRenderer
 from appliance.dialects.kinds import Request
 from appliance.dialects.parameters import as_stop_list
-from appliance.providers.upstream import Call, Capabilities, GeneratedStream, Readiness
+from appliance.providers.upstream import Call, Capabilities, GeneratedStream, Readiness, told_by
 from runtimes import engine as e
 
 FEW_VECTORS = 32
@@ -75,7 +75,9 @@ class LocalUpstream:
                     async for batch in events:
                         answer.feed(batch)
                 _check_complete(call)
-                return answer.body()
+                body = answer.body()
+                call.response = told_by(answer)
+                return body
         except e.EngineError as error:
             raise translate(error, self._name) from error
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 
 from appliance import errors
 from appliance.dialects.kinds import Passing
 from appliance.providers.tap import Tap
-from appliance.providers.upstream import Sink
+from appliance.providers.upstream import Sink, told_by
 
 GRACE_S = 0.5
 """How long a target that has said all may take to say that it has: some never do, and keep the connection."""
@@ -63,6 +64,9 @@ class RelayedStream:
 
     def fail(self, error: errors.OutpostError) -> bytes:
         return self._reader.fail(error)
+
+    def response(self) -> Any:
+        return told_by(self._reader)
 
     async def aclose(self) -> None:
         if self._grace is not None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from appliance.dialects.answer import Reader, StreamRenderer
 from appliance.dialects.passing import check_secret
 from appliance.dialects.tally import Tally
 from appliance.errors import OutpostError
+from appliance.providers.upstream import told_by
 from runtimes.engine import Delta
 
 
@@ -63,3 +65,6 @@ class Translating:
 
     def fail(self, error: OutpostError) -> bytes:
         return self._renderer.fail(error)
+
+    def response(self) -> Any:
+        return told_by(self._renderer)

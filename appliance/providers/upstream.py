@@ -61,6 +61,8 @@ class Call(msgspec.Struct):
     """What writes a streamed answer that others have begun; None: this call begins it."""
     whole_events: bool = False
     """Read and write the stream again, although its bytes could pass."""
+    response: Any = None
+    """A whole answer as data, for kinds that are stored."""
     queued: Callable[[], None] = _nothing
     """To be called when the target has taken the call but lets it wait: the time to the first token stands still."""
     started: Callable[[], None] = _nothing
@@ -117,6 +119,10 @@ class Stream(Protocol):
         """The last events of an answer that failed."""
         ...
 
+    def response(self) -> Any:
+        """The complete answer as data, for kinds that are stored; None for others."""
+        ...
+
     async def aclose(self) -> None:
         """Cancel what is left of it. To be awaited in any case."""
         ...
@@ -166,5 +172,14 @@ class GeneratedStream:
     def fail(self, error: OutpostError) -> bytes:
         return self._renderer.fail(error)
 
+    def response(self) -> Any:
+        return told_by(self._renderer)
+
     async def aclose(self) -> None:
         await self._pieces.aclose()
+
+
+def told_by(writer: Any) -> Any:
+    """What the writer of an answer knows of it as data; None where it knows nothing."""
+    response = getattr(writer, "response", None)
+    return None if response is None else response()

@@ -26,7 +26,7 @@ from appliance.identity.authenticator import Authenticator
 from appliance.identity.oidc import Provider, build_providers
 from appliance.identity.principal import Principal
 from appliance.identity.sessions import Logins, Sessions
-from appliance.providers.openai import make_session
+from appliance.providers.http import make_session
 from appliance.settings import from_mapping
 from tests.fakes.issuer import FakePeople
 

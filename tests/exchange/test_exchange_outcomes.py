@@ -10,13 +10,13 @@ import pytest
 
 from appliance.dialects.sse import Framer
 from appliance.providers.local import LocalUpstream
-from appliance.providers.openai import OpenAIUpstream
 from appliance.providers.upstream import READY, Readiness
 from appliance.routing.routes import Deadlines, Target
 from tests.fakes import openai_schema as schema
 from tests.fakes import upstream as fake
 from tests.fakes.answers import events_of, text_of
 from tests.fakes.house import CHAT_MODEL, UPSTREAM_KEY, USER_KEY, House
+from tests.fakes.providers import upstream as openai_upstream
 
 TEXT = "".join(fake.TEXT)
 LOADING = Readiness(False, "warming", loading=True)
@@ -235,7 +235,7 @@ async def test_nobody_listens(house: House) -> None:
 
 
 def _at(house: House, url: str) -> Target:
-    return Target(OpenAIUpstream("dead", model="x", base_url=url, api_key=None, session=house.session))
+    return Target(openai_upstream("dead", model="x", base_url=url, api_key=None, session=house.session))
 
 
 @pytest.mark.parametrize("fault", ["silent", "role-then-silent"])

@@ -14,11 +14,12 @@ from typing import Any
 import aiohttp
 
 from appliance.account import Limits as UsageLimits
+from appliance.dialects.asked import Asked
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
 from appliance.door.http import Limits
 from appliance.door.serve import Doors
-from appliance.errors import OutpostError, RecordsUnavailable
+from appliance.errors import OutpostError, RecordsUnavailable, UnsupportedParameter
 from appliance.exchange import Gateway
 from appliance.identity.authenticator import Authenticator
 from appliance.identity.principal import Principal
@@ -27,10 +28,11 @@ from appliance.limits.book import Book
 from appliance.limits.clock import Now
 from appliance.limits.counters import Reservation
 from appliance.pricing import Prices
+from appliance.providers.http import make_session
 from appliance.providers.local import LocalUpstream
-from appliance.providers.openai import OpenAIUpstream, make_session
 from appliance.providers.upstream import READY, Capabilities, Readiness, Upstream
 from appliance.records.rows import ExchangeRow
+from appliance.responses.keeper import Prepared
 from appliance.routing.health import Health
 from appliance.routing.routes import Deadlines, Route, Router, Target
 from appliance.routing.watch import Running
@@ -38,6 +40,7 @@ from appliance.settings.recording import Content
 from appliance.telemetry.metrics import Ledger, Metrics, Sources
 from appliance.telemetry.observer import Observer
 from tests.fakes.engine import FakeEngine
+from tests.fakes.providers import upstream as openai_upstream
 from tests.fakes.upstream import FakeUpstream
 
 USER_KEY = "op-user-key-0123456789"
@@ -199,7 +202,7 @@ class House:
 
     def provider(self, model: str, **overrides: Any) -> Target:
         """A model of the fake upstream as a target; its name is its behaviour."""
-        upstream = OpenAIUpstream(
+        upstream = openai_upstream(
             f"fake/{model}",
             model=model,
             base_url=self.upstream.url,
@@ -229,6 +232,19 @@ class House:
         return await self.post(
             "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": said}], **fields}
         )
+
+
+class NoResponses:
+    """Stores none."""
+
+    async def begin(self, principal: Principal, asked: Asked, row_id: str) -> Prepared:
+        raise UnsupportedParameter("store: this house keeps no responses.", param="store")
+
+    async def admitted(self, prepared: Prepared, route: str) -> None:
+        raise NotImplementedError
+
+    async def finish(self, prepared: Prepared, response: Any, error: Any = None) -> None:
+        raise NotImplementedError
 
 
 class Pauses:
@@ -266,8 +282,10 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
         clock=Clock(),
         gates=Gates(),
         limits=UsageLimits(Book((), now()), NoStore(), Prices(), now, lambda request: 64),
+        responses=NoResponses(),
         health=Health(clock=pauses.clock),
         pause=pauses.pause,
+        responses=NoResponses(),
         new_id=lambda: f"{next(ids):012d}",
         max_json_depth=limits.max_json_depth,
         write_timeout_s=limits.write_timeout,

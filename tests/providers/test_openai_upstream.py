@@ -2,17 +2,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import get_args
 
 import pytest
 
 from appliance.dialects.kinds import CHAT
-from appliance.dialects.parameters import ACCEPTED_NO_OPS
 from appliance.dialects.tally import Tally
-from appliance.providers.kinds import PROVIDER_KINDS
-from appliance.providers.openai import OpenAIUpstream, make_session, outgoing
+from appliance.providers.http import make_session
 from appliance.providers.upstream import Call
-from appliance.settings.serving import Provider
+from tests.fakes.providers import upstream as openai_upstream
 from tests.fakes.sink import taken
 from tests.fakes.upstream import FakeUpstream
 
@@ -30,7 +27,7 @@ def call(*, stream: bool) -> Call:
 
 async def test_a_connection_is_used_again_though_its_message_ends_after_the_marker(fake: FakeUpstream) -> None:
     async with make_session() as session:
-        upstream = OpenAIUpstream("u", model="slices", base_url=fake.url, api_key=None, session=session)
+        upstream = openai_upstream("u", model="slices", base_url=fake.url, api_key=None, session=session)
         for _ in range(3):
             assert await taken(await upstream.stream(call(stream=True)))
             # The rest of the message is read behind the caller's back.
@@ -42,7 +39,7 @@ async def test_a_connection_is_used_again_though_its_message_ends_after_the_mark
 
 async def test_a_stream_that_is_left_closes_its_connection(fake: FakeUpstream) -> None:
     async with make_session() as session:
-        upstream = OpenAIUpstream("u", model="stall", base_url=fake.url, api_key=None, session=session)
+        upstream = openai_upstream("u", model="stall", base_url=fake.url, api_key=None, session=session)
         stream = await upstream.stream(call(stream=True))
         assert stream.first
         await stream.aclose()
@@ -52,22 +49,8 @@ async def test_a_stream_that_is_left_closes_its_connection(fake: FakeUpstream) -
 
 async def test_no_cookie_is_kept(fake: FakeUpstream) -> None:
     async with make_session() as session:
-        upstream = OpenAIUpstream("u", model="ok", base_url=fake.url + "/", api_key="sk", session=session)
+        upstream = openai_upstream("u", model="ok", base_url=fake.url + "/", api_key="sk", session=session)
         for _ in range(2):
             await upstream.whole(call(stream=False))
     assert all("cookie" not in seen.headers for seen in fake.seen)
     assert fake.seen[0].path == "/v1/chat/completions"
-
-
-def test_fields_without_effect_do_not_leave() -> None:
-    sent = b"""{"model":"m","messages":[{"role":"user","content":"Hi"}],"user":"u","metadata":{"a":"b"},"store":false,
-    "service_tier":"auto","safety_identifier":"s","prompt_cache_key":"k","prompt_cache_retention":"24h",
-    "modalities":["text"]}"""
-    request = outgoing(CHAT.parse(sent, 64).request, "target")
-    assert request.model == "target"
-    assert all(getattr(request, field) is None for field in ACCEPTED_NO_OPS)
-
-
-def test_every_kind_that_the_settings_know_is_in_the_table() -> None:
-    kind = Provider.model_fields["kind"].annotation
-    assert set(get_args(kind)) == set(PROVIDER_KINDS)

@@ -16,8 +16,9 @@ from appliance.dialects.kinds import CHAT
 from appliance.dialects.sse import event
 from appliance.dialects.tally import Tally
 from appliance.errors import UpstreamFailed
-from appliance.providers.openai import OpenAIUpstream, make_session
+from appliance.providers.http import make_session
 from appliance.providers.upstream import Call, Stream
+from tests.fakes.providers import upstream as openai_upstream
 from tests.fakes.sink import Taker, taken
 from tests.fakes.upstream import FakeUpstream, Reply, chat_events
 
@@ -44,7 +45,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def ask(fake: FakeUpstream, session: aiohttp.ClientSession, model: str) -> Stream:
-    upstream = OpenAIUpstream("u", model=model, base_url=fake.url, api_key=None, session=session)
+    upstream = openai_upstream("u", model=model, base_url=fake.url, api_key=None, session=session)
     return await upstream.stream(Call("1", 0, CHAT, CHAT.parse(BODY, 64).request, "m", "p", 1.0, Tally()))
 
 

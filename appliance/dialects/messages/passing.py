@@ -142,7 +142,7 @@ class MessagesPassing:
         return True
 
 
-def make_passing(target: str, tally: Tally, request: Any, secret: bytes) -> MessagesPassing:
+def make_passing(target: str, tally: Tally, frame: Any, secret: bytes) -> MessagesPassing:
     return MessagesPassing(target, tally, secret=secret)
 
 

@@ -1,0 +1,296 @@
+"""Any HTTP endpoint as an upstream, whatever its dialect.
+
+The request is built anew from the canonical one, or from the client's own where the target speaks the client's
+dialect; its fields and its headers are allow-lists. An answer in the client's dialect passes as bytes: each event is
+looked at, none is written again. Any other is read into events and written in the client's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Mapping
+
+import aiohttp
+import yarl
+from aiohttp.connector import AddrInfoType
+from multidict import CIMultiDict
+
+from appliance import errors
+from appliance.dialects import embeddings
+from appliance.dialects.answer import Ask, Outbound
+from appliance.dialects.kinds import Passing
+from appliance.dialects.passing import check_secret
+from appliance.providers.auth import Auth
+from appliance.providers.credentials import Credential, Credentials
+from appliance.providers.http_errors import from_status
+from appliance.providers.relayed import RelayedStream
+from appliance.providers.tap import Tap, nothing
+from appliance.providers.translating import Translating
+from appliance.providers.upstream import READY, Call, Capabilities, Readiness, told_by
+
+MAX_ANSWER = 64 * 1024 * 1024
+READ_AHEAD = 16 * 1024
+"""Of an answer whose client is slow the HTTP client takes twice this, and what one read gives; it does so in memory."""
+RECEIVE_BUFFER = 64 * 1024
+"""Of an upstream's socket. Left to itself the kernel reads megabytes ahead for a reader that takes nothing."""
+_MAX_ERROR = 64 * 1024
+_LINGER_S = 0.2
+_MOST_PATHS = 64
+"""Addresses that are remembered as parsed."""
+BASE_HEADERS = {
+    "Content-Type": "application/json",
+    "Accept": "application/json, text/event-stream",
+    "Accept-Encoding": "identity",
+    "User-Agent": "outpost",
+}
+"""All that the HTTP client would add by itself is here, so that it need not look what it may leave out."""
+
+
+def _socket(address: AddrInfoType) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
+    return made
+
+
+def make_session() -> aiohttp.ClientSession:
+    """The one client session of the process: pooled connections, and nothing that acts by itself."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=30.0, enable_cleanup_closed=False, socket_factory=_socket
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        trust_env=False,
+        read_bufsize=READ_AHEAD,
+        timeout=aiohttp.ClientTimeout(total=None),
+    )
+
+
+class HttpUpstream:
+    """One model of one provider. `base_url` ends with the version part (`http://host/v1`)."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        model: str,
+        base_url: str,
+        outbound: Outbound,
+        native: frozenset[str],
+        auth: Auth,
+        credentials: Credentials,
+        session: aiohttp.ClientSession,
+        capabilities: Capabilities,
+        headers: Mapping[str, str] = {},
+        stream_type: str = "text/event-stream",
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """native: the kinds whose answers pass as they are. headers: what the provider always gets."""
+        self._name = name
+        self._model = model
+        self._outbound = outbound
+        self._native = native
+        self._credentials = credentials
+        self._auth = auth
+        self._session = session
+        self._capabilities = capabilities
+        self._stream_type = stream_type
+        self._wall = wall
+        self._base = base_url.rstrip("/") + "/"
+        self._urls: dict[str, yarl.URL] = {}
+        self._headers = CIMultiDict({**BASE_HEADERS, **headers})
+        self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
+        self.lingering: set[asyncio.Task[None]] = set()
+        """Answers whose last bytes are still being read, so that their connections can be used again."""
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
+    def readiness(self) -> Readiness:
+        return READY
+
+    async def whole(self, call: Call) -> bytes:
+        passes = call.kind.name in self._native
+        response, credential = await self._post(call, self._ask(call, passes))
+        try:
+            body = await self._read(response, MAX_ANSWER)
+        finally:
+            response.release()
+        check_secret(body, credential.secret, self._name)
+        if passes:
+            call.kind.read_whole(body, call.tally, self._name)
+            if call.kind.adopt is not None:
+                body, call.response = call.kind.adopt(body, call.frame())
+            return body
+        if call.kind.operation == "embeddings":
+            return self._vectors(body, call)
+        answer = call.kind.make_whole(call.frame(), call.tally)
+        answer.feed(self._outbound.read_whole(body, self._name, call.request))
+        body = answer.body()
+        call.response = told_by(answer)
+        return body
+
+    def _vectors(self, body: bytes, call: Call) -> bytes:
+        """Another dialect's embeddings in OpenAI's."""
+        request, tally = call.request, call.tally
+        found = self._outbound.read_vectors(body, self._name, request)  # type: ignore[attr-defined]  # see `_ask`
+        if found.prompt_tokens is not None:
+            tally.prompt_tokens, tally.source = found.prompt_tokens, "reported"
+        as_base64 = getattr(request, "encoding_format", None) == "base64"
+        return embeddings.render(call.model, found.vectors, tally.prompt_tokens, as_base64=as_base64)
+
+    async def stream(self, call: Call) -> RelayedStream:
+        passes = call.kind.name in self._native
+        response, credential = await self._post(call, self._ask(call, passes))
+        reader = self._reader(call, passes, credential.secret)
+        stream = RelayedStream(self._name, response, reader, self._leave)
+        try:
+            if not response.headers.get("Content-Type", "").startswith(self._stream_type):
+                raise errors.UpstreamFailed(f"{self._name} did not answer with a stream.")
+            await stream.open()
+        except BaseException:
+            await stream.aclose()
+            raise
+        return stream
+
+    def _ask(self, call: Call, passes: bool) -> Ask:
+        try:
+            return self._written(call, passes)
+        except errors.BadRequest as error:
+            error.elsewhere = True  # this target has no notion for it; another may have
+            raise
+
+    def _written(self, call: Call, passes: bool) -> Ask:
+        if passes and call.native is not None and call.kind.native_ask is not None:
+            return call.kind.native_ask(call.native, self._model)
+        if call.kind.operation == "embeddings" and not passes:
+            return self._outbound.embed_ask(call.request, self._model)  # type: ignore[attr-defined,no-any-return]
+        return self._outbound.ask(call.request, self._model, stream=bool(getattr(call.request, "stream", False)))
+
+    def _reader(self, call: Call, passes: bool, secret: bytes) -> Passing:
+        if passes and call.render is None and not call.whole_events:
+            return call.kind.make_passing(self._name, call.tally, call.frame(), secret)
+        make_reader = call.kind.make_reader if passes else None
+        return Translating(
+            make_reader(self._name, call.request) if make_reader else self._outbound.reader(self._name, call.request),
+            call.renderer(),
+            call.tally,
+            target=self._name,
+            secret=secret,
+            alive=call.alive,
+        )
+
+    def _leave(self, response: aiohttp.ClientResponse, done: bool) -> None:
+        """Give the connection back if the answer was read to its end, else close it, which cancels the work."""
+        if not done or response.content.is_eof():
+            response.release()
+            return
+        # The bytes that end the HTTP message often come right after [DONE]; the client does not wait for them.
+        task = asyncio.ensure_future(_linger(response))
+        self.lingering.add(task)
+        task.add_done_callback(self.lingering.discard)
+
+    async def _post(self, call: Call, ask: Ask) -> tuple[aiohttp.ClientResponse, Credential]:
+        """The answer, once it has begun with status 200, and with whose key."""
+        timeout = self._timeouts.get(call.connect_s)
+        if timeout is None:
+            timeout = self._timeouts[call.connect_s] = aiohttp.ClientTimeout(total=None, sock_connect=call.connect_s)
+        url = self._url(ask.path)
+        credential = self._credentials.take()
+        headers = await self._signed(url, ask, credential, call.traceparent)
+        try:
+            response = await self._session.post(
+                url, data=ask.body, headers=headers, allow_redirects=False, timeout=timeout
+            )
+        except aiohttp.ConnectionTimeoutError as error:
+            raise errors.UpstreamTimeout(f"{self._name} did not accept a connection in time.") from error
+        except aiohttp.ClientConnectorError as error:
+            raise errors.UpstreamError(f"{self._name} cannot be reached.", code="upstream_unreachable") from error
+        except (aiohttp.ClientError, ValueError) as error:
+            raise errors.UpstreamFailed(f"{self._name} closed the connection without an answer.") from error
+        if response.status == 200 and "Content-Encoding" not in response.headers:
+            if credential.rest_s:
+                self._credentials.succeeded(credential)
+            return response, credential
+        try:
+            if response.status == 200:
+                raise errors.UpstreamError(f"{self._name} compressed its answer although it was told not to.")
+            body = await self._read(response, _MAX_ERROR)
+        finally:
+            response.release()
+        raise self._refusal(response, body, credential)
+
+    def _refusal(self, response: aiohttp.ClientResponse, body: bytes, credential: Credential) -> errors.OutpostError:
+        """What an answer that is not 200 says, and what it means for the key it was asked with."""
+        status = response.status
+        told = from_status(self._name, status, response.headers, body, now=self._wall(), secret=credential.text)
+        if status == 401:
+            self._auth.refused()
+        self._credentials.failed(credential, status, told)
+        if isinstance(told, errors.UpstreamError | errors.RateLimited) and self._credentials.another_is_free():
+            told.again = told.retryable = True
+        return told
+
+    async def _signed(
+        self, url: yarl.URL, ask: Ask, credential: Credential, traceparent: str | None
+    ) -> Mapping[str, str]:
+        """The headers of one request; for most providers those that were made for the key's first one."""
+        auth, headers = self._auth, credential.headers
+        if headers is None:
+            headers = self._headers.copy()
+            if not auth.per_request:
+                headers.update(await auth.headers("POST", url, ask.body, headers, credential.text))
+            credential.headers = headers
+        if not (traceparent or ask.headers or auth.per_request):
+            return headers
+        headers = headers.copy()
+        if traceparent:
+            headers["traceparent"] = traceparent
+        headers.update(ask.headers)
+        if auth.per_request:
+            headers.update(await auth.headers("POST", url, ask.body, headers, credential.text))
+        return headers
+
+    def _url(self, path: str) -> yarl.URL:
+        url = self._urls.get(path)
+        if url is None:
+            if len(self._urls) >= _MOST_PATHS:
+                self._urls.clear()
+            url = self._urls[path] = yarl.URL(self._base + path, encoded=True)
+        return url
+
+    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        tap = Tap(response.content, nothing)
+        await tap.install(response)
+        try:
+            while part := await response.content.readany():
+                parts.append(part)
+                size += len(part)
+                if size > limit:
+                    raise errors.UpstreamError(f"{self._name} gave an answer of more than {limit} bytes.")
+        except aiohttp.ClientError as error:
+            raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error
+        finally:
+            tap.let_go()
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _linger(response: aiohttp.ClientResponse) -> None:
+    try:
+        async with asyncio.timeout(_LINGER_S):
+            while await response.content.readany():
+                pass
+    except (TimeoutError, aiohttp.ClientError):
+        # Not reusable then; release closes it.
+        pass
+    finally:
+        response.release()
