@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dialects import chat
@@ -135,6 +135,7 @@ tool_options = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(conversations(), options, st.just({}) | tool_options, st.booleans(), st.booleans())
 def test_a_chat_request_means_the_same_there_and_back(
     messages: list[Any], fields: dict[str, Any], of_tools: dict[str, Any], alone: bool, stream: bool

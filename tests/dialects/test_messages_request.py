@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from appliance.dialects import chat
 from appliance.dialects.asked import Asked
@@ -335,3 +337,31 @@ def test_fields_have_the_names_of_this_dialect() -> None:
     assert field_name("response_format") == "output_config.format"
     assert field_name("messages[3].content[1].image_url.url") == "messages"
     assert field_name("tools[0].x") == "tools[0].x"
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.sampled_from(["text", "tool_use", "user", "custom", "auto", "x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["type", "role", "content", "source", "name", "text", "input", "id"]), inner)
+    ),
+    max_leaves=10,
+)
+
+
+@given(st.sampled_from([*MessagesRequest.__struct_fields__, "other"]), anything)
+def test_whatever_comes_is_taken_or_refused(field: str, value: Any) -> None:
+    raw = json.dumps({"model": "m", "max_tokens": 9, "messages": [USER], field: value}).encode()
+    for read in (parse, parse_count):
+        try:
+            found = read(raw)
+        except BadRequest as error:
+            assert error.message
+        else:
+            list(needs(found))
+            assert found.request.messages
+
+
+@given(st.binary(max_size=40))
+def test_bytes_that_are_no_json(raw: bytes) -> None:
+    assert refusal(raw).status == 400

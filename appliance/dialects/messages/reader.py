@@ -136,9 +136,9 @@ class MessagesReader:
         self._shown |= delta.stop_reason in BOUNDED
 
     def _end(self, out: list[Event]) -> None:
-        self.done = True
         if not self._shown and not self._counts.output:
             raise empty(self._target)
+        self.done = True
         out.append(_usage(self._counts))
 
 
