@@ -367,7 +367,7 @@ class Exchange:
             cut = isinstance(error, ClientStalled)
             return Answer(200, self._relay.failure(error), {}, self.row, streamed=True, cut=cut)
         headers = {**self._relay.headers(), **error_headers(error)}
-        return Answer(error.status, self._kind.error_body(error), headers, self.row)
+        return Answer(error.status, self._kind.error_body(error, self.row.id), headers, self.row)
 
     def abandon(self) -> None:
         """The client has gone: nobody is answered, but the work that was done is on record."""

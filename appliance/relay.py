@@ -113,6 +113,7 @@ class Relay:
         return {
             "x-outpost-target": self.row.target or "none",
             "x-outpost-attempts": str(len(self.row.attempts)),
+            **({self._kind.id_header: self.row.id} if self._kind.id_header else {}),
             **(self.account.headers() if self.account is not None else {}),
         }
 
@@ -288,7 +289,7 @@ class Relay:
             created=int(self.row.started_at),
             kind=self._kind,
             request=candidate.request,
-            model=route.model,
+            model=candidate.target.model,
             partition=self._partition,
             connect_s=route.deadlines.connect,
             tally=self.tally,

@@ -84,6 +84,10 @@ def _same_frame(frame: Frame, _pieces: list[bytes]) -> Frame:
     return frame
 
 
+def _openai_error(error: OutpostError, _request_id: str) -> bytes:
+    return errors.body(error)
+
+
 def _no_carry(native: Any, _before: Request, _after: Request) -> Any:
     return native
 
@@ -121,7 +125,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """The client's own body with what a route has changed in the canonical request."""
     assemble: Callable[[Iterable[bytes]], bytes] = assemble.assemble
     """The whole answer that a stream adds up to, for the record."""
-    error_body: Callable[[OutpostError], bytes] = errors.body
+    error_body: Callable[[OutpostError, str], bytes] = _openai_error
+    """For a request of that id."""
+    id_header: str = ""
+    """Another header in which its clients look for the request's id."""
     error_event: Callable[[OutpostError], bytes] = errors.stream_event
     """Of a stream that has not said anything yet."""
 
@@ -217,6 +224,7 @@ MESSAGES = Kind(
     carry=messages_carry.carry,
     assemble=messages_assemble.assemble,
     error_body=messages_errors.body,
+    id_header="request-id",
     error_event=messages_errors.stream_event,
 )
 RESPONSES = Kind(

@@ -73,13 +73,13 @@ class Door:
         except OutpostError as error:
             if self._refused is not None and isinstance(error, (Unauthenticated, PermissionDenied)):
                 self._refused(error.code, address(request), visit.path)
-            response = self.render(error, visit.id)
+            response = self._render(visit)(error, visit.id)
             status = error.status
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception:
             logger.exception("request_failed", extra={"request_id": visit.id})
-            response = self.render(
+            response = self._render(visit)(
                 InternalError("The gateway made a mistake; its log has it under the request id."), visit.id
             )
             status = response.status
@@ -88,6 +88,11 @@ class Door:
             if log is not None:
                 log.note(visit, address(request), status, self._clock.monotonic() - visit.began)
         return response
+
+    def _render(self, visit: Visit) -> ErrorRenderer:
+        """In whose shape errors are told: an endpoint's own, else the door's."""
+        found = self._exact.get((visit.request.method, visit.path))
+        return self.render if found is None or found.render is None else found.render
 
     async def _answer(self, visit: Visit) -> web.StreamResponse:
         request = visit.request

@@ -11,6 +11,7 @@ from urllib.parse import unquote
 import msgspec
 from aiohttp import web
 
+from appliance.errors import OutpostError
 from appliance.identity.permissions import Permission
 from appliance.identity.principal import Principal
 from appliance.records.rows import ExchangeRow
@@ -77,6 +78,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     """Content types of an answer that is no JSON; with `gives`, those that it may have instead."""
     query: tuple[Query, ...] = ()
     status: int = 200
+    render: Callable[[OutpostError, str], web.Response] | None = None
+    """How errors are told here; None: as at its door."""
 
     @property
     def names(self) -> tuple[str, ...]:

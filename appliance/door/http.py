@@ -38,10 +38,11 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 def credential(request: web.BaseRequest) -> str | None:
-    """The key of `Authorization: Bearer KEY`, None if there is none."""
+    """The key of `Authorization: Bearer KEY`, or of `x-api-key`, as Anthropic's clients send it; None if there is
+    none."""
     value = request.headers.get("Authorization")
     if value is None:
-        return None
+        return request.headers.get("x-api-key")
     scheme, _, key = value.partition(" ")
     return key.strip() if scheme.lower() == "bearer" else None
 

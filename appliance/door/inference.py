@@ -1,4 +1,5 @@
-"""POST /v1/chat/completions, /v1/completions, /v1/embeddings: one exchange each."""
+"""POST /v1/chat/completions, /v1/completions, /v1/embeddings, /v1/messages: one exchange each; and the counting of a
+message's tokens, which is none."""
 
 from __future__ import annotations
 
@@ -6,10 +7,13 @@ from functools import partial
 
 from aiohttp import web
 
-from appliance.dialects.kinds import CHAT, COMPLETIONS, EMBEDDINGS, Kind
+from appliance.counting import count_tokens
+from appliance.dialects.kinds import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, Kind
+from appliance.dialects.messages.outbound import count_body
+from appliance.dialects.messages.request import parse_count
 from appliance.door.endpoint import Endpoint, Visit
-from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, send_large
-from appliance.door.render import respond
+from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, read_body, send_large
+from appliance.door.render import anthropic_error, respond
 from appliance.door.terms import Terms
 from appliance.exchange import Gateway, run
 
@@ -37,11 +41,30 @@ async def answer(gateway: Gateway, kind: Kind, terms: Terms, visit: Visit) -> we
 
 
 def endpoints(gateway: Gateway, terms: Terms) -> tuple[Endpoint, ...]:
-    return tuple(
-        Endpoint("POST", path, "models.use", partial(answer, gateway, kind, terms), identifies=True)
-        for path, kind in (
-            ("/v1/chat/completions", CHAT),
-            ("/v1/completions", COMPLETIONS),
-            ("/v1/embeddings", EMBEDDINGS),
-        )
+    return (
+        *(
+            Endpoint("POST", path, "models.use", partial(answer, gateway, kind, terms), identifies=True, render=render)
+            for path, kind, render in (
+                ("/v1/chat/completions", CHAT, None),
+                ("/v1/completions", COMPLETIONS, None),
+                ("/v1/embeddings", EMBEDDINGS, None),
+                ("/v1/messages", MESSAGES, anthropic_error),
+            )
+        ),
+        Endpoint(
+            "POST",
+            "/v1/messages/count_tokens",
+            "models.use",
+            partial(count, gateway, terms),
+            render=anthropic_error,
+        ),
     )
+
+
+async def count(gateway: Gateway, terms: Terms, visit: Visit) -> web.StreamResponse:
+    """How many tokens a message would have: by the target's own count where it has one, else about."""
+    assert visit.principal is not None  # the endpoint asks for a permission, so the door has found one
+    body = await read_body(visit.request, terms.limits)
+    asked = parse_count(body, gateway.max_json_depth)
+    tokens = await count_tokens(gateway, visit.principal, asked)
+    return respond(count_body(tokens), visit.id, headers={"request-id": visit.id})

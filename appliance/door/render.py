@@ -8,6 +8,7 @@ from http import HTTPStatus
 from aiohttp import web
 
 from appliance.dialects import errors as openai_errors
+from appliance.dialects.messages import errors as messages_errors
 from appliance.dialects.wire import encode
 from appliance.door.http import SERVER
 from appliance.errors import MethodNotAllowed, OutpostError, Unauthenticated
@@ -43,6 +44,12 @@ def openai_error(error: OutpostError, request_id: str) -> web.Response:
     """{"error": {…}}, for everything that OpenAI's clients talk to."""
     headers = {"x-outpost-target": "none", "x-outpost-attempts": "0", **_headers(error)}
     return respond(openai_errors.body(error), request_id, status=error.status, headers=headers)
+
+
+def anthropic_error(error: OutpostError, request_id: str) -> web.Response:
+    """{"type": "error", …}, for what Anthropic's clients talk to. They know the id by a header of its own."""
+    headers = {"x-outpost-target": "none", "x-outpost-attempts": "0", "request-id": request_id, **_headers(error)}
+    return respond(messages_errors.body(error, request_id), request_id, status=error.status, headers=headers)
 
 
 def problem(error: OutpostError, request_id: str) -> web.Response:

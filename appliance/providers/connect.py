@@ -10,17 +10,29 @@ from appliance.providers import auth, catalogue
 from appliance.providers.credentials import Key, Keys
 from appliance.providers.kinds import Connection
 from appliance.settings import Provider, resolve
-from appliance.settings.serving import OPENAI_BASE_URL
 
 
 def connect(provider: Provider, env: Mapping[str, str], session: aiohttp.ClientSession) -> Connection:
     """Raises SecretMissing, and ValueError for options that do not fit."""
-    kind = "openai" if provider.base_url == OPENAI_BASE_URL else "openai_compatible"
-    row = catalogue.row(kind)
-    key = resolve(provider.api_key, env) if provider.api_key else None
+    row = catalogue.row(provider.kind)
+    keys = [Key(each.name, resolve(each.key, env), each.weight) for each in provider.all_keys]
+    secrets = {name: resolve(reference, env) for name, reference in provider.signers.items()}
+    kind = row.auth if keys or not secrets else row.auth_without_key
+    known = auth.kind_of(kind)
+    options = {**provider.options, **secrets}
+    taken = {name: value for name, value in options.items() if name in known.needs + known.takes}
+    if secrets and not known.keyed:
+        # Answers are looked through for the secret, as they are for keys.
+        keys = [Key("signer", secrets.get("secret_key"))]
     return Connection(
         row=row,
-        endpoint=catalogue.endpoint(kind, provider.base_url, {}),
-        auth=auth.make(row.auth, {}, auth.Surroundings(provider.name, session)),
-        keys=Keys(provider.name, [Key("api_key", key)] if key else []),
+        endpoint=catalogue.endpoint(provider.kind, provider.base_url, provider.options),
+        auth=auth.make(kind, taken, auth.Surroundings(provider.name, session)),
+        keys=Keys(
+            provider.name,
+            keys,
+            longest_rest_s=provider.cool_down,
+            requests_per_minute=provider.max_requests_per_minute,
+        ),
+        headers=provider.headers,
     )

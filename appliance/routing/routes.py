@@ -48,6 +48,12 @@ class Target(msgspec.Struct, frozen=True):
         return self.upstream.name
 
     @property
+    def model(self) -> str:
+        """The model that answers, as callers are told: the deployment's name, or the provider's for it."""
+        _, slash, model = self.upstream.name.partition("/")
+        return model if slash else self.upstream.name
+
+    @property
     def provider(self) -> str | None:
         """None for a deployment of this box."""
         provider, slash, _ = self.upstream.name.partition("/")
