@@ -33,6 +33,8 @@ MOST_COOLING_S = 30.0
 """Where a target does not say when to come back."""
 LONGEST_COOLING_S = 86_400.0
 """More than a day is taken for a mistake."""
+BLAMELESS = frozenset({"answer_diverged"})
+"""Codes of failures that are no fault of the target: it was asked to repeat what another one had said."""
 TRIAL_LEASE_S = 600.0
 """A trial of which nothing was heard for this long is lost; another one may begin."""
 SOON_S = 1.0
@@ -66,7 +68,7 @@ def outcome_of(error: BaseException | None) -> Outcome:
     if isinstance(error, DeadlineExceeded):
         return "cancelled"  # the time of all attempts together was over, whoever used it up
     if isinstance(error, UpstreamError):
-        return "failed"
+        return "cancelled" if error.code in BLAMELESS else "failed"
     if isinstance(error, RateLimited):
         return "limited"
     if isinstance(error, asyncio.CancelledError):

@@ -145,9 +145,9 @@ def test_the_longest_texts_take_no_longer_than_long_ones(piece: str) -> None:
     def seconds(text: str) -> float:
         times = []
         for _ in range(5):
-            began = time.perf_counter()
+            began = time.process_time()
             assess_text(text)
-            times.append(time.perf_counter() - began)
+            times.append(time.process_time() - began)
         return min(times)
 
     long, longest = piece * (2 * EDGE // len(piece)), piece * (2_000_000 // len(piece))

@@ -71,6 +71,16 @@ def test_a_clock_that_stands_or_goes_back_grants_nothing_new() -> None:
     assert budget.take(100.0 + WINDOW_S)
 
 
+@pytest.mark.parametrize("later", [11.5, 14.5, 20.5, 21.5, 1000.5])
+@pytest.mark.parametrize("begin", [0.5 + second for second in range(10)])
+def test_nothing_is_left_of_requests_from_before_the_window(begin: float, later: float) -> None:
+    budget = RetryBudget(least=0)
+    for _ in range(100):
+        budget.request(begin)
+    assert budget.take(begin)
+    assert budget.left(begin + later) == 0
+
+
 @given(st.integers(0, 500))
 def test_the_ratio_is_counted_exactly(requests: int) -> None:
     budget = RetryBudget(least=0)
@@ -116,6 +126,11 @@ def test_nobody_comes_back_before_the_time_that_was_told(attempt: int, chance: f
         assert told <= waits <= told * 1.1
         assert waits <= told + 1.0
         assert waits < left
+
+
+def test_who_has_just_enough_time_left_comes_back_at_the_time_that_was_told() -> None:
+    assert pause_s(1, 0.99, retry_after_s=5.0, left_s=5.1) == 5.0
+    assert pause_s(1, 0.99, retry_after_s=5.0, left_s=9.0) == pytest.approx(5.495)
 
 
 @pytest.mark.parametrize("told", [None, 0.0, -3.0])

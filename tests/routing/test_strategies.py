@@ -297,6 +297,13 @@ def test_many_conversations_over_replicas_keep_their_places_within_the_bound() -
     assert hits / asked > 0.5  # far more than a quarter, which chance would give
 
 
+def test_a_heavier_target_is_home_to_more_prefixes() -> None:
+    choices = [choice("a", weight=3), choice("b"), choice("c", weight=0)]
+    first = Counter(order("prefix", choices, Asking(prefix=digest(str(number))))[0] for number in range(4000))
+    assert abs(first["a"] - 3000) < 150
+    assert first["c"] == 0
+
+
 def test_without_a_prefix_the_session_counts_and_without_both_the_load() -> None:
     choices = [choice(name, in_flight_tokens=9 - at) for at, name in enumerate("abc")]
     assert order("prefix", choices) == ["c", "b", "a"]
