@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.contract.able import Able, open_able
 from tests.contract.ask import CHAT_PATH, whole
 from tests.contract.wrong import VALID
 from tests.gateway import Gateway
@@ -20,6 +21,13 @@ def http(gateway: Gateway) -> Iterator[httpx.Client]:
     """An HTTP client of the session's gateway, with an admin's key."""
     with gateway.http() as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def able(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Able]:
+    """The gateway before the able model, for the whole session."""
+    with open_able(tmp_path_factory.mktemp("able")) as able:
+        yield able
 
 
 @pytest.fixture

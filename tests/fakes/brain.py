@@ -43,15 +43,33 @@ def _say(question: Question) -> Said:
     calls = _calls(question)
     if calls:
         return Said(calls=calls, finish="tool_calls")
-    if question.schema is not None:
-        filled = fill(question.schema or {"type": "object"}, question.asked)
+    schema = question.schema or _schema_told(question) if not question.results else question.schema
+    if schema is not None:
+        filled = fill(schema, question.asked)
         return Said(pieces=re.findall(r".{1,6}", json.dumps(filled, ensure_ascii=False), re.DOTALL))
     return Said(pieces=words(_text(question)))
 
 
+def _schema_told(question: Question) -> dict[str, Any] | None:
+    """A schema that stands in the texts; without one, for whoever wants some JSON, the words in quotes are its keys."""
+    for turn in question.turns:
+        for found in re.finditer(r"\{", turn.text):
+            try:
+                read, _ = json.JSONDecoder().raw_decode(turn.text, found.start())
+            except ValueError:
+                continue
+            if "properties" in read:
+                schema: dict[str, Any] = read
+                return schema
+    if question.schema is None:
+        return None
+    keys = re.findall(r"['\"`](\w+)['\"`]", question.asked)
+    return {"type": "object", "properties": {key: {"type": "string"} for key in keys}}
+
+
 def _text(question: Question) -> str:
-    if question.last.results:
-        return "The tool says: " + "; ".join(result or "nothing" for result in question.last.results)
+    if question.results:
+        return "The tool says: " + "; ".join(result or "nothing" for result in question.results)
     if question.last.media:
         return f"I see {question.last.media} of what you sent: a red square with the words hello world."
     asked = question.asked.lower()
@@ -89,7 +107,7 @@ def _calls(question: Question) -> list[Call]:
     if not tools or choice == "none":
         return []
     named = [tool for tool in tools if tool.name == choice]
-    if not named and question.last.results:
+    if not named and question.results:
         return []
     if named:
         chosen = named[:1]

@@ -71,6 +71,16 @@ class Question:
         return self.turns[-1] if self.turns else Turn("user")
 
     @property
+    def results(self) -> list[str]:
+        """What the tools gave since the model spoke last."""
+        found: list[str] = []
+        for turn in reversed(self.turns):
+            if turn.role != "tool":
+                break
+            found = turn.results + found
+        return found
+
+    @property
     def asked(self) -> str:
         """What the user said last."""
         return next((turn.text for turn in reversed(self.turns) if turn.role == "user" and turn.text), "")

@@ -109,7 +109,7 @@ def _message(question: Question, said: Said) -> dict[str, Any]:
         "id": "msg_up",
         "type": "message",
         "role": "assistant",
-        "model": "upstream-model",
+        "model": question.model,
         "container": None,
         "content": _blocks(said),
         "stop_reason": "stop_sequence" if said.stop_sequence else STOPS[said.finish],

@@ -89,12 +89,12 @@ def _parts(said: Said) -> tuple[list[dict[str, Any]], int]:
     return parts, len(thoughts)
 
 
-def _answer(parts: list[list[dict[str, Any]]], ends: str | None, usage: dict[str, Any] | None) -> bytes:
+def _answer(model: str, parts: list[list[dict[str, Any]]], ends: str | None, usage: dict[str, Any] | None) -> bytes:
     candidates = []
     for index, its in enumerate(parts):
         candidate: dict[str, Any] = {"content": {"parts": its, "role": "model"}, "index": index}
         candidates.append({**candidate, "finishReason": ends} if ends else candidate)
-    answer: dict[str, Any] = {"candidates": candidates, "modelVersion": "upstream-model", "responseId": "up"}
+    answer: dict[str, Any] = {"candidates": candidates, "modelVersion": model, "responseId": "up"}
     return dump({**answer, "usageMetadata": usage} if usage else answer)
 
 
@@ -105,15 +105,15 @@ def _whole(question: Question, said: Said) -> bytes:
         *([{"text": said.text}] if said.pieces else []),
         *(part for part in parts if "functionCall" in part),
     ]
-    return _answer([merged] * question.n, ENDS[said.finish], _usage(question, said))
+    return _answer(question.model, [merged] * question.n, ENDS[said.finish], _usage(question, said))
 
 
 def _spoken(question: Question, said: Said) -> Spoken:
     parts, lead = _parts(said)
     running = {"promptTokenCount": said.prompt, "totalTokenCount": said.prompt}
-    events = [_answer([[part]] * question.n, None, running) for part in parts]
+    events = [_answer(question.model, [[part]] * question.n, None, running) for part in parts]
     # There is no end marker: the finish reason says that the answer is complete.
-    return Spoken(events, lead, [_answer([[]] * question.n, ENDS[said.finish], _usage(question, said))])
+    return Spoken(events, lead, [_answer(question.model, [[]] * question.n, ENDS[said.finish], _usage(question, said))])
 
 
 def _error(status: int, message: str, code: str | None) -> Wrong:

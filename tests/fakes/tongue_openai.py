@@ -10,7 +10,6 @@ from tests.fakes.replies import Reply, Seen
 from tests.fakes.talk import Call, Question, Said, Spoken, Tool, Turn
 from tests.fakes.tongue import Tongue, Wrong, dump, halves, text_of
 
-FRAME = {"id": "chatcmpl-up", "created": 1, "model": "upstream-model"}
 TEXT = ["Hello", ", ", "wörld 🌍", "!"]
 TROUBLES: dict[str, tuple[int, str, str | None]] = {
     "context": (
@@ -179,7 +178,8 @@ def _whole(question: Question, said: Said) -> bytes:
             message["tool_calls"] = _calls(said, i)
         logprobs = _logprobs(said.pieces, question.logprobs)
         choices.append({"index": i, "message": message, "logprobs": logprobs, "finish_reason": said.finish})
-    return dump({**FRAME, "object": "chat.completion", "choices": choices, "usage": usage(question, said)})
+    frame = {"id": "chatcmpl-up", "object": "chat.completion", "created": 1, "model": question.model}
+    return dump({**frame, "choices": choices, "usage": usage(question, said)})
 
 
 def _spoken(question: Question, said: Said) -> Spoken:
@@ -201,8 +201,10 @@ def _spoken(question: Question, said: Said) -> Spoken:
                 events.append(chunk({"tool_calls": [{"index": k, "function": {"arguments": piece}}]}, index=i))
         events.append(chunk({}, said.finish, index=i))
     if question.count:
-        events.append(dump({**FRAME, "object": "chat.completion.chunk", "choices": [], "usage": usage(question, said)}))
-    return Spoken(events, lead, [b"[DONE]"])
+        ending = json.loads(chunk({}))
+        events.append(dump({**ending, "choices": [], "usage": usage(question, said)}))
+    named = [dump({**json.loads(event), "model": question.model}) for event in events]
+    return Spoken(named, lead, [b"[DONE]"])
 
 
 def wrong(status: int, message: str, code: str | None) -> Wrong:

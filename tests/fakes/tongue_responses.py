@@ -57,7 +57,7 @@ def _response(question: Question, output: list[dict[str, Any]], said: Said | Non
         "completed_at": None if said is None or short else 2,
         "status": "in_progress" if said is None else ("incomplete" if short else "completed"),
         "incomplete_details": {"reason": why} if why else None,
-        "model": "upstream-model",
+        "model": question.model,
         "previous_response_id": None,
         "instructions": None,
         "output": output,

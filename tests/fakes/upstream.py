@@ -112,7 +112,11 @@ class FakeUpstream:
         try:
             while (seen := await _read_request(reader)) is not None:
                 self.seen.append(seen)
-                if not await self._answer(self._reply(seen), reader, writer):
+                try:
+                    reply = self._reply(seen)
+                except (ValueError, KeyError, TypeError, AttributeError) as wrong:
+                    reply = error(400, f"This request cannot be read: {wrong!r}")
+                if not await self._answer(reply, reader, writer):
                     break
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
