@@ -46,7 +46,7 @@ def test_what_is_under_way_is_counted_and_given_back_once() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9999), OUTCOMES, st.booleans()), max_size=60))
-@settings(max_examples=100)
+@settings(max_examples=100, deadline=None)
 def test_whatever_happens_nothing_stays_under_way(life: list[tuple[str, int, str, bool]]) -> None:
     at, now = board(), 0.0
     flights: list[tuple[Flight, str]] = []
@@ -188,6 +188,7 @@ def test_hedges_wait_for_enough_samples() -> None:
 
 
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=50), st.floats(0.0, 5.0))
+@settings(deadline=None)
 def test_a_peak_counts_at_once_and_good_news_slowly(samples: list[float], gap: float) -> None:
     average, now = PeakAverage(), 0.0
     for sample in samples:
@@ -221,6 +222,7 @@ def test_what_was_long_ago_is_not_known_any_more() -> None:
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=3 * KEPT), st.floats(0, 100))
+@settings(deadline=None)
 def test_a_quantile_is_one_of_the_last_samples_in_its_place(samples: list[float], percentile: float) -> None:
     recent = Recent()
     for sample in samples:

@@ -305,7 +305,7 @@ def test_what_an_error_says_about_the_target(error: BaseException | None, outcom
 @for_all(
     chances=st.lists(CHANCE, min_size=1, max_size=12), recovers=st.floats(0, 200), asked_every=st.floats(0.01, 2.0)
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_it_is_back_within_30_seconds_of_recovery(chances: list[float], recovers: float, asked_every: float) -> None:
     breaker, now, draws = Breaker(), 0.0, 0
     while True:
@@ -388,4 +388,4 @@ class Lives(RuleBasedStateMachine):
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=80, stateful_step_count=40)
+TestLives.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)

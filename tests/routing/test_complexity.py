@@ -81,7 +81,7 @@ def test_those_in_between_are_in_between() -> None:
 
 
 @given(st.text(max_size=300) | st.sampled_from([each.prompt for each in PROMPTS]))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_a_score_is_the_sum_of_its_parts_each_within_its_bound(text: str) -> None:
     complexity = assess_text(text)
     assert complexity.score == min(MOST, sum(points for _, points in complexity.parts))

@@ -7,7 +7,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.routing.conditions import (
@@ -114,6 +114,7 @@ PARTS = {
 
 
 @given(st.fixed_dictionaries({}, optional=PARTS))
+@settings(deadline=None)
 def test_all_parts_must_hold(parts: dict[str, Any]) -> None:
     alone = [matches(Condition(**{name: value}), FULL)[0] for name, value in parts.items()]
     assert matches(Condition(**parts), FULL)[0] == all(alone)
@@ -205,6 +206,7 @@ def test_nights_over_a_change_of_clocks_belong_to_their_day() -> None:
 
 
 @given(MOMENTS, ZONES, st.integers(0, 1439), st.integers(0, 1440), st.frozensets(st.integers(0, 6), max_size=3))
+@settings(deadline=None)
 def test_a_moment_is_within_when_a_clock_shows_it(
     moment: int, zone: str, begin: int, end: int, weekdays: frozenset[int]
 ) -> None:
@@ -220,12 +222,14 @@ def test_a_moment_is_within_when_a_clock_shows_it(
 
 
 @given(MOMENTS, ZONES, st.integers(0, 1439), st.integers(0, 1439))
+@settings(deadline=None)
 def test_hours_and_the_others_make_up_a_day(moment: int, zone: str, begin: int, end: int) -> None:
     if begin != end:
         assert within(Hours(begin, end, timezone=zone), moment) != within(Hours(end, begin, timezone=zone), moment)
 
 
 @given(MOMENTS, ZONES)
+@settings(deadline=None)
 def test_hours_follow_the_clock_and_not_the_number_of_seconds(moment: int, zone: str) -> None:
     """Nine o'clock is nine o'clock on every day of the year."""
     local = datetime.fromtimestamp(moment, clock(zone)).replace(hour=9, minute=30, fold=0)

@@ -31,11 +31,13 @@ def test_numbers_are_the_same_in_every_process() -> None:
 
 
 @given(st.binary(max_size=80), st.text(max_size=20))
+@settings(deadline=None)
 def test_numbers_are_inside_zero_and_one(key: bytes, name: str) -> None:
     assert 0.0 < unit(key, name) < 1.0
 
 
 @given(st.binary(min_size=1, max_size=16), NAMES)
+@settings(deadline=None)
 def test_an_order_is_of_all_names_whatever_their_order(key: bytes, names: list[str]) -> None:
     order = rendezvous(key, names)
     assert sorted(order) == list(range(len(names)))
@@ -44,6 +46,7 @@ def test_an_order_is_of_all_names_whatever_their_order(key: bytes, names: list[s
 
 
 @given(st.binary(min_size=1, max_size=16), NAMES.filter(lambda names: len(names) > 1), st.data())
+@settings(deadline=None)
 def test_when_a_name_goes_only_its_keys_move_each_to_its_next(
     key: bytes, names: list[str], data: st.DataObject
 ) -> None:
@@ -63,6 +66,7 @@ def test_keys_are_spread_evenly_or_by_weight() -> None:
 
 
 @given(LOADS, st.floats(1.0, 3.0), st.randoms())
+@settings(deadline=None)
 def test_nobody_gets_more_than_the_bound_while_there_is_room(loads: list[int], slack: float, random: Any) -> None:
     order = list(range(len(loads)))
     random.shuffle(order)
@@ -75,7 +79,7 @@ def test_nobody_gets_more_than_the_bound_while_there_is_room(loads: list[int], s
 
 
 @given(st.lists(st.integers(0, 15), min_size=1, max_size=300), st.integers(1, 8))
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 def test_a_popular_key_never_fills_a_place_beyond_the_bound(keys: list[int], places: int) -> None:
     names, loads = [f"replica-{at}" for at in range(places)], [0] * places
     for key in keys:
@@ -112,6 +116,7 @@ def test_tools_and_parts_belong_to_the_beginning() -> None:
 
 
 @given(st.lists(st.text(max_size=5), min_size=2, max_size=4), st.lists(st.text(max_size=5), min_size=2, max_size=4))
+@settings(deadline=None)
 def test_texts_are_told_apart_from_their_parts(one: list[str], other: list[str]) -> None:
     keys = [
         prefix_key(chat(*(said("system", text) for text in texts[:-1]), said("user", texts[-1])))

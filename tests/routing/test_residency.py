@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.routing.residency import DISTANCE, UNBOUND, Demand, allowed, strictest
@@ -58,6 +58,7 @@ def test_a_verdict_says_who_demands_it() -> None:
 
 
 @given(st.lists(DEMANDS, max_size=5), st.sampled_from(ZONES))
+@settings(deadline=None)
 def test_every_demand_holds(demands: list[Demand], zone: Zone) -> None:
     """Pseudonyms that one demand is content with never lift another one."""
     verdict = allowed(zone, strictest(demands))
@@ -68,6 +69,7 @@ def test_every_demand_holds(demands: list[Demand], zone: Zone) -> None:
 
 
 @given(st.lists(DEMANDS, max_size=4))
+@settings(deadline=None)
 def test_the_order_of_demands_does_not_matter(demands: list[Demand]) -> None:
     verdicts = {
         tuple((allowed(zone, strictest(order)).allowed, allowed(zone, strictest(order)).pseudonymise) for zone in ZONES)
@@ -77,6 +79,7 @@ def test_the_order_of_demands_does_not_matter(demands: list[Demand]) -> None:
 
 
 @given(st.lists(DEMANDS, max_size=4), DEMANDS, st.sampled_from(ZONES))
+@settings(deadline=None)
 def test_one_more_demand_never_allows_more(demands: list[Demand], more: Demand, zone: Zone) -> None:
     before, after = allowed(zone, strictest(demands)), allowed(zone, strictest([*demands, more]))
     assert after.allowed <= before.allowed

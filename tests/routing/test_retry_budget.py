@@ -19,7 +19,7 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.sampled_from([0, 3, LEAST]), st.sampled_from([0.1, RATIO, 0.5, 1.0]))
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 def test_the_bound_holds_for_every_interleaving(steps: list[tuple[float, str]], least: int, ratio: float) -> None:
     budget, now = RetryBudget(ratio, least), 1000.0
     requests: list[float] = []
@@ -82,6 +82,7 @@ def test_nothing_is_left_of_requests_from_before_the_window(begin: float, later:
 
 
 @given(st.integers(0, 500))
+@settings(deadline=None)
 def test_the_ratio_is_counted_exactly(requests: int) -> None:
     budget = RetryBudget(least=0)
     for _ in range(requests):
@@ -101,6 +102,7 @@ def test_all_budgets_agree_or_none_is_used() -> None:
 
 
 @given(st.lists(CHANCE, min_size=2, max_size=6))
+@settings(deadline=None)
 def test_pauses_grow_as_long_as_they_may(chances: list[float]) -> None:
     pauses = [pause_s(attempt, chance) or 0.0 for attempt, chance in enumerate(chances, 1)]
     assert all(0.6 * BASE_S <= pause <= MOST_S for pause in pauses)
@@ -108,6 +110,7 @@ def test_pauses_grow_as_long_as_they_may(chances: list[float]) -> None:
 
 
 @given(st.integers(1, 1000), CHANCE, CHANCE)
+@settings(deadline=None)
 def test_no_two_requests_pause_alike(attempt: int, one: float, other: float) -> None:
     pauses = pause_s(attempt, one), pause_s(attempt, other)
     assert None not in pauses
@@ -117,6 +120,7 @@ def test_no_two_requests_pause_alike(attempt: int, one: float, other: float) -> 
 
 
 @given(st.integers(1, 10), CHANCE, st.floats(0.001, 1000), st.floats(0, 1000))
+@settings(deadline=None)
 def test_nobody_comes_back_before_the_time_that_was_told(attempt: int, chance: float, told: float, left: float) -> None:
     waits = pause_s(attempt, chance, retry_after_s=told, left_s=left)
     if told >= left:
@@ -167,6 +171,7 @@ def test_hedges_are_a_small_share_of_the_requests() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(["joined", "first", "failed"]), st.integers(0, 2)), max_size=20))
+@settings(deadline=None)
 def test_one_wins_at_most_and_only_who_runs(life: list[tuple[str, int]]) -> None:
     race = Race()
     running: set[int] = set()

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.routing.shadow import COMPARED, Said, compare, same_calls, similarity
@@ -16,6 +16,7 @@ TEXTS = st.text(max_size=200)
 
 
 @given(TEXTS, TEXTS)
+@settings(deadline=None)
 def test_similarity_is_a_share_and_has_no_direction(one: str, other: str) -> None:
     assert 0.0 <= similarity(one, other) <= 1.0
     assert similarity(one, other) == similarity(other, one)

@@ -85,7 +85,7 @@ STATES = st.builds(
     prefix=st.sampled_from([b"", b"x" * 16]),
     seed=st.integers(0, 99),
 )
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 def test_every_choice_has_one_place_and_the_broken_ones_are_out(
     strategy: str, states: list[Any], session: str, prefix: bytes, seed: int
 ) -> None:
@@ -146,6 +146,7 @@ def test_the_second_choice_follows_the_weights_too() -> None:
 
 
 @given(st.lists(st.tuples(st.floats(0, 9), st.none() | st.floats(0, 1)), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_shares_are_those_of_one_whole(sizes: list[tuple[float, float | None]]) -> None:
     choices = [choice(str(at), weight=weight, share=share) for at, (weight, share) in enumerate(sizes)]
     parts = shares(choices)
@@ -159,6 +160,7 @@ def test_shares_are_those_of_one_whole(sizes: list[tuple[float, float | None]]) 
 
 
 @given(st.text(min_size=1, max_size=20), st.integers(2, 8), st.data())
+@settings(deadline=None)
 def test_a_session_stays_and_moves_only_when_its_target_goes(session: str, count: int, data: st.DataObject) -> None:
     choices = [choice(name, weight=1 + at) for at, name in enumerate(NAMES[:count])]
     asking = Asking(session=session)
@@ -248,6 +250,7 @@ def test_long_prompts_and_long_answers_may_have_different_cheapest_targets() -> 
 @given(
     st.integers(0, 10**10), st.integers(0, 10**10), st.integers(0, 10**9), st.integers(0, 10**6), st.integers(0, 10**5)
 )
+@settings(deadline=None)
 def test_an_expected_cost_is_what_it_would_be_charged(
     into: int, out: int, request: int, prompt: int, answer: int
 ) -> None:
@@ -266,6 +269,7 @@ def test_time_on_this_box_costs_too() -> None:
 
 
 @given(st.binary(min_size=16, max_size=16), st.lists(st.integers(0, 30), min_size=1, max_size=8))
+@settings(deadline=None)
 def test_a_prefix_stays_where_it_is_unless_that_is_full(prefix: bytes, loads: list[int]) -> None:
     idle = [choice(name) for name in NAMES[: len(loads)]]
     busy = [choice(name, in_flight=load) for name, load in zip(NAMES, loads, strict=False)]
