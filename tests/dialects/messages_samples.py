@@ -105,6 +105,13 @@ RICH_EVENTS: list[e.Event] = [
 ]
 
 
+HELLO_EVENTS: list[e.Event] = [e.Delta(text="Hello 🌍"), e.Finished("stop"), e.Usage(10, 7)]
+
+
+def call(index: int, arguments: str = "", name: str = "", id: str = "") -> e.Delta:
+    return e.Delta(tool_calls=[e.ToolCallDelta(index, id, name, arguments)])
+
+
 def merged(events: list[e.Event]) -> list[e.Event]:
     """The same events with all that belongs together in one."""
     out: list[e.Event] = []
