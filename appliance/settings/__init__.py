@@ -8,6 +8,7 @@ from appliance.settings.checks import ModelFacts, check_against_catalogue
 from appliance.settings.document import Finding
 from appliance.settings.loader import Loaded, choose_file, from_mapping, load
 from appliance.settings.problems import Problem, SettingsError
+from appliance.settings.providers import Provider, ProviderKey
 from appliance.settings.routing import Deadlines, DeploymentTarget, ProviderTarget, Route, RouteTarget, Zone
 from appliance.settings.schema import (
     CatalogueSettings,
@@ -21,7 +22,7 @@ from appliance.settings.schema import (
     Tls,
 )
 from appliance.settings.secrets import SecretMissing, SecretRef, resolve
-from appliance.settings.serving import Deployment, LlamaCppArgs, Provider, Replicas
+from appliance.settings.serving import Deployment, LlamaCppArgs, Replicas
 from appliance.settings.values import Address
 
 __all__ = [
@@ -43,6 +44,7 @@ __all__ = [
     "NameChanges",
     "Problem",
     "Provider",
+    "ProviderKey",
     "ProviderTarget",
     "Replicas",
     "Route",

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 from appliance.settings import checks_limiting, checks_people, checks_recording, checks_routing, checks_telemetry
 from appliance.settings.document import Finding, Path
 from appliance.settings.problems import suggest
+from appliance.settings.providers import ANY, OPENAI_BASE_URL, Provider
 from appliance.settings.routing import DeploymentTarget, Route
 from appliance.settings.schema import Settings
-from appliance.settings.serving import OPENAI_BASE_URL
 from appliance.settings.values import Address
 
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
@@ -55,8 +55,8 @@ def warn(settings: Settings) -> list[Finding]:
             Finding(("console", "listen"), "the operator API is reachable from other machines", "use 127.0.0.1:8081")
         )
     for index, provider in enumerate(settings.providers):
-        parts = urlsplit(provider.base_url)
-        if provider.api_key is not None and parts.scheme == "http" and not is_local(parts.hostname or ""):
+        parts = urlsplit(provider.base_url or "")
+        if provider.all_keys and parts.scheme == "http" and not is_local(parts.hostname or ""):
             message = f"the key of {provider.name} crosses the network unencrypted"
             found.append(Finding(("providers", index, "base_url"), message, "use https"))
     used = {
@@ -176,9 +176,15 @@ def _providers(settings: Settings) -> Iterator[Finding]:
         if provider.zone == "cloud" and settings.offline:
             message = f"{provider.name} is in a cloud, but offline is true"
             yield Finding(("providers", index, "zone"), message, "remove the provider, or write offline: false")
-        if provider.zone != "cloud" and provider.base_url == OPENAI_BASE_URL:
-            message = f"{provider.name} is said to be {provider.zone}, but its address is {OPENAI_BASE_URL}"
+        if provider.zone != "cloud" and _is_makers_own(provider):
+            message = (
+                f"{provider.name} is said to be {provider.zone}, but its address is that of {provider.kind} itself"
+            )
             yield Finding(("providers", index, "zone"), message, "set base_url, or write zone: cloud")
+
+
+def _is_makers_own(provider: Provider) -> bool:
+    return provider.kind != ANY and provider.base_url in (None, OPENAI_BASE_URL)
 
 
 def _did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import ssl
 from collections.abc import Iterator, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path as FilePath
 
 from appliance.settings import machine_people
 from appliance.settings.document import Finding, Path
+from appliance.settings.references import references
 from appliance.settings.schema import Settings, Tls
 from appliance.settings.secrets import SecretMissing, SecretRef, readable_by_others, resolve
 
@@ -41,9 +43,9 @@ def warn_machine(settings: Settings) -> list[Finding]:
         (("identity", "keys", index, "key"), key.key) for index, key in enumerate(settings.identity.keys)
     ]
     places += [
-        (("providers", index, "api_key"), provider.api_key)
+        (("providers", index, *path), ref)
         for index, provider in enumerate(settings.providers)
-        if provider.api_key is not None
+        for path, ref in references(provider)
     ]
     if settings.database.password is not None:
         places.append((("database", "password"), settings.database.password))
@@ -96,17 +98,28 @@ def _keys(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
 
 def _provider_keys(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:
     for index, provider in enumerate(settings.providers):
-        if provider.api_key is None:
-            continue
-        path: Path = ("providers", index, "api_key")
-        try:
-            text = resolve(provider.api_key, env)
-        except SecretMissing as missing:
-            yield Finding(path, missing.message, missing.cure)
-            continue
-        if not _HEADER_SAFE.fullmatch(text):
-            message = f"the {provider.api_key} holds a space, a line break or a character that is not ASCII"
-            yield Finding(path, message, "it cannot be sent as a header: check what was pasted")
+        for place, reference in references(provider):
+            path: Path = ("providers", index, *place)
+            try:
+                text = resolve(reference, env)
+            except SecretMissing as missing:
+                yield Finding(path, missing.message, missing.cure)
+                continue
+            if place == ("service_account",):
+                yield from _service_account(path, reference, text)
+            elif not _HEADER_SAFE.fullmatch(text):
+                message = f"the {reference} holds a space, a line break or a character that is not ASCII"
+                yield Finding(path, message, "it cannot be sent as a header: check what was pasted")
+
+
+def _service_account(path: Path, reference: SecretRef, text: str) -> Iterator[Finding]:
+    try:
+        account = json.loads(text)
+    except ValueError:
+        account = None
+    if not isinstance(account, dict) or not {"client_email", "private_key", "token_uri"} <= account.keys():
+        message = f"the {reference} holds no key of a service account"
+        yield Finding(path, message, "use the JSON file that Google Cloud gives for a key of the account")
 
 
 def _telemetry(settings: Settings, env: Mapping[str, str]) -> Iterator[Finding]:

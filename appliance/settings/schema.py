@@ -15,11 +15,12 @@ from pydantic import Field, model_validator
 from appliance.settings.database_url import DatabaseUrl, parse_postgres
 from appliance.settings.limiting import Admission, Limit, Price
 from appliance.settings.people import FixedKey, Identity
+from appliance.settings.providers import Provider
 from appliance.settings.recording import Records
 from appliance.settings.routing import Route
 from appliance.settings.secrets import SecretRef
 from appliance.settings.section import Section
-from appliance.settings.serving import Deployment, Provider, default_deployments, routes_to
+from appliance.settings.serving import Deployment, default_deployments, routes_to
 from appliance.settings.telemetry import Telemetry
 from appliance.settings.values import (
     Address,

@@ -1,4 +1,4 @@
-"""What serves requests: deployments on this box, and providers elsewhere; for the routes to both see `routing`."""
+"""Deployments: models that this box runs. For providers see `providers`, for the routes to both `routing`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from appliance.settings.routing import DeploymentTarget, Route, Zone
-from appliance.settings.secrets import SecretRef
+from appliance.settings.routing import DeploymentTarget, Route
 from appliance.settings.section import Section
-from appliance.settings.values import BaseUrl, Duration, Integer, Name, Switch, Word
-
-OPENAI_BASE_URL = "https://api.openai.com/v1"
+from appliance.settings.values import Duration, Integer, Name, Switch, Word
 
 
 class Replicas(Section):
@@ -100,36 +97,6 @@ class Deployment(Section):
         le=3600.0,
         description="Longest time that running requests get to finish before a replica is stopped.",
     )
-
-
-class Provider(Section):
-    """An endpoint that somebody else runs."""
-
-    name: Name = Field(description="Name of the provider, as targets refer to it.", examples=["lab"])
-    kind: Annotated[Literal["openai"], Word] = Field(
-        default="openai", description="API that the provider speaks; openai is for anything compatible."
-    )
-    base_url: BaseUrl = Field(
-        default=OPENAI_BASE_URL, description="Address of the API, up to and with its version part."
-    )
-    zone: Annotated[Zone, Word] = Field(
-        description="Where the provider's machines are: on this box, elsewhere on the premises, or in a cloud."
-    )
-    api_key: SecretRef | None = Field(
-        default=None, description="Where the key for the provider is found.", examples=[{"env": "OPENAI_API_KEY"}]
-    )
-    max_in_flight: Integer | None = Field(
-        default=None,
-        ge=1,
-        le=100_000,
-        description="Most requests that the provider works on at a time; more wait. Left out, no bound.",
-        json_schema_extra={"unit": "requests"},
-    )
-
-    @property
-    def gate(self) -> str:
-        """What requests wait at, if it is bounded. No deployment can have this name."""
-        return f"{self.name}/*"
 
 
 def default_deployments() -> tuple[Deployment, ...]:

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from appliance.records.rows import Attempt, ExchangeRow
+from appliance.settings.providers import ANY, OPENAI_BASE_URL, Provider
 from appliance.settings.routing import DeploymentTarget
 from appliance.settings.schema import Settings
-from appliance.settings.serving import OPENAI_BASE_URL
 
 SEMCONV = "1.44.0"
 SCHEMA_URL = f"https://opentelemetry.io/schemas/{SEMCONV}"
@@ -78,15 +78,37 @@ def describe(settings: Settings) -> dict[str, Described]:
                 found[str(target)] = Described("outpost", models.get(target.deployment, target.deployment))
                 continue
             provider = providers.get(target.provider)
-            url = urlsplit(provider.base_url if provider is not None else "")
-            well_known = provider is not None and provider.base_url == OPENAI_BASE_URL
+            url = urlsplit(_address(provider))
             found[str(target)] = Described(
-                "openai" if well_known else target.provider,
+                _maker(provider) or target.provider,
                 target.model,
                 url.hostname,
                 url.port or {"https": 443, "http": 80}.get(url.scheme),
             )
     return found
+
+
+_NAMES = {
+    "azure": "azure.ai.openai",
+    "bedrock": "aws.bedrock",
+    "gemini": "gcp.gemini",
+    "mistral": "mistral_ai",
+    "vertex": "gcp.vertex_ai",
+    "xai": "x_ai",
+}
+"""What the conventions call some kinds of provider."""
+
+
+def _maker(provider: Provider | None) -> str | None:
+    """Who a provider is; None where only the settings' own name for it is known."""
+    return None if provider is None or provider.kind == ANY else _NAMES.get(provider.kind, provider.kind)
+
+
+def _address(provider: Provider | None) -> str:
+    """Where a provider is, as far as the settings say it."""
+    if provider is None:
+        return ""
+    return provider.base_url or (OPENAI_BASE_URL if provider.kind == "openai" else "")
 
 
 def operation(row: ExchangeRow) -> str:

@@ -56,29 +56,27 @@ FILLED = {"resource": "r", "region": "eu-central-1", "project": "p", "api_versio
 
 
 def test_the_issue_names_these() -> None:
-    assert set(kinds()) == set(
-        [
-            "openai",
-            "azure",
-            "huggingface",
-            "mistral",
-            "groq",
-            "together",
-            "deepseek",
-            "openrouter",
-            "xai",
-            "fireworks",
-            "nvidia_nim",
-            "perplexity",
-            "ai21",
-            "openai_compatible",
-            "anthropic",
-            "gemini",
-            "vertex",
-            "bedrock",
-            "cohere",
-        ]
-    )
+    assert set(kinds()) == {
+        "openai",
+        "azure",
+        "huggingface",
+        "mistral",
+        "groq",
+        "together",
+        "deepseek",
+        "openrouter",
+        "xai",
+        "fireworks",
+        "nvidia_nim",
+        "perplexity",
+        "ai21",
+        "openai_compatible",
+        "anthropic",
+        "gemini",
+        "vertex",
+        "bedrock",
+        "cohere",
+    }
 
 
 @pytest.mark.parametrize("kind", kinds())
