@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
+
 from appliance.dialects.answer import Frame
 from appliance.dialects.responses import errors, reported, resource
 from appliance.dialects.responses.errors import event
@@ -99,8 +101,9 @@ class ResponsesStream(_Answer):
             self._number += 1
 
     def _begin(self, out: list[bytes]) -> None:
+        response = msgspec.Raw(encode(self._skeleton))
         for kind in ("response.created", "response.in_progress"):
-            out.append(self._event(kind, {"response": self._skeleton}))
+            out.append(self._event(kind, {"response": response}))
 
     def _event(self, kind: str, fields: dict[str, Any]) -> bytes:
         if kind == "response.output_item.done" and not self._shows_encrypted:

@@ -13,6 +13,7 @@ import msgspec
 
 from appliance.dialects import sse
 from appliance.dialects.answer import Frame
+from appliance.dialects.messages.events import NamedFramer
 from appliance.dialects.passing import check_secret
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import errors, reported, resource
@@ -88,7 +89,7 @@ class ResponsesPassing:
         self._before = b""
         """The end of what was read before, which may be the secret's beginning."""
         self._frame = frame
-        self._framer = sse.Framer()
+        self._framer = NamedFramer()
         self._whole_events = True
         """What was read so far ended where an event ends."""
         self._held = b""

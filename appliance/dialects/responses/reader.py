@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from appliance.dialects import sse
+from appliance.dialects.messages.events import NamedFramer
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import reported
 from appliance.dialects.responses.reasoning import BLOCK_END, carried, pack
@@ -94,7 +95,7 @@ class ResponsesReader:
         self.done = False
         self._target = target
         self._faithful = faithful
-        self._framer = sse.Framer()
+        self._framer = NamedFramer()
         self._calls: dict[int, int] = {}
         """Place in the output → index of the call."""
         self._given: set[tuple[int, str, int]] = set()

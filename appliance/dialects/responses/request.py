@@ -119,9 +119,9 @@ class ResponsesRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_u
     @property
     def pending(self) -> bool:
         """Whether it refers to what is kept elsewhere, so that it has to be resolved before it means anything."""
-        return self.previous_response_id is not None or any(
-            kind_of(item) in ("item_reference", "compaction") for item in self.items()
-        )
+        if isinstance(self.input, str) or self.previous_response_id is not None:
+            return self.previous_response_id is not None
+        return any(kind_of(item) in ("item_reference", "compaction") for item in self.items())
 
     def items(self) -> list[Item]:
         """The input as items."""
@@ -313,10 +313,12 @@ def needs(asked: Asked) -> Iterator[tuple[str, str, bool]]:
 
 def native_needs(native: ResponsesRequest) -> Iterator[tuple[str, str, bool]]:
     """Abilities beside those of the canonical request: (feature, field that asks for it, whether it may be dropped)."""
-    for field in tools.choose(native.tools, native.tool_choice).native:
+    for field in tools.choose(native.tools, native.tool_choice).native if native.tools else ():
         yield "responses_tools", field, False
     if native.truncation == "auto":
         yield "truncation", "truncation", True
+    if isinstance(native.input, str):
+        return
     for i, item in enumerate(native.items()):
         path = f"input[{i}]"
         if kind_of(item) == "compaction":
