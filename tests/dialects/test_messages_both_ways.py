@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
 from anthropic.lib.streaming._messages import accumulate_event
 from anthropic.types import Message, RawMessageStreamEvent
 from hypothesis import assume, given, settings
@@ -15,16 +16,25 @@ from appliance import errors
 from appliance.dialects.messages.answer import MessagesStream
 from appliance.dialects.messages.assemble import assemble
 from appliance.dialects.messages.reader import MessagesReader, read_whole
+from appliance.dialects.messages.resuming import refit
 from appliance.dialects.splice import Splice, sent
 from appliance.dialects.tally import Tally
 from runtimes import engine as e
 from tests.dialects.messages_samples import (
+    END,
     FRAME,
+    HELLO,
+    RICH,
+    begin,
     call,
     check,
+    delta,
     merged,
     parsed,
     read,
+    start,
+    stop,
+    stopped,
     whole,
     written,
 )
@@ -138,17 +148,62 @@ def test_a_stream_that_was_cut_goes_on_as_if_it_had_not_been(data: st.DataObject
     first = MessagesStream(FRAME, Tally())
     at = data.draw(st.integers(1, len(events) - 2))
     before = b"".join(first.feed([event]) for event in events[:at])
-    seen = MessagesReader("up").feed(before)
-    renderer = MessagesStream(FRAME, Tally())
-    renderer.feed(seen)
-    after = Splice(renderer, sent(seen), repeats=True)
     try:
-        everything = before + after.feed(events) + after.end()
+        everything = before + rest(before, events)
     except errors.Diverged:
         # Where texts and thoughts alternate, it is not known how far the next answer has come.
         return
     check(everything)
     assert spoken(read([everything])) == spoken(events)
+
+
+def rest(before: bytes, events: list[e.Event]) -> bytes:
+    """What is sent after `before` when another target says it all again."""
+    seen = MessagesReader("up").feed(before)
+    renderer = MessagesStream(refit(FRAME, [before]), Tally())
+    renderer.feed(seen)
+    after = Splice(renderer, sent(seen), repeats=True)
+    return b"".join(after.feed([event]) for event in events) + after.end()
+
+
+ODD = [
+    start(),
+    begin(0, "text", text=""),
+    stop(0),
+    begin(1, "thinking", thinking="", signature=""),
+    delta(1, "thinking_delta", thinking="hm"),
+    stop(1),
+    begin(2, "thinking", thinking="", signature=""),
+    delta(2, "signature_delta", signature="x"),
+    stop(2),
+    begin(3, "text", text=""),
+    delta(3, "text_delta", text="One."),
+    stop(3),
+    begin(4, "text", text=""),
+    delta(4, "text_delta", text="Two."),
+    stop(4),
+    begin(5, "tool_use", id="a", name="f", input={}),
+    stop(5),
+    begin(6, "tool_use", id="b", name="g", input={}),
+    delta(6, "input_json_delta", partial_json='{"a":1}'),
+    stop(6),
+    stopped("tool_use"),
+    END,
+]
+"""Blocks that events do not tell apart, and some that they do not show."""
+
+
+@pytest.mark.parametrize("stream", [HELLO, RICH, ODD], ids=["hello", "rich", "odd"])
+def test_a_stream_of_another_targets_bytes_goes_on_from_every_event(stream: list[bytes]) -> None:
+    said = MessagesReader("up").feed(b"".join(stream))
+    for at in range(1, len(stream) - 2):
+        everything = b"".join(stream[:at]) + rest(b"".join(stream[:at]), said)
+        check(everything)
+        assert spoken(read([everything])) == spoken(said)
+
+
+def test_an_answer_that_goes_on_keeps_its_id() -> None:
+    assert refit(FRAME, [HELLO[0]]).id == "msg_up"
 
 
 def spoken(events: list[e.Event]) -> tuple[str, str, dict[int, str], list[e.Event]]:

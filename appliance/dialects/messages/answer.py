@@ -10,6 +10,7 @@ from appliance.dialects.chat_answer import take_usage
 from appliance.dialects.messages import errors
 from appliance.dialects.messages.blocks import Block, Blocks, as_object
 from appliance.dialects.messages.events import event, stop_reason
+from appliance.dialects.messages.resuming import Resumed
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError, UpstreamFailed
@@ -87,6 +88,7 @@ class MessagesStream:
         self._begun = False
         self._end: Finished | None = None
         self._prompt = 0
+        self._resumed = frame if isinstance(frame, Resumed) else None
 
     def feed(self, events: Sequence[Event]) -> bytes:
         out: list[bytes] = []
@@ -106,7 +108,16 @@ class MessagesStream:
                 self._prompt = item.prompt_tokens
             elif isinstance(item, Usage):
                 take_usage(self._tally, item)
+        if self._resumed is not None:
+            self._settle(self._resumed)
+            self._resumed = None
         return b"".join(out)
+
+    def _settle(self, sent: Resumed) -> None:
+        """Go on from what the client really has, whatever it would have been here."""
+        self._begun = True
+        self._index = sent.index
+        self._open = self._blocks.settle(sent.open, empty=sent.empty)
 
     def end(self) -> bytes:
         """message_delta, which tells why the message ended and what was used, and message_stop."""

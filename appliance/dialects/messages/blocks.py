@@ -19,6 +19,8 @@ _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 MOST_DEPTH = 64
+_BARE = ("text", "thinking")
+"""Blocks whose beginning says nothing, so that no event tells of it."""
 
 
 def as_object(arguments: str) -> dict[str, Any] | None:
@@ -103,6 +105,24 @@ class Blocks:
         self._last = block
         self.waiting.append(block)
         return block
+
+    def settle(self, kind: str, *, empty: bool) -> Block | None:
+        """End all blocks but the one that is open at the client, as `kind`, and give it; "" where none is open.
+        `empty`: there is nothing in it yet."""
+        last, ended = self._last, self._last is not None and self._last.closed
+        for block in self.waiting:
+            block.closed = True
+        self.waiting.clear()
+        self._last = None
+        if not kind:
+            return None
+        if last is None or last.kind != kind or (empty and kind in _BARE):
+            return self._begin(Block(kind))
+        last.closed = ended
+        last.signature = ""  # the client has it
+        self._last = last
+        self.waiting.append(last)
+        return last
 
     def next(self) -> bool:
         """Whether the open block has ended because another one waits; it is `waiting[0]` still."""
