@@ -60,7 +60,7 @@ MOST_OF: dict[str, int] = {
 }
 """The most points that each part may have."""
 
-_SCALES = {"task": 18.0, "limits": 14.0, "code": 14.0, "maths": 12.0}
+_SCALES = {"task": 13.0, "limits": 9.0, "code": 9.0, "maths": 8.0}
 """What the tables of words weigh when a part has two thirds of its points: each further word says less."""
 _EFFORTS = {"medium": 5, "high": 12, "xhigh": 16, "max": 20}
 _FENCE = re.compile(r"```|~~~")
@@ -122,7 +122,7 @@ def _of_text(text: str) -> dict[str, int]:
     if code.strip():
         points["code"] += 6 + min(6, code.count("\n"))
     points["limits"] += min(8, len(_NUMBER.findall(prose)))
-    points["length"] = _logarithm(length * max(1, size // (2 * EDGE)), 16, 5)
+    points["length"] = _logarithm(length * max(1, size // (2 * EDGE)), 12, 5)
     points["steps"] = 6 if any(phrase in plain for phrase in _STEPS) else 0
     asked = sum([word in _ASKING for word in found]) + sum([prose.count(piece) for piece in words.ASKING_PIECES])
     points["questions"] = 4 * (max(asked, len(_QUESTION.findall(prose))) - 1)
