@@ -28,6 +28,7 @@ from appliance.dialects.messages import errors as messages_errors
 from appliance.dialects.messages import passing as messages_passing
 from appliance.dialects.messages import reader as messages_reader
 from appliance.dialects.messages import request as messages_request
+from appliance.dialects.messages import resuming as messages_resuming
 from appliance.dialects.responses import answer as responses_answer
 from appliance.dialects.responses import assemble as responses_assemble
 from appliance.dialects.responses import carry as responses_carry
@@ -220,6 +221,7 @@ MESSAGES = Kind(
     make_passing=messages_passing.make_passing,
     read_whole=messages_passing.read_whole,
     make_reader=messages_reader.make_reader,
+    refit=messages_resuming.refit,
     native_ask=messages_carry.native_ask,
     carry=messages_carry.carry,
     assemble=messages_assemble.assemble,
