@@ -205,6 +205,7 @@ class Account:
             Consumption(
                 prompt_tokens=self.prompt_tokens(tally),
                 cached_tokens=tally.cached_tokens,
+                cache_write_tokens=tally.cache_write_tokens,
                 completion_tokens=tally.completion_tokens,
                 reasoning_tokens=tally.reasoning_tokens,
                 gpu_us=max(0, round(work_s * 1_000_000)),

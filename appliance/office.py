@@ -40,6 +40,7 @@ from appliance.limits.clock import Now
 from appliance.limits.keeper import LimitKeeper
 from appliance.limits.store import LimitStore
 from appliance.pricing import Prices
+from appliance.providers.shipped import prices_of
 from appliance.records.checkpoints import Checkpointer
 from appliance.records.content import Keeper
 from appliance.records.database import Database, locate
@@ -172,7 +173,7 @@ class Office:
         self.keeper = LimitKeeper(self.database, self.recorder, book, now)
         await self.keeper.load(settings)
         self._stack.push_async_callback(self.keeper.close)
-        self.limits = Limits(book, store, Prices(settings.prices), now, prompt_bound)
+        self.limits = Limits(book, store, Prices(prices_of(settings)), now, prompt_bound)
         self._stack.push_async_callback(lambda: store.close(now()))
         self._run(store.run(now))
 
@@ -205,7 +206,7 @@ class Office:
         self.authenticator.change(people.providers, people.subjects)
         self.login.change(people.providers)
         self.keeper.apply(settings)
-        self.limits.prices = Prices(settings.prices)
+        self.limits.prices = Prices(prices_of(settings))
         self.contents.change(settings.records)
         self.responses.change(settings.records)
         self.retention.records = settings.records

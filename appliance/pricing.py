@@ -22,13 +22,16 @@ class Price(msgspec.Struct, frozen=True):
     """None: as output."""
     gpu_second: int = 0
     request: int = 0
+    cache_write: int | None = None
+    """None: as input."""
 
 
 FREE = Price()
 
 
 class Consumption(msgspec.Struct, frozen=True):
-    """What an attempt used. Cached tokens are part of the prompt's, reasoning tokens part of the completion's."""
+    """What an attempt used. Tokens that were read from a cache, and others that were put into one, are part of the
+    prompt's; reasoning tokens are part of the completion's."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -37,6 +40,7 @@ class Consumption(msgspec.Struct, frozen=True):
     gpu_us: int = 0
     """Microseconds of work on this box."""
     requests: int = 1
+    cache_write_tokens: int = 0
 
 
 def cost(price: Price, used: Consumption) -> int:
@@ -45,12 +49,15 @@ def cost(price: Price, used: Consumption) -> int:
         return 0
     prompt, completion = max(0, used.prompt_tokens), max(0, used.completion_tokens)
     cached = min(max(0, used.cached_tokens), prompt)
+    written = min(max(0, used.cache_write_tokens), prompt - cached)
     reasoning = min(max(0, used.reasoning_tokens), completion)
+    written_price = price.input if price.cache_write is None else price.cache_write
     cached_price = price.input if price.cached is None else price.cached
     reasoning_price = price.output if price.reasoning is None else price.reasoning
     millionths = (
-        (prompt - cached) * price.input
+        (prompt - cached - written) * price.input
         + cached * cached_price
+        + written * written_price
         + (completion - reasoning) * price.output
         + reasoning * reasoning_price
         + max(0, used.gpu_us) * price.gpu_second
@@ -63,7 +70,7 @@ def worst_cost(price: Price, prompt_tokens: int, completion_tokens: int, gpu_us:
     if price is FREE:
         return 0
     millionths = (
-        max(0, prompt_tokens) * max(price.input, price.cached or 0)
+        max(0, prompt_tokens) * max(price.input, price.cached or 0, price.cache_write or 0)
         + max(0, completion_tokens) * max(price.output, price.reasoning or 0)
         + max(0, gpu_us) * price.gpu_second
     )
@@ -75,7 +82,9 @@ class Prices:
 
     def __init__(self, prices: Iterable[PriceSettings] = ()) -> None:
         self._prices = {
-            each.target: Price(each.input, each.output, each.cached, each.reasoning, each.gpu_second, each.request)
+            each.target: Price(
+                each.input, each.output, each.cached, each.reasoning, each.gpu_second, each.request, each.cache_write
+            )
             for each in prices
         }
 

@@ -101,6 +101,9 @@ class Price(Section):
     cached: Usd | None = Field(
         default=None, ge=0, description="US dollars for a million tokens read from a cache; left out, as input."
     )
+    cache_write: Usd | None = Field(
+        default=None, ge=0, description="US dollars for a million tokens put into a cache; left out, as input."
+    )
     reasoning: Usd | None = Field(
         default=None, ge=0, description="US dollars for a million tokens of reasoning; left out, as output."
     )

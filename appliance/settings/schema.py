@@ -36,6 +36,9 @@ from appliance.settings.values import (
 
 __all__ = ["FixedKey", "Identity", "Settings"]
 
+_PRICES = (
+    "What targets cost. Without an entry, a model in a cloud costs what the release knows of it, and all else nothing."
+)
 _RESTART: dict[str, Any] = {"restart": True}
 
 
@@ -199,7 +202,7 @@ class Settings(Section):
     )
 
     limits: tuple[Limit, ...] = Field(default=(), description="How much may be asked for.")
-    prices: tuple[Price, ...] = Field(default=(), description="What targets cost; the others cost nothing.")
+    prices: tuple[Price, ...] = Field(default=(), description=_PRICES)
     admission: Admission = Field(default_factory=Admission, description="Waiting for a target that is busy.")
     records: Records = Field(default_factory=Records, description="What is kept of requests.")
     telemetry: Telemetry = Field(default_factory=Telemetry, description="Metrics and traces.")

@@ -15,16 +15,18 @@ from appliance.settings.limiting import Price as PriceSettings
 
 nano = st.integers(0, 10**12)
 counts = st.integers(0, 10**7)
-prices = st.builds(Price, nano, nano, st.none() | nano, st.none() | nano, nano, nano)
-uses = st.builds(Consumption, counts, counts, counts, counts, st.integers(0, 10**9), st.integers(0, 5))
+prices = st.builds(Price, nano, nano, st.none() | nano, st.none() | nano, nano, nano, st.none() | nano)
+uses = st.builds(Consumption, counts, counts, counts, counts, st.integers(0, 10**9), st.integers(0, 5), counts)
 
 
 @given(price=prices, used=uses)
 def test_it_is_the_exact_sum_rounded_up_once(price: Price, used: Consumption) -> None:
     cached = min(used.cached_tokens, used.prompt_tokens)
+    written = min(used.cache_write_tokens, used.prompt_tokens - cached)
     reasoning = min(used.reasoning_tokens, used.completion_tokens)
     exact = Fraction(
-        (used.prompt_tokens - cached) * price.input
+        (used.prompt_tokens - cached - written) * price.input
+        + written * (price.input if price.cache_write is None else price.cache_write)
         + cached * (price.input if price.cached is None else price.cached)
         + (used.completion_tokens - reasoning) * price.output
         + reasoning * (price.output if price.reasoning is None else price.reasoning)
@@ -64,6 +66,13 @@ def test_an_example_by_hand() -> None:
     assert cost(found.of("lab/x"), used) == 480_000
     assert found.of("lab/y") is FREE
     assert cost(FREE, used) == worst_cost(FREE, 1, 1, 1) == 0
+
+
+def test_a_prompt_that_is_put_into_a_cache_by_hand() -> None:
+    price = Price(input=3_000, output=15_000, cached=300, cache_write=3_750)
+    used = Consumption(prompt_tokens=1_000_000, cached_tokens=400_000, cache_write_tokens=100_000)
+    assert cost(price, used) == (500_000 * 3_000 + 400_000 * 300 + 100_000 * 3_750) // 10**6
+    assert worst_cost(price, 1_000_000, 0) == 3_750
 
 
 def test_a_box_that_is_priced_by_the_second() -> None:

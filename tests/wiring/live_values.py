@@ -183,6 +183,7 @@ VALUES: dict[str, Any] = {
     "prices[].input": 2,
     "prices[].output": 2,
     "prices[].cached": 2,
+    "prices[].cache_write": 2,
     "prices[].reasoning": 2,
     "prices[].gpu_second": 2,
     "prices[].request": 2,
