@@ -5,11 +5,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from appliance.dialects import chat
 from appliance.dialects.responses import request as responses
 from appliance.dialects.responses.request import ResponsesRequest, canonical, native_needs, references, resolve
-from appliance.errors import BadRequest, UnsupportedParameter
+from appliance.errors import BadRequest, OutpostError, UnsupportedParameter
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "name": "f", "description": "d", "parameters": {"type": "object"}, "strict": True}
@@ -299,3 +301,36 @@ def test_fields_have_their_own_names_here() -> None:
     assert responses.field_name("max_completion_tokens") == "max_output_tokens"
     assert responses.field_name("response_format.json_schema") == "text.format.json_schema"
     assert responses.field_name("tools[0].function") == "tools[0].function"
+
+
+_scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))
+_names = st.sampled_from(
+    ["type", "role", "content", "id", "text", "call_id", "name", "arguments", "output", "summary", "image_url", "mode",
+     "tools", "function", "message", "user", "input_text", "function_call", "reasoning", "web_search", "allowed_tools",
+     "compaction", "encrypted_content", "item_reference", "parsed", "format", "json_schema", "schema", "effort"]
+)  # fmt: skip
+_shapes = st.recursive(
+    st.one_of(_scalars, _names),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(_names, inner, max_size=4)),
+    max_leaves=12,
+)
+_fields = st.sampled_from([*ResponsesRequest.__struct_fields__, "conversation", "nonsense"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(_fields, _shapes, max_size=3), st.one_of(st.just("Hi"), st.lists(_shapes, max_size=3)))
+def test_whatever_is_sent_is_read_or_refused(fields: dict[str, Any], items: Any) -> None:
+    try:
+        both = responses.parse(json.dumps({"model": "m", "input": items, **fields}).encode())
+    except OutpostError as error:
+        assert error.status == 400
+        return
+    list(responses.needs(both))
+    assert responses.parse(msgspec.json.encode(both.native)) == both
+
+
+@pytest.mark.parametrize("where", ["tools", "tool_choice", "input"])
+def test_a_type_that_is_no_word(where: str) -> None:
+    shape: Any = {"type": ["function"]}
+    with pytest.raises(BadRequest):
+        asked(**{"tools": [TOOL], where: shape if where == "tool_choice" else [shape]})

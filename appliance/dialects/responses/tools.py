@@ -73,7 +73,7 @@ def read_tools(tools: list[dict[str, Any]] | None) -> tuple[list[chat.Tool], lis
     names: set[str] = set()
     for i, tool in enumerate(tools or ()):
         path = f"tools[{i}]"
-        kind = tool.get("type")
+        kind = _kind(tool)
         if kind in NATIVE_TOOLS:
             native.append(path)
             continue
@@ -99,6 +99,12 @@ def read_tools(tools: list[dict[str, Any]] | None) -> tuple[list[chat.Tool], lis
     return functions, native
 
 
+def _kind(shape: dict[str, Any]) -> str | None:
+    """Its type; what is none at all is quoted as it stands."""
+    kind = shape.get("type")
+    return kind if kind is None or isinstance(kind, str) else repr(kind)
+
+
 def as_chat(tool: FunctionTool) -> chat.Tool:
     return chat.Tool(chat.Function(tool.name, tool.description, tool.parameters, tool.strict), "function")
 
@@ -120,7 +126,7 @@ def choose(tools: list[dict[str, Any]] | None, choice: str | dict[str, Any] | No
     named = {tool.function.name for tool in functions}
     if choice is None or isinstance(choice, str):
         return Chosen(functions or None, _plain(choice, bool(tools), bool(functions)), native)
-    kind = choice.get("type")
+    kind = _kind(choice)
     if kind == "function":
         name = _convert(choice, ChosenFunction).name
         _check_named(name, named, "tool_choice.name")
