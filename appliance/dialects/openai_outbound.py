@@ -239,7 +239,7 @@ def _replace(body: dict[str, Any], name: str, values: Mapping[str, Any]) -> None
 
 
 def _by_effort(request: ChatRequest, effort: str | None, budget: int | None, body: dict[str, Any]) -> None:
-    _no_budget(budget)
+    _no_budget(effort, budget)
     if effort is not None:
         body["reasoning_effort"] = effort
 
@@ -252,12 +252,12 @@ def _by_object(request: ChatRequest, effort: str | None, budget: int | None, bod
 
 
 def _by_thinking(request: ChatRequest, effort: str | None, budget: int | None, body: dict[str, Any]) -> None:
-    _no_budget(budget)
+    _no_budget(effort, budget)
     body["thinking"] = {"type": "disabled" if effort == "none" else "enabled"}
 
 
 def _not_at_all(request: ChatRequest, effort: str | None, budget: int | None, body: dict[str, Any]) -> None:
-    _no_budget(budget)
+    _no_budget(effort, budget)
     if effort not in (None, "none"):
         field = "reasoning_effort" if request.reasoning_effort else "reasoning.effort"
         raise UnsupportedParameter(
@@ -265,8 +265,9 @@ def _not_at_all(request: ChatRequest, effort: str | None, budget: int | None, bo
         )
 
 
-def _no_budget(budget: int | None) -> None:
-    if budget is not None:
+def _no_budget(effort: str | None, budget: int | None) -> None:
+    """A number of tokens cannot be kept to. One that comes with an effort is told by that."""
+    if budget is not None and effort is None:
         raise UnsupportedParameter(
             "reasoning.max_tokens is not supported by this target; use reasoning_effort.", param="reasoning.max_tokens"
         )

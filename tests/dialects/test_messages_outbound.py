@@ -12,8 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dialects import chat
+from appliance.dialects.answer import Outbound
+from appliance.dialects.bedrock.outbound import Bedrock
+from appliance.dialects.cohere_outbound import COHERE
+from appliance.dialects.gemini_outbound import GEMINI
+from appliance.dialects.messages.canonical import effort_for
 from appliance.dialects.messages.outbound import AnthropicOutbound, count_body, counted, version_of
 from appliance.dialects.messages.request import parse, parse_count
+from appliance.dialects.openai_outbound import OpenAIOutbound
+from appliance.dialects.responses.outbound import ResponsesOutbound
 from appliance.errors import BadRequest, UnsupportedParameter, UpstreamFailed
 from tests.dialects.anthropic_shapes import complaints
 
@@ -115,6 +122,12 @@ tools = [
     chat.Tool(chat.Function("weather", "Of a place.", {"type": "object"}), "function", {"type": "ephemeral"}),
 ]
 schema = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+def thinking(budget: int) -> dict[str, Any]:
+    return {"enabled": True, "max_tokens": budget, "effort": effort_for(budget)}
+
+
 options = st.fixed_dictionaries(
     {"max_completion_tokens": st.integers(4096, 9999)},
     optional={
@@ -124,7 +137,7 @@ options = st.fixed_dictionaries(
         "stop": st.lists(words, min_size=1, max_size=4),
         "user": words,
         "response_format": st.just(chat.JsonSchemaFormat(chat.NamedSchema("answer", schema, strict=True))),
-        "reasoning": st.builds(lambda n: {"enabled": True, "max_tokens": n}, st.integers(1024, 4000)),
+        "reasoning": st.integers(1024, 4000).map(thinking),
     },
 )
 tool_options = st.fixed_dictionaries(
@@ -401,6 +414,8 @@ def test_thinking(fields: dict[str, Any], model: str, thinking: Any, effort: Any
 
 def test_models_without_budgets_take_none() -> None:
     assert refusal(asked(reasoning={"max_tokens": 2000}), NEW).param == "reasoning.max_tokens"
+    both = sent(asked(reasoning={"max_tokens": 2000, "effort": "low"}), NEW)
+    assert (both["thinking"]["type"], both["output_config"]) == ("adaptive", {"effort": "low"})
     assert sent(asked(reasoning_effort="low"), "mine", effort=True)["output_config"] == {"effort": "low"}
 
 
@@ -442,3 +457,22 @@ def test_counting() -> None:
 
 def test_refusals_are_for_other_targets_to_take() -> None:
     assert isinstance(refusal(asked(seed=1)), UnsupportedParameter)
+
+
+@pytest.mark.parametrize(
+    "outbound",
+    [OpenAIOutbound(), ResponsesOutbound(), Bedrock(), GEMINI, COHERE, AnthropicOutbound()],
+    ids=lambda outbound: outbound.name,
+)
+def test_a_budget_for_thinking_is_understood_by_targets_of_every_dialect(outbound: Outbound) -> None:
+    """Clients of the Messages API can give no effort on models that take budgets."""
+    body = {
+        "model": "m",
+        "max_tokens": 4096,
+        "messages": [USER],
+        "thinking": {"type": "enabled", "budget_tokens": 2048},
+    }
+    request = parse(json.dumps(body).encode()).request
+    for model in ("m", "anthropic.claude-opus-4-8"):
+        asked_for = outbound.ask(request, model, stream=True).body.lower()
+        assert b"2048" in asked_for or b"low" in asked_for

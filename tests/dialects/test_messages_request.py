@@ -101,7 +101,16 @@ def test_choices_of_tools(choice: dict[str, Any], expected: tuple[Any, Any]) -> 
 @pytest.mark.parametrize(
     ("fields", "effort", "reasoning"),
     [
-        ({"thinking": {"type": "enabled", "budget_tokens": 2048}}, None, {"enabled": True, "max_tokens": 2048}),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 4097}},
+            None,
+            {"enabled": True, "max_tokens": 4097, "effort": "medium"},
+        ),
+        (
+            {"thinking": {"type": "enabled", "budget_tokens": 2048}, "output_config": {"effort": "max"}},
+            "max",
+            {"enabled": True, "max_tokens": 2048},
+        ),
         ({"thinking": {"type": "adaptive", "display": "omitted"}}, None, {"enabled": True, "exclude": True}),
         ({"thinking": {"type": "adaptive", "display": "summarized"}}, None, {"enabled": True, "summary": "auto"}),
         ({"thinking": {"type": "disabled"}, "output_config": {"effort": "low"}}, "none", None),

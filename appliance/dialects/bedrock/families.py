@@ -64,7 +64,8 @@ _BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh"
 
 
 def _no_budget(asked: Reasoning) -> None:
-    if asked.budget is not None:
+    """A number of tokens cannot be kept to. One that comes with an effort is told by that."""
+    if asked.budget is not None and asked.effort is None:
         raise UnsupportedParameter(
             "reasoning.max_tokens: this model takes no budget for its reasoning; use reasoning.effort.",
             param="reasoning.max_tokens",

@@ -130,12 +130,21 @@ def _reasoning(native: m.CountRequest) -> tuple[Any, dict[str, Any] | None]:
     reasoning: dict[str, Any] = {"enabled": True}
     if isinstance(thinking, m.ThinkingEnabled):
         reasoning["max_tokens"] = thinking.budget_tokens
+        if effort is None:
+            reasoning["effort"] = effort_for(thinking.budget_tokens)
     if thinking.display == "omitted":
         reasoning["exclude"] = True
     elif thinking.display == "summarized":
         reasoning["summary"] = "auto"
     return effort, reasoning
 
+
+def effort_for(budget: int) -> str:
+    """About how hard a model that takes no number of tokens is to think where a client could only give one."""
+    return next(name for most, name in _EFFORTS if budget <= most)
+
+
+_EFFORTS = ((4096, "low"), (16_384, "medium"), (1 << 31, "high"))
 
 # --- messages -------------------------------------------------------------------------------------
 

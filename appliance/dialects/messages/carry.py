@@ -99,7 +99,8 @@ def _tools(native: m.CountRequest, after: chat.ChatRequest) -> list[dict[str, An
 def _with_thinking(native: NativeT, after: chat.ChatRequest) -> NativeT:
     asked, effort = after.reasoning or {}, after.reasoning_effort
     config = native.output_config or m.OutputConfig()
-    effort = asked.get("effort") or effort
+    if effort is None and asked.get("max_tokens") is None:
+        effort = asked.get("effort")
     thinking: m.Thinking | None = None
     if effort == "none" or asked.get("enabled") is False:
         thinking, effort = m.ThinkingDisabled(), None

@@ -128,6 +128,8 @@ class AnthropicOutbound:
         if effort == "none":
             return None, {"type": "disabled"} if takes_effort else None
         shown = "omitted" if asked.get("exclude") else "summarized" if asked.get("summary") else None
+        if budget is not None and not takes_budget and effort is not None:
+            budget = None  # the effort tells the same in other words
         if budget is not None and not takes_budget:
             raise UnsupportedParameter(
                 "reasoning.max_tokens: this model takes no budget for its reasoning; use reasoning.effort.",
