@@ -10,8 +10,8 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from joserfc.jwk import ECKey
 
 KEYS = [f"op-live-settings-key-{n}-0123456789" for n in range(3)]
@@ -63,6 +63,18 @@ def _issuer(folder: Path) -> Doc:
             "token_endpoint": "https://login.example.com/token",
         },
     }
+
+
+def _service_account() -> str:
+    """The file of a service account of Google Cloud; nobody is asked with it."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    account = {"type": "service_account", "client_email": "lab@p.example.com", "private_key": pem}
+    return json.dumps({**account, "private_key_id": "1", "token_uri": "https://login.example.com/token"})
+
+
+SERVICE_ACCOUNT = _service_account()
+ENV["ACCOUNT"] = SERVICE_ACCOUNT
 
 
 def base(folder: Path) -> Doc:
@@ -118,7 +130,11 @@ VALUES: dict[str, Any] = {
     "deployments[].args.flash_attention": True,
     "deployments[].start_timeout": "7s",
     "deployments[].drain_timeout": "7s",
+    "providers[].kind": "deepseek",
     "providers[].base_url": "http://127.0.0.1:2/v1",
+    "providers[].headers": {"x-project": "research"},
+    "providers[].cool_down": "5s",
+    "providers[].max_requests_per_minute": 7,
     "providers[].api_key.env": "OTHER_LAB",
     "routes[].model": "farther",
     "routes[].aliases": ["alias"],
@@ -267,7 +283,61 @@ def _secret(doc: Doc, text: str) -> Path:
     return path
 
 
+def _provider(**keys: Any) -> Callable[[Doc], None]:
+    """Another kind of provider in the place of the first."""
+    return lambda doc: doc["providers"].__setitem__(0, {"name": "lab", **keys})
+
+
+def _keys(**first: Any) -> Callable[[Doc], None]:
+    """Several keys in the place of one."""
+
+    def step(doc: Doc) -> None:
+        del doc["providers"][0]["api_key"]
+        entry = {"name": "first", "key": {"env": "LAB"}, **first}
+        if entry["key"] == "file":
+            entry["key"] = {"file": str(_secret(doc, "sk-from-a-file"))}
+        doc["providers"][0]["keys"] = [entry, {"name": "second", "key": {"env": "OTHER_LAB"}}]
+
+    return step
+
+
+def _signers(kind: str, name: str, of_a_file: bool) -> Callable[[Doc], None]:
+    """A provider that is told who asks by other secrets than a key, one of them in the way that is to be tried."""
+
+    def step(doc: Doc) -> None:
+        bedrock = {"region": "r", "access_key": {"env": "LAB"}, "secret_key": {"env": "OTHER_LAB"}}
+        keys: Doc = bedrock if kind == "bedrock" else {"project": "p"}
+        text = SERVICE_ACCOUNT if name == "service_account" else "sk-from-a-file"
+        keys[name] = (
+            {"file": str(_secret(doc, text))} if of_a_file else {"env": "ACCOUNT" if kind == "vertex" else "LAB"}
+        )
+        doc["providers"][0] = {"name": "lab", "kind": kind, **keys}
+
+    return step
+
+
+AZURE = {"kind": "azure", "api_key": {"env": "LAB"}, "resource": "r"}
+GOOGLE = {"kind": "vertex", "api_key": {"env": "LAB"}, "project": "p"}
 STEPS = {
+    "providers[].keys[].name": _keys(name="another"),
+    "providers[].keys[].weight": _keys(weight=5),
+    "providers[].keys[].key.env": _keys(key={"env": "OTHER_LAB"}),
+    "providers[].keys[].key.file": _keys(key="file"),
+    "providers[].resource": _provider(**AZURE),
+    "providers[].api_version": _provider(**AZURE, api_version="2024-10-21"),
+    "providers[].project": _provider(**GOOGLE),
+    "providers[].location": _provider(**GOOGLE, location="europe-west4"),
+    "providers[].region": _provider(kind="bedrock", api_key={"env": "LAB"}, region="eu-central-1"),
+    **{
+        f"providers[].{name}.{way}": _signers(kind, name, way == "file")
+        for kind, name in [
+            ("vertex", "service_account"),
+            ("bedrock", "access_key"),
+            ("bedrock", "secret_key"),
+            ("bedrock", "session_token"),
+        ]
+        for way in ("env", "file")
+    },
     "providers[].name": _rename_provider,
     "routes[].targets[].deployment": _other_deployment,
     "identity.keys[].key.file": _key_from_a_file,

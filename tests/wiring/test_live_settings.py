@@ -21,6 +21,7 @@ import yaml
 
 from appliance.app import App
 from appliance.errors import BadRequest, OutpostError
+from appliance.providers.http import HttpUpstream
 from appliance.settings import SettingsError, load
 from appliance.settings.shape import leaves
 from runtimes.supervisor import ReplicaSpec
@@ -125,8 +126,7 @@ class Box:
                         (
                             target.name,
                             dict(target.overrides),
-                            getattr(upstream, "_urls", 0),
-                            upstream.__dict__.get("_headers"),
+                            _connection(upstream),
                         )
                         for target in route.targets
                         for upstream in (target.upstream,)
@@ -135,6 +135,18 @@ class Box:
                 for route in gateway.router.routes
             ],
         }
+
+
+def _connection(upstream: Any) -> Any:
+    """Where a provider is asked, with which keys and how often; nothing of a deployment."""
+    if not isinstance(upstream, HttpUpstream):
+        return None
+    keys = upstream._credentials._keys
+    return (
+        (upstream._base, dict(upstream._headers), upstream._outbound.name, upstream._native),
+        [(key.name, key.text, key.weight) for key in keys.all],
+        (keys.longest_rest_s, keys.pace and keys.pace._most, type(upstream._auth)),
+    )
 
 
 @pytest.fixture
