@@ -265,8 +265,9 @@ class Relay:
                     await self.begin(stream, stream.first)
                     watch.arm(opened.idle_s, opened.silent)
                     await stream.pump(way)
-                self.response = stream.response()
-                return stream.end()
+                end = stream.end()
+                self.response = stream.response()  # the final one only now
+                return end
         finally:
             watch.disarm()
             try:

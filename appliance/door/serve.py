@@ -15,7 +15,7 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.door import admin, inference, models
+from appliance.door import admin, inference, models, responses
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
 from appliance.door.door import Door, Refused
@@ -44,6 +44,7 @@ def build_public(gateway: Gateway, terms: Terms, refused: Refused | None = None)
             readyz(gateway),
             *models.endpoints(gateway, int(gateway.clock.wall())),
             *inference.endpoints(gateway, terms),
+            *responses.endpoints(gateway, terms),
         ),
         authenticator=gateway.authenticator,
         render=openai_error,

@@ -107,7 +107,8 @@ class _Said(msgspec.Struct):
 
 
 class ResponseKeeper(Protocol):
-    """What an exchange needs of it. `begin` raises 4xx errors that name the field, and RecordsUnavailable."""
+    """What an exchange and the doors need of it; see `Responses`. `begin` raises 4xx errors that name the field, and
+    RecordsUnavailable."""
 
     async def begin(self, principal: Principal, asked: Asked, row_id: str) -> Prepared:
         """At the end of parsing: the request with what it goes on from."""
@@ -123,6 +124,15 @@ class ResponseKeeper(Protocol):
         """At the record: the final response on its way to the disk, or the error in its place. The future is done once
         it is durable, or raises RecordsUnavailable; None where there is nothing to keep."""
         ...
+
+    def expect(self, row_id: str) -> asyncio.Future[bytes]: ...
+    def forget(self, row_id: str) -> None: ...
+    async def get(self, principal: Principal, id: str, include: Sequence[str] = ()) -> bytes: ...
+    async def items(
+        self, principal: Principal, id: str, *, after: str | None, limit: int, order: Order, include: Sequence[str] = ()
+    ) -> bytes: ...
+    async def delete(self, principal: Principal, id: str) -> bytes: ...
+    async def cancel(self, principal: Principal, id: str) -> bytes: ...
 
 
 class Responses:

@@ -14,12 +14,11 @@ from typing import Any
 import aiohttp
 
 from appliance.account import Limits as UsageLimits
-from appliance.dialects.asked import Asked
 from appliance.door.access_log import AccessLog
 from appliance.door.admin import Operator
 from appliance.door.http import Limits
 from appliance.door.serve import Doors
-from appliance.errors import OutpostError, RecordsUnavailable, UnsupportedParameter
+from appliance.errors import OutpostError, RecordsUnavailable
 from appliance.exchange import Gateway
 from appliance.identity.authenticator import Authenticator
 from appliance.identity.principal import Principal
@@ -32,7 +31,6 @@ from appliance.providers.http import make_session
 from appliance.providers.local import LocalUpstream
 from appliance.providers.upstream import READY, Capabilities, Readiness, Upstream
 from appliance.records.rows import ExchangeRow
-from appliance.responses.keeper import Prepared
 from appliance.routing.health import Health
 from appliance.routing.routes import Deadlines, Route, Router, Target
 from appliance.routing.watch import Running
@@ -41,6 +39,7 @@ from appliance.telemetry.metrics import Ledger, Metrics, Sources
 from appliance.telemetry.observer import Observer
 from tests.fakes.engine import FakeEngine
 from tests.fakes.providers import upstream as openai_upstream
+from tests.fakes.responses import NoResponses
 from tests.fakes.upstream import FakeUpstream
 
 USER_KEY = "op-user-key-0123456789"
@@ -234,19 +233,6 @@ class House:
         )
 
 
-class NoResponses:
-    """Stores none."""
-
-    async def begin(self, principal: Principal, asked: Asked, row_id: str) -> Prepared:
-        raise UnsupportedParameter("store: this house keeps no responses.", param="store")
-
-    async def admitted(self, prepared: Prepared, route: str) -> None:
-        raise NotImplementedError
-
-    async def finish(self, prepared: Prepared, response: Any, error: Any = None) -> None:
-        raise NotImplementedError
-
-
 class Pauses:
     """Pauses between attempts that take no time, but for the clock that targets rest by."""
 
@@ -285,7 +271,6 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
         responses=NoResponses(),
         health=Health(clock=pauses.clock),
         pause=pauses.pause,
-        responses=NoResponses(),
         new_id=lambda: f"{next(ids):012d}",
         max_json_depth=limits.max_json_depth,
         write_timeout_s=limits.write_timeout,
