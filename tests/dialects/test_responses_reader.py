@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.dialects.responses.answer import ResponsesStream, ResponsesWhole
-from appliance.dialects.responses.reader import ResponsesReader, make_reader, read_events
+from appliance.dialects.responses.reader import ResponsesReader, read_events
 from appliance.dialects.tally import Tally
 from appliance.errors import ContentFiltered, ContextLengthExceeded, OutpostError, RateLimited, UpstreamFailed
 from runtimes.engine import Delta, Event, Finished, Started, ToolCallDelta, Usage
@@ -197,20 +197,6 @@ def test_events_survive_a_response(events: list[Event], short: bool, data: st.Da
     whole = ResponsesWhole(frame(**fields), Tally(), wall=wall)
     whole.feed(events)
     assert merged(read_events(whole.body(), "up")) == merged(events)
-
-
-@settings(max_examples=80, deadline=None)
-@given(answers(), st.booleans(), st.booleans(), st.data())
-def test_a_stream_can_be_gone_on_with(events: list[Event], short: bool, shown: bool, data: st.DataObject) -> None:
-    """What was sent, read again, brings another renderer to the same place: the next event is the same."""
-    fields: dict[str, Any] = {**(INCLUDE if shown else {}), **({"reasoning": {"summary": "auto"}} if short else {})}
-    at = data.draw(st.integers(1, len(events) - 2))
-    first = ResponsesStream(frame(**fields), Tally(), wall=wall)
-    sent = b"".join([first.feed([each]) for each in events[:at]])
-    again = ResponsesStream(frame(**fields), Tally(), wall=wall)
-    assert again.feed(make_reader("", None).feed(sent or b": \n\n")) == sent
-    rest = [Delta(text="new"), *events[-2:]]
-    assert again.feed(rest) + again.end() == first.feed(rest) + first.end()
 
 
 def test_signs_of_life_are_no_events() -> None:

@@ -13,6 +13,7 @@ from appliance.dialects.responses import errors, reported, resource
 from appliance.dialects.responses.errors import event
 from appliance.dialects.responses.output import Output, Said
 from appliance.dialects.responses.resource import ENCRYPTED, Response, asked_of
+from appliance.dialects.responses.resuming import Resumed
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError
@@ -70,8 +71,18 @@ class ResponsesStream(_Answer):
         """Of the next event."""
         self._head: bytes | None = None
         """The beginning of an event with the next words of the text that is open."""
+        self._begun = isinstance(frame, Resumed)
+        """What comes next tells what was sent already."""
+        if isinstance(frame, Resumed):
+            self._number = frame.number
+            self._skeleton |= {**frame.response, "output": []}
+            self._output.restore(frame.begun)
 
     def feed(self, events: Sequence[Event]) -> bytes:
+        if self._begun:
+            self._begun = False
+            self._open()
+            return b""
         out: list[bytes] = []
         for item in events:
             if isinstance(item, Delta) and self._head is not None and _only_text(item):

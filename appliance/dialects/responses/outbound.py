@@ -258,7 +258,7 @@ def thoughts_of(message: chat.AssistantMessage, reasoning_text: bool = False) ->
     items: list[dict[str, Any]] = []
     for each in message.reasoning_details or ():
         own = unpack(str(each.get("data") or ""))
-        if own is not None and all(own):
+        if own is not None:
             items.append({"type": "reasoning", "id": own[0], "summary": [], "encrypted_content": own[1]})
     if not items and reasoning_text and message.reasoning_content:
         content = [{"type": "reasoning_text", "text": message.reasoning_content}]

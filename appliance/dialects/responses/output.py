@@ -10,6 +10,7 @@ from typing import Any
 
 from appliance.dialects.chat_answer import logprob
 from appliance.dialects.responses import reasoning
+from appliance.dialects.responses.resuming import Begun
 from runtimes.engine import Delta, PositionLogprobs, TokenLogprob, ToolCallDelta
 
 Said = list[tuple[str, dict[str, Any]]]
@@ -26,6 +27,7 @@ class Text:
         self.kind = ""
         self.pieces: list[str] = []
         self.positions: list[Fields] = []
+        self.annotations: list[Fields] = []
         self.content: list[Fields] = []
 
     def place(self) -> Fields:
@@ -54,35 +56,34 @@ class Text:
         part = self._part(text)
         out.append(("response.content_part.done", {**place, "part": part}))
         self.content.append(part)
-        self.kind, self.pieces, self.positions = "", [], []
+        self.kind, self.pieces, self.positions, self.annotations = "", [], [], []
 
     def _part(self, text: str) -> Fields:
         if self.kind == "refusal":
             return {"type": "refusal", "refusal": text}
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": self.positions}
+        return {"type": "output_text", "text": text, "annotations": self.annotations, "logprobs": self.positions}
 
 
 class Thought:
-    """A block of reasoning under way, as a summary or in full."""
+    """A block of reasoning under way, as a summary or in full. All that is thought here goes into one part; what others
+    have begun may have several."""
 
     def __init__(self, id: str, at: int, summary: bool) -> None:
         self.id = id
         self.at = at
         self.summary = summary
+        self.parts: list[Fields] = []
         self.pieces: list[str] = []
         self.encrypted = ""
 
     def place(self) -> Fields:
         index = "summary_index" if self.summary else "content_index"
-        return {"item_id": self.id, "output_index": self.at, index: 0}
+        return {"item_id": self.id, "output_index": self.at, index: len(self.parts)}
 
     def item(self) -> Fields:
-        text = "".join(self.pieces)
         made: Fields = {"id": self.id, "type": "reasoning", "summary": []}
-        if self.summary and text:
-            made["summary"] = [{"type": "summary_text", "text": text}]
-        elif text:
-            made["content"] = [{"type": "reasoning_text", "text": text}]
+        if self.parts:
+            made["summary" if self.summary else "content"] = list(self.parts)
         if self.encrypted:
             made["encrypted_content"] = self.encrypted
         return made
@@ -99,11 +100,14 @@ class Thought:
         if not self.pieces:
             return
         text = "".join(self.pieces)
-        form, part = ("reasoning_summary_text", "reasoning_summary_part")
+        form, named = ("reasoning_summary_text", "reasoning_summary_part")
         if not self.summary:
-            form, part = ("reasoning_text", "content_part")
+            form, named = ("reasoning_text", "content_part")
+        part = self._part(text)
         out.append((f"response.{form}.done", {**self.place(), "text": text}))
-        out.append((f"response.{part}.done", {**self.place(), "part": self._part(text)}))
+        out.append((f"response.{named}.done", {**self.place(), "part": part}))
+        self.parts.append(part)
+        self.pieces = []
 
     def _part(self, text: str) -> Fields:
         return {"type": "summary_text" if self.summary else "reasoning_text", "text": text}
@@ -146,7 +150,35 @@ class Output:
         self.text: Text | None = None
         self._thought: Thought | None = None
         self._calls: dict[int, Call] = {}
+        self._others: list[tuple[int, Fields]] = []
+        """Items that others have begun, and nobody can go on with."""
         self._status = "completed"
+
+    def restore(self, begun: Sequence[Begun]) -> None:
+        """Take up what others have sent. Call it before anything is added."""
+        calls = 0
+        for at, sent in enumerate(begun):
+            kind = sent.item.get("type")
+            self._items.append(sent.item if sent.finished else None)
+            if not sent.finished:
+                self._take_up(at, str(kind), str(sent.item.get("id", "")), sent, calls)
+            calls += kind == "function_call"
+
+    def _take_up(self, at: int, kind: str, id: str, sent: Begun, calls: int) -> None:
+        if kind == "message":
+            text = self.text = Text(id, at, self._logprobs)
+            text.content, text.kind, text.pieces = sent.parts, sent.kind, sent.pieces
+            text.positions, text.annotations = sent.positions, sent.annotations
+        elif kind == "reasoning":
+            types = {sent.kind, *(part.get("type") for part in sent.parts)}
+            summary = self._summary if types == {""} else "summary_text" in types
+            thought = self._thought = Thought(id, at, summary)
+            thought.parts, thought.pieces = sent.parts, sent.pieces
+        elif kind == "function_call":
+            call = self._calls[calls] = Call(id, at, str(sent.item.get("call_id", "")))
+            call.name, call.pieces = str(sent.item.get("name", "")), sent.pieces
+        else:
+            self._others.append((at, {**sent.item, "status": "incomplete"}))
 
     def items(self) -> list[Fields]:
         """The items that are finished, in their order."""
@@ -222,14 +254,12 @@ class Output:
         """A block that only its maker can read. One of a target that speaks this dialect keeps its id, which it is
         bound to."""
         self._end_thought(out)
-        if data == reasoning.BLOCK_END:
-            return
         self._end_text(out)
         id, at = self._open("rs")
-        own_id, encrypted = reasoning.unpack(data) or ("", reasoning.of_data(data))
-        item: Fields = {"id": own_id or id, "type": "reasoning", "summary": []}
+        own_id, encrypted = reasoning.unpack(data) or (id, reasoning.of_data(data))
+        item: Fields = {"id": own_id, "type": "reasoning", "summary": []}
         self._added(at, item, out)
-        self._finish(at, {**item, "encrypted_content": encrypted} if encrypted else item, out)
+        self._finish(at, {**item, "encrypted_content": encrypted}, out)
 
     def _call(self, piece: ToolCallDelta, out: Said) -> None:
         call = self._calls.get(piece.index)
@@ -256,6 +286,9 @@ class Output:
             out.append(("response.function_call_arguments.done", fields))
             self._finish(call.at, call.item(self._status), out)
         self._calls.clear()
+        for at, item in self._others:
+            self._finish(at, item, out)
+        self._others.clear()
 
 
 def _token(token: TokenLogprob) -> Fields:

@@ -11,7 +11,7 @@ from appliance.dialects import sse
 from appliance.dialects.messages.events import NamedFramer
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import reported
-from appliance.dialects.responses.reasoning import BLOCK_END, carried, pack
+from appliance.dialects.responses.reasoning import carried, pack
 from appliance.dialects.responses.reported import BAD_JSON
 from appliance.errors import UpstreamFailed
 from runtimes.engine import Delta, Event, Finished, PositionLogprobs, TokenLogprob, ToolCallDelta
@@ -89,12 +89,9 @@ _READ = frozenset(("message", "function_call", "reasoning"))
 class ResponsesReader:
     """See dialects.answer.Reader. Items that only a client of the same dialect could use are passed over."""
 
-    def __init__(self, target: str, *, faithful: bool = False) -> None:
-        """faithful: also tell where a block of reasoning ends that says no more than that, so that who writes the
-        events in this dialect again comes to the same items."""
+    def __init__(self, target: str) -> None:
         self.done = False
         self._target = target
-        self._faithful = faithful
         self._framer = NamedFramer()
         self._calls: dict[int, int] = {}
         """Place in the output → index of the call."""
@@ -236,14 +233,11 @@ class ResponsesReader:
         if (at, "encrypted", 0) in self._given:
             return
         signature, data = carried(item.encrypted_content or "")
-        if item.encrypted_content and not signature and not data:
-            data = pack(item.id or "", item.encrypted_content)
+        if item.encrypted_content and item.id and not signature and not data:
+            data = pack(item.id, item.encrypted_content)
         if signature or data:
             self._given.add((at, "encrypted", 0))
             out.append(Delta(reasoning_signature=signature, reasoning_data=data))
-        elif self._faithful:
-            self._given.add((at, "encrypted", 0))
-            out.append(Delta(reasoning_data=BLOCK_END if at in self._thinking else pack(item.id or "", "")))
 
     def _item(self, raw: msgspec.Raw) -> _Item | None:
         """The item, if it is of a type that is read."""
@@ -318,7 +312,7 @@ def _bytes(token: _Position | _Top) -> list[int]:
 
 def make_reader(target: str, request: Any) -> ResponsesReader:
     """For answers to clients of this dialect: what they were sent, and what a target sends that speaks it too."""
-    return ResponsesReader(target, faithful=True)
+    return ResponsesReader(target)
 
 
 def read_events(body: bytes, target: str) -> list[Event]:

@@ -23,15 +23,11 @@ def pack(id: str, content: str) -> str:
 
 
 def unpack(data: str) -> tuple[str, str] | None:
-    """(id, encrypted_content) of what `pack` made, either of which may be empty; None for another maker's data."""
+    """(id, encrypted_content) of what `pack` made; None for another maker's data."""
     if not data.startswith(PACKED):
         return None
     id, _, content = data[len(PACKED) :].partition(":")
-    return id, content
-
-
-BLOCK_END = pack("", "")
-"""Tells nothing but that a block of reasoning ends here: of use to who writes the same items again."""
+    return (id, content) if id and content else None
 
 
 def of_signature(signature: str) -> str:
