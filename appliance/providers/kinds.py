@@ -24,6 +24,9 @@ from appliance.providers.upstream import Capabilities
 MOST_OUTPUT = 4096
 """Tokens of an answer, for a dialect that wants to know and a model of which nobody knows."""
 
+KEPT = frozenset({"n", "tools"})
+"""Fields that are never dropped: without them it is another question."""
+
 MakeOutbound = Callable[[Row, Mapping[str, str], Facts], Outbound]
 
 OUTBOUNDS: dict[str, MakeOutbound] = {
@@ -67,6 +70,7 @@ def make_upstream(
         capabilities=Capabilities(
             kinds=facts.operations,
             features=facts.features,
+            refuses=found.quirks.refuse - KEPT,
             context_length=facts.context_length,
             dimensions=facts.dimensions,
         ),

@@ -18,6 +18,8 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     kinds: frozenset[str]
     features: frozenset[str] = frozenset()
+    refuses: frozenset[str] = frozenset()
+    """Further request fields that it has no notion for, and without which it answers all the same."""
     context_length: int | None = None
     """Most tokens (prompt and answer) of one request; None = not known here."""
     dimensions: int | None = None

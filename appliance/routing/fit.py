@@ -53,6 +53,9 @@ def fit(asked: Asked, kind: Kind, capabilities: Capabilities, *, drop: bool, mod
             continue
         what = WORDS.get(feature, f"does not know {field}")
         raise UnsupportedParameter(f"{field}: the model {model} {what}; leave it out.", param=field)
+    if drop:
+        refused = [field for field in capabilities.refuses if getattr(request, field, None) is not None]
+        dropped |= dict.fromkeys(refused)
     if isinstance(request, EmbeddingRequest):
         _check_dimensions(request, capabilities, model)
     if "logprobs" in dropped and hasattr(request, "top_logprobs"):

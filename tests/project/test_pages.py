@@ -22,7 +22,10 @@ from tests.telemetry.rows import row
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("people", "limits", "records", "responses", "telemetry"))]
+PAGES = [
+    ROOT / "README.md",
+    *(DOCS / f"{name}.md" for name in ("people", "limits", "providers", "records", "responses", "telemetry")),
+]
 PAGES.append(DOCS / "admin-api.md")
 NOT_OURS = frozenset({"le"})
 
