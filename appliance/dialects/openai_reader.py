@@ -15,7 +15,7 @@ import msgspec
 from appliance.dialects import sse
 from appliance.dialects.passing import BAD_JSON
 from appliance.dialects.reported import empty, reported
-from appliance.dialects.translating import counted
+from appliance.dialects.tally import WireUsage
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError, UpstreamFailed
 from runtimes.engine import (
@@ -28,8 +28,6 @@ from runtimes.engine import (
     ToolCallDelta,
     Usage,
 )
-
-_Number = int | float | None
 
 
 class _Function(msgspec.Struct, frozen=True):
@@ -64,45 +62,11 @@ class _Choice(msgspec.Struct, frozen=True):
     logprobs: Any = None
 
 
-class _PromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: _Number = None
-    cache_write_tokens: _Number = None
-
-
-class _CompletionDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: _Number = None
-
-
-class _Usage(msgspec.Struct, frozen=True):
-    prompt_tokens: _Number = None
-    completion_tokens: _Number = None
-    total_tokens: _Number = None
-    prompt_tokens_details: _PromptDetails | None = None
-    completion_tokens_details: _CompletionDetails | None = None
-    prompt_cache_hit_tokens: _Number = None
-    """DeepSeek's name for cached tokens."""
-
-    def event(self) -> Usage:
-        prompt, completion = counted(self.prompt_tokens), counted(self.completion_tokens)
-        before, after = self.prompt_tokens_details, self.completion_tokens_details
-        cached = counted(before.cached_tokens if before is not None else self.prompt_cache_hit_tokens)
-        reasoning = counted(after.reasoning_tokens if after is not None else None)
-        if reasoning and counted(self.total_tokens) == prompt + completion + reasoning:
-            completion += reasoning  # xAI counts them apart
-        return Usage(
-            prompt_tokens=prompt,
-            completion_tokens=completion,
-            cached_tokens=min(cached, prompt),
-            reasoning_tokens=min(reasoning, completion),
-            cache_write_tokens=min(counted(before.cache_write_tokens if before is not None else None), prompt),
-        )
-
-
 class _Answer(msgspec.Struct, frozen=True):
     """A whole answer, or a chunk of one."""
 
     choices: list[_Choice] | None = None
-    usage: _Usage | None = None
+    usage: WireUsage | None = None
     error: Any = None
 
 
@@ -189,7 +153,14 @@ class _Reading:
         for choice in answer.choices or ():
             self._choice(choice, out)
         if answer.usage is not None:
-            self._usage = answer.usage.event()
+            counts = answer.usage.counts()
+            self._usage = Usage(
+                prompt_tokens=counts.prompt,
+                completion_tokens=counts.completion,
+                cached_tokens=counts.cached,
+                reasoning_tokens=counts.reasoning,
+                cache_write_tokens=counts.written,
+            )
 
     def finish(self, out: list[Event]) -> None:
         """The last events, once the target has said that it is done."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -54,32 +54,64 @@ class Tally(msgspec.Struct):
 
     def take(self, usage: WireUsage) -> None:
         """What a target reported."""
-        self.prompt_tokens = _count(usage.prompt_tokens)
-        self.completion_tokens = _count(usage.completion_tokens)
-        if usage.prompt_tokens_details is not None:
-            self.cached_tokens = _count(usage.prompt_tokens_details.cached_tokens)
+        counts = usage.counts()
+        self.prompt_tokens, self.completion_tokens = counts.prompt, counts.completion
+        if usage.prompt_tokens_details is not None or counts.cached:
+            self.cached_tokens, self.cache_write_tokens = counts.cached, counts.written
         if usage.completion_tokens_details is not None:
-            self.reasoning_tokens = _count(usage.completion_tokens_details.reasoning_tokens)
+            self.reasoning_tokens = counts.reasoning
         self.source = "reported"
 
 
-def _count(reported: int | None) -> int:
+def _count(reported: float | None) -> int:
     """A number that a target has named: whatever it is, nothing is given back for it."""
-    return min(max(reported or 0, 0), _MOST)
+    return int(min(max(reported or 0, 0), _MOST))
+
+
+_Number = int | float | None
+
+
+class Counts(NamedTuple):
+    """Tokens. `cached` and `written` are parts of `prompt`, `reasoning` is one of `completion`."""
+
+    prompt: int
+    completion: int
+    cached: int
+    written: int
+    reasoning: int
 
 
 class _PromptDetails(msgspec.Struct, frozen=True):
-    cached_tokens: int | None = None
+    cached_tokens: _Number = None
+    cache_write_tokens: _Number = None
 
 
 class _CompletionDetails(msgspec.Struct, frozen=True):
-    reasoning_tokens: int | None = None
+    reasoning_tokens: _Number = None
 
 
 class WireUsage(msgspec.Struct, frozen=True):
-    """The parts of a target's usage object that are counted."""
+    """The parts of a target's usage object, in OpenAI's dialect, that are counted."""
 
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: _Number = None
+    completion_tokens: _Number = None
+    total_tokens: _Number = None
     prompt_tokens_details: _PromptDetails | None = None
     completion_tokens_details: _CompletionDetails | None = None
+    prompt_cache_hit_tokens: _Number = None
+    """DeepSeek's name for cached tokens."""
+
+    def counts(self) -> Counts:
+        prompt, completion = _count(self.prompt_tokens), _count(self.completion_tokens)
+        before, after = self.prompt_tokens_details, self.completion_tokens_details
+        cached = _count(self.prompt_cache_hit_tokens if before is None else before.cached_tokens)
+        reasoning = 0 if after is None else _count(after.reasoning_tokens)
+        if reasoning and _count(self.total_tokens) == prompt + completion + reasoning:
+            completion += reasoning  # xAI counts them apart
+        return Counts(
+            prompt,
+            min(completion, _MOST),
+            min(cached, prompt),
+            0 if before is None else min(_count(before.cache_write_tokens), prompt),
+            min(reasoning, completion),
+        )

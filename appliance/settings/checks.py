@@ -56,6 +56,9 @@ def warn(settings: Settings) -> list[Finding]:
         )
     for index, provider in enumerate(settings.providers):
         parts = urlsplit(provider.base_url or "")
+        if provider.kind != ANY and provider.base_url is None and not (provider.all_keys or provider.signers):
+            message = f"{provider.name} has no key, which {provider.kind} asks for"
+            found.append(Finding(("providers", index), message, "add api_key: {env: NAME}"))
         if provider.all_keys and parts.scheme == "http" and not is_local(parts.hostname or ""):
             message = f"the key of {provider.name} crosses the network unencrypted"
             found.append(Finding(("providers", index, "base_url"), message, "use https"))

@@ -304,6 +304,23 @@ def test_usage_beside_choices_is_counted_and_passes() -> None:
     assert (tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens) == (3, 1, 2)
 
 
+def test_usage_as_others_write_it() -> None:
+    deepseek = {"prompt_tokens": 9, "completion_tokens": 2, "prompt_cache_hit_tokens": 4}
+    xai = {
+        "prompt_tokens": 9,
+        "completion_tokens": 2,
+        "total_tokens": 14,
+        "completion_tokens_details": {"reasoning_tokens": 3},
+    }
+    router = {"prompt_tokens": 9.0, "prompt_tokens_details": {"cached_tokens": 40, "cache_write_tokens": 5}}
+    found = []
+    for usage in (deepseek, xai, router):
+        last = fake.chunk({"content": "x"}, "stop", usage=usage)
+        _, tally, _ = run([event(last) + event(b"[DONE]")])
+        found.append((tally.completion_tokens, tally.cached_tokens, tally.cache_write_tokens, tally.reasoning_tokens))
+    assert found == [(2, 4, 0, 0), (5, 0, 0, 3), (0, 9, 5, 0)]
+
+
 def test_without_usage_chunks_are_an_estimate() -> None:
     _, tally, _ = run([b"".join(map(event, EVENTS[:-1])) + event(b"[DONE]")])
     assert tally.source == "estimated"

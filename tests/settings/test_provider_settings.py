@@ -186,6 +186,18 @@ def test_files_that_everybody_reads_are_told(tmp_path: Path) -> None:
     assert [finding.path for finding in warn_machine(settings)] == [("providers", 0, "keys", 0, "key", "file")]
 
 
+def test_a_maker_without_a_key_is_told() -> None:
+    def told(**keys: Any) -> bool:
+        settings = from_mapping({"deployments": [], "routes": [], "providers": [{"name": "p", **keys}]})
+        return any("p has no key, which" in finding.message for finding in warn(settings))
+
+    assert told(kind="groq")
+    assert not told(kind="groq", api_key=KEY)
+    assert not told(kind="groq", base_url="http://127.0.0.1:1/v1")
+    assert not told(**AWS, **BOTH)
+    assert not told(base_url="http://127.0.0.1:1/v1", zone="on_box")
+
+
 def test_a_key_in_the_clear_is_told(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     keys = {"base_url": "http://lab/v1", "zone": "on_prem", "keys": [{"name": "a", "key": KEY}]}
