@@ -11,11 +11,12 @@ import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
 from appliance.account import Account, Limits
+from appliance.collaborators import Authenticator, Clock, Contents, Incoming, Observer, Recorder
 from appliance.dialects.asked import Asked
 from appliance.dialects.kinds import Kind
 from appliance.errors import (
@@ -29,8 +30,9 @@ from appliance.errors import (
 from appliance.identity.principal import Principal, Priority
 from appliance.limits.admission import Gates, choose_priority, least_urgent
 from appliance.limits.rules import Used
+from appliance.outgoing import Outgoing
 from appliance.records.rows import ExchangeRow, Outcome
-from appliance.relay import BYTES_A_TOKEN, Outgoing, Relay
+from appliance.relay import BYTES_A_TOKEN, Relay
 from appliance.responses.keeper import Prepared, ResponseKeeper
 from appliance.routing.health import Health
 from appliance.routing.plan import Plan, Situation, make_plan
@@ -49,50 +51,6 @@ FEW_PIECES = 64
 """More of a stream are put together off the event loop: a thousand take 20 ms."""
 STREAM_OVERHEAD = 64
 """Bytes of a stream for each byte of text, about: what frames and fields of short deltas come to."""
-
-
-class Authenticator(Protocol):
-    """See appliance.identity.authenticator.Authenticator."""
-
-    async def identify(self, credential: str | None, peer: Any = None, address: str | None = None) -> Principal: ...
-
-
-class Observer(Protocol):
-    """See appliance.telemetry.observer.Observer."""
-
-    def begin(self, traceparent: str | None) -> Any: ...
-    def outgoing(self, trace: Any) -> str | None: ...
-    def observe(self, row: ExchangeRow, trace: Any = None) -> None: ...
-    def refused(self, limit: str, scope: str) -> None: ...
-
-
-class Recorder(Protocol):
-    @property
-    def available(self) -> bool: ...
-    def submit(self, row: ExchangeRow) -> asyncio.Future[int]: ...
-
-
-class Contents(Protocol):
-    """What is kept of texts, and where: see appliance.contents."""
-
-    def policy(self, principal: Principal, route: str) -> Content: ...
-    @property
-    def most(self) -> int:
-        """Bytes of one part."""
-        ...
-
-    async def keep(
-        self, principal: Principal, row: ExchangeRow, policy: Content, request: bytes, answer: bytes
-    ) -> asyncio.Future[int] | None:
-        """Seal both for the row, which gets their digest; gives when they are durable, None if nothing is kept."""
-        ...
-
-
-class Clock(Protocol):
-    """wall: unix seconds, for people; monotonic: seconds, for durations."""
-
-    def wall(self) -> float: ...
-    def monotonic(self) -> float: ...
 
 
 @dataclass
@@ -128,26 +86,6 @@ class Gateway:
         self.background.add(task)
         task.add_done_callback(self.background.discard)
         return task
-
-
-class Incoming(Protocol):
-    """A request as the door hands it over."""
-
-    @property
-    def id(self) -> str: ...
-    @property
-    def credential(self) -> str | None: ...
-    @property
-    def client(self) -> str: ...
-    @property
-    def peer_certificate(self) -> Any: ...
-    def header(self, name: str) -> str | None:
-        """What the caller asks for beside the body; `name` in lower case."""
-        ...
-
-    async def body(self) -> bytes:
-        """Raises BodyTooLarge, BodyTimeout, UnsupportedMediaType."""
-        ...
 
 
 class Answer(msgspec.Struct):

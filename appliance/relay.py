@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from appliance.account import Account
 from appliance.dialects.kinds import Kind
@@ -26,6 +26,7 @@ from appliance.errors import (
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
 from appliance.limits.rules import Used
+from appliance.outgoing import Keeping, Outgoing
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.rescue import MOST_RESUMED, Rescue
@@ -40,20 +41,6 @@ T = TypeVar("T")
 
 BYTES_A_TOKEN = 4
 """What a token of an answer comes to, frame and all, where nobody has counted."""
-
-
-class Outgoing(Protocol):
-    """The way back to the client. A client that has gone cancels the exchange's task."""
-
-    async def begin(self, headers: dict[str, str], data: bytes) -> None:
-        """Start a streamed answer with status 200 and its first bytes."""
-        ...
-
-    def send(self, data: bytes) -> bool:
-        """More of a stream; False when the client does not keep up and `drained` must be awaited."""
-        ...
-
-    async def drained(self) -> None: ...
 
 
 class Relay:
@@ -105,7 +92,7 @@ class Relay:
         """The complete answer as data, for kinds that are stored."""
         self._fail: Callable[[OutpostError], bytes] = kind.error_event
         self._rescue: Rescue | None = None
-        self._seen: _Keeping
+        self._seen: Keeping
         """What the client was sent, where there is a rescue."""
 
     def headers(self) -> dict[str, str]:
@@ -133,10 +120,10 @@ class Relay:
         route = plan.route
         self._watch.total(route.deadlines.total, lambda: _total_over(route))
         if self.kept is not None:
-            self._outgoing = _Keeping(self._outgoing, self.kept, self.keep_most)
+            self._outgoing = Keeping(self._outgoing, self.kept, self.keep_most)
         if route.rescue == "resume":
             self._rescue = Rescue(self._kind)
-            self._outgoing = self._seen = _Keeping(self._outgoing, self._rescue.pieces, MOST_RESUMED)
+            self._outgoing = self._seen = Keeping(self._outgoing, self._rescue.pieces, MOST_RESUMED)
         return await self._in_turn(plan, self._stream)
 
     async def _in_turn(self, plan: Plan, ask: Callable[[Route, Candidate], Awaitable[T]]) -> T:
@@ -389,36 +376,6 @@ class _Opened:
 
     def silent(self) -> OutpostError:
         return _silent(self.target, "another token", self.idle_s)
-
-
-class _Keeping:
-    """The way to the client of a stream that is kept: remembers what passes, up to a size."""
-
-    __slots__ = ("_kept", "_left", "_outgoing", "drained")
-
-    def __init__(self, outgoing: Outgoing, kept: list[bytes], most: int) -> None:
-        self._outgoing = outgoing
-        self._kept = kept
-        self._left = most
-        self.drained = outgoing.drained
-
-    async def begin(self, headers: dict[str, str], data: bytes) -> None:
-        self._keep(data)
-        await self._outgoing.begin(headers, data)
-
-    def send(self, data: bytes) -> bool:
-        self._keep(data)
-        return self._outgoing.send(data)
-
-    @property
-    def whole(self) -> bool:
-        """Whether nothing was too much to keep."""
-        return self._left > 0
-
-    def _keep(self, data: bytes) -> None:
-        if self._left > 0:
-            self._left -= len(data)
-            self._kept.append(bytes(data))
 
 
 class _Held:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
+from appliance.collaborators import Authenticator, Clock
 from appliance.door.endpoint import Endpoint, Pattern, Visit
 from appliance.door.http import address
 from appliance.door.login import Login
@@ -19,7 +20,6 @@ from appliance.door.render import ErrorRenderer, not_allowed
 from appliance.door.terms import Terms
 from appliance.door.who import who_asks
 from appliance.errors import InternalError, NotFound, OutpostError, PermissionDenied, Unauthenticated
-from appliance.exchange import Authenticator, Clock
 from appliance.identity.permissions import BOX_WIDE, ROLES
 from appliance.identity.principal import Principal
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from appliance.collaborators import Authenticator
 from appliance.door.http import address, credential, peer_certificate
 from appliance.door.login import Login
-from appliance.exchange import Authenticator
 from appliance.identity.principal import Principal
 
 
