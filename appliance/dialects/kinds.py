@@ -37,6 +37,7 @@ from appliance.dialects.responses import errors as responses_errors
 from appliance.dialects.responses import passing as responses_passing
 from appliance.dialects.responses import reader as responses_reader
 from appliance.dialects.responses import request as responses_request
+from appliance.dialects.responses import resuming as responses_resuming
 from appliance.dialects.tally import Tally
 from appliance.errors import InternalError, OutpostError
 
@@ -241,9 +242,9 @@ RESPONSES = Kind(
     make_passing=responses_passing.make_passing,
     read_whole=responses_passing.read_whole,
     make_reader=responses_reader.make_reader,
+    refit=responses_resuming.refit,
     native_ask=responses_carry.native_ask,
     adopt=responses_passing.adopt,
-    resumes_bytes=False,
     keeps=True,
     carry=responses_carry.carry,
     assemble=responses_assemble.assemble,
