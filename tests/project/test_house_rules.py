@@ -40,7 +40,7 @@ MACHINE_FOLDERS = (str(ROOT), f"{Path.home()}/", "/wor" + "k/", "/roo" + "t/", "
 FORBIDDEN = re.compile(rf"{REGISTRY}|(?<![\w.~:/$}}])(?:" + "|".join(map(re.escape, MACHINE_FOLDERS)) + ")")
 
 # Who may import whom inside the appliance (DESIGN: door → exchange → …; routing → providers → dialects).
-LEAVES = frozenset({"errors", "redact", "secret_file", "wishes", "__init__"})
+LEAVES = frozenset({"errors", "ids", "outgoing", "redact", "secret_file", "wishes", "__init__"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "dialects": frozenset(),
     "settings": frozenset(),
@@ -52,16 +52,50 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "limits": frozenset({"identity", "records", "settings", "pricing"}),
     "telemetry": frozenset({"records", "settings"}),
     "account": frozenset({"identity", "limits", "routing", "records", "dialects", "pricing"}),
+    "responses": frozenset({"identity", "records", "dialects", "settings"}),
+    "collaborators": frozenset({"identity", "records", "settings"}),
+    "rescue": frozenset({"routing", "dialects", "providers", "settings"}),
     "relay": frozenset(
-        {"account", "identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}
+        {
+            "account",
+            "rescue",
+            "identity",
+            "limits",
+            "routing",
+            "records",
+            "dialects",
+            "providers",
+            "settings",
+            "pricing",
+        }
     ),
     "exchange": frozenset(
-        {"account", "relay", "identity", "limits", "routing", "records", "dialects", "providers", "settings", "pricing"}
+        {
+            "account",
+            "collaborators",
+            "relay",
+            "responses",
+            "shadows",
+            "identity",
+            "limits",
+            "routing",
+            "records",
+            "dialects",
+            "providers",
+            "settings",
+            "pricing",
+        }
     ),
+    "shadows": frozenset({"identity", "routing", "records", "dialects", "providers", "settings", "pricing"}),
+    "counting": frozenset({"exchange", "identity", "routing", "dialects", "providers"}),
     "door": frozenset(
         {
+            "collaborators",
+            "counting",
             "exchange",
             "relay",
+            "responses",
+            "shadows",
             "identity",
             "limits",
             "routing",
