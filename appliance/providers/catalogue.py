@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import yaml
@@ -102,7 +103,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quirks: Quirks = Quirks()
     """Of OpenAI's dialect."""
     health: str | None = None
-    """A path that answers to GET and costs no tokens."""
+    """A path that answers to GET and costs no tokens: behind the base URL, or behind the host if it begins with "/"."""
     prices_as_of: str | None = None
     models_of: str | None = None
     """Another row that lists the same models."""
@@ -147,6 +148,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     base_url: str
     paths: Mapping[str, str]
     headers: Mapping[str, str]
+    health: str | None = None
+    """An address that answers to GET with the provider's key and costs no tokens; None = there is none."""
 
 
 _ADDED = re.compile(r"(?:[-@]\d{4}-?\d{2}-?\d{2}|-latest|-preview|-v\d+:\d+|:\d+|-\d{3})$")
@@ -170,15 +173,27 @@ def endpoint(kind: str, base_url: str | None, options: Mapping[str, str]) -> End
     found = row(kind)
     filled = {name: option.default for name, option in found.options.items() if option.default is not None}
     filled |= dict(options)
-    template, paths = found.base_url, found.paths
+    template, paths, health = found.base_url, found.paths, found.health
     for variant in found.variants:
         if all(name in filled and value in ("*", filled[name]) for name, value in variant.when.items()):
             template = variant.base_url or template
-            paths = variant.paths if variant.paths is not None else paths
+            if variant.paths is not None:
+                paths, health = variant.paths, None
     if base_url is None and template is None:
         raise ValueError("base_url is missing")
     where = base_url if base_url is not None else _fill(template or "", filled)
-    return Endpoint(where, {name: _fill(path, filled, "model") for name, path in paths.items()}, found.headers)
+    filled_paths = {name: _fill(path, filled, "model") for name, path in paths.items()}
+    return Endpoint(where, filled_paths, found.headers, _behind(where, health))
+
+
+def _behind(base_url: str, path: str | None) -> str | None:
+    """`path` as an address."""
+    if path is None:
+        return None
+    if path.startswith("/"):
+        parts = urlsplit(base_url)
+        return f"{parts.scheme}://{parts.netloc}{path}"
+    return f"{base_url.rstrip('/')}/{path}"
 
 
 _PLACE = re.compile(r"\{([a-z_]+)\}")

@@ -142,6 +142,11 @@ def test_options_and_variants_make_the_address() -> None:
     assert place == (
         "https://europe-west4-aiplatform.googleapis.com/v1/projects/p/locations/europe-west4/publishers/google"
     )
+    assert endpoint("cohere", None, {}).health == "https://api.cohere.com/v1/models"
+    assert endpoint("groq", None, {}).health == "https://api.groq.com/openai/v1/models"
+    assert endpoint("openai_compatible", "http://lab:1/v1/", {}).health == "http://lab:1/v1/models"
+    assert endpoint("perplexity", None, {}).health is None
+    assert endpoint("azure", None, {"resource": "r", "api_version": "1"}).health is None
     assert endpoint("anthropic", None, {}).headers == {"anthropic-version": "2023-06-01"}
 
 
