@@ -44,6 +44,9 @@ _GOES_ON = ("completed", "incomplete")
 """The states of a response that can be gone on from."""
 _RESTARTED = "The gateway was stopped while it worked on this response; ask again."
 
+_SMALL = 256 * 1024
+"""Bytes of a conversation that are decoded at once; more goes to a thread."""
+
 Item = dict[str, Any]
 Order = Literal["asc", "desc"]
 
@@ -252,7 +255,7 @@ class Responses:
         if not chain.turns:
             raise _not_found(id)
         *earlier, last = chain.turns
-        items = _items_of(earlier) + msgspec.json.decode(last.input)
+        items = await _items_of(earlier) + msgspec.json.decode(last.input)
         if resource.ENCRYPTED not in include:
             items = [resource.public_item(item) for item in items]
         return encode(listing.page(items, after=after, limit=limit, order=order))
@@ -303,7 +306,7 @@ class Responses:
         key = await self._store.keys.find(owner.subject)
         earlier: list[Item] = []
         if native.previous_response_id is not None:
-            earlier = _items_of(self._going_on(await self._store.chain(native.previous_response_id, owner)))
+            earlier = await _items_of(self._going_on(await self._store.chain(native.previous_response_id, owner)))
         return request.resolve(native, earlier, opened=lambda sealed: open_text(key, sealed))
 
     def _going_on(self, chain: Chain) -> Sequence[Turn]:
@@ -374,8 +377,14 @@ class Responses:
         return found
 
 
-def _items_of(turns: Sequence[Turn]) -> list[Item]:
+async def _items_of(turns: Sequence[Turn]) -> list[Item]:
     """What was said in these turns, as items of an input."""
+    if sum(turn.stored.size for turn in turns) <= _SMALL:
+        return _decoded(turns)
+    return await asyncio.to_thread(_decoded, turns)
+
+
+def _decoded(turns: Sequence[Turn]) -> list[Item]:
     items: list[Item] = []
     for turn in turns:
         items += msgspec.json.decode(turn.input)

@@ -14,7 +14,9 @@ import pytest
 
 from appliance.errors import NotFound
 from appliance.identity.principal import Principal
-from tests.fakes.house import ADMIN_KEY, USER_KEY, House, open_house
+from appliance.routing.routes import Target
+from tests.fakes.house import ADMIN_KEY, USER_KEY, House, open_house, text_deadlines
+from tests.fakes.providers import upstream
 from tests.fakes.responses import Stored, open_responses
 
 TEXT = "Paris is the capital of France."
@@ -296,3 +298,55 @@ async def test_compacting(house: House, model: str) -> None:
     assert asked is not None
     assert "What was said before" in str(asked)
     assert house.recorder.rows[1].kind == "responses.compact"
+
+
+async def test_a_shutdown_ends_it_with_an_error(house: House, stored: Stored) -> None:
+    first = await ask(house, "!hold", background=True)
+    await house.engine.holding.acquire()
+    await house.doors.close(0.05)
+    await asyncio.gather(*house.gateway.background, return_exceptions=True)
+    found = json.loads(await stored.responses.get(MEMBER, first["id"]))
+    assert (found["status"], found["error"]["code"]) == ("failed", "shutting_down")
+    assert house.recorder.rows[0].error_code == "shutting_down"
+
+
+@pytest.mark.parametrize("behaviour", ["cut", "stall"])
+async def test_a_stream_that_breaks_is_not_stored(house: House, behaviour: str) -> None:
+    house.route("broken", behaviour, deadlines=text_deadlines(0.2), retries=0)
+    house.upstream.release.set()
+    if behaviour == "stall":
+        house.upstream.release.clear()
+    response = await house.post("/v1/responses", {"model": "broken", "input": "Hi", "stream": True})
+    text = (await response.read()).decode()
+    assert "response.completed" not in text
+    assert "response.failed" in text or '"type":"error"' in text
+    row = await house.recorder.wait_for(1)
+    assert (await call(house, "GET", f"resp_{row.id}"))[0] == 404
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("kind", ["openai", "openai_compatible"])
+async def test_what_a_provider_sees(house: House, kind: str, stream: bool) -> None:
+    """The whole conversation, whether it speaks the same dialect or not. It is asked to store nothing, and the ids that
+    the caller sees are ours."""
+    far = upstream(
+        "fake/far", model="ok", base_url=house.upstream.url, api_key="sk-x", session=house.session, kind=kind
+    )
+    house.route("far", Target(far, {}, "cloud"))
+    first = await ask(house, "I am Ann.")
+    body = {"model": "far", "input": "Who am I?", "previous_response_id": first["id"], "stream": stream}
+    response = await house.post("/v1/responses", body)
+    told = await response.text()
+    seen = house.upstream.seen[-1]
+    assert seen.path.endswith("/responses" if kind == "openai" else "/chat/completions")
+    assert seen.body.get("store", False) is False
+    assert "previous_response_id" not in seen.body
+    assert "I am Ann." in str(seen.body)
+    id = f"resp_{house.recorder.rows[1].id}"
+    second = json.loads(told.rpartition("data: ")[2])["response"] if stream else json.loads(told)
+    assert (second["id"], second["previous_response_id"], second["store"]) == (id, first["id"], True)
+    assert "resp_up" not in told
+    assert (await call(house, "GET", id))[1] == second
+    third = await ask(house, "Sure?", previous_response_id=id)
+    assert third["status"] == "completed"
+    assert len(house.engine.requests[-1].messages or ()) == 5
