@@ -43,7 +43,8 @@ ACCEPTED_NO_OPS = (
     "prompt_cache_retention",
     "modalities",
 )
-"""Fields that are read and checked but change nothing about the answer; they are not passed on to a target."""
+"""Fields that are read and checked but change nothing about the answer; only targets that are known to take one get it
+(openai_outbound.Quirks.pass_on)."""
 
 HINTS = {
     "service_tier": "Use auto or default.",
