@@ -128,6 +128,14 @@ def test_a_missing_end_after_the_reason_is_a_clean_end() -> None:
         assert out + passing.end() == b"".join(HELLO)
 
 
+def test_all_is_sent_before_an_end_that_may_never_come() -> None:
+    passing = MessagesPassing("up", Tally())
+    assert passing.feed(b"".join(HELLO[:-1])) == b"".join(HELLO[:-1])
+    assert (passing.complete, passing.done, passing.end()) == (True, False, END)
+    silent = MessagesPassing("up", Tally())
+    assert silent.feed(start() + stopped("end_turn")) == start() + stopped("end_turn")
+
+
 def test_a_stream_that_ends_before_its_reason_is_a_failure() -> None:
     data = b"".join(RICH)
     for i in range(data.index(b'"message_delta"')):

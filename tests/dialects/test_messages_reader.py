@@ -211,3 +211,13 @@ def test_whole_answers_that_are_none(bad: bytes) -> None:
 
 def test_a_ping_says_nothing() -> None:
     assert MessagesReader("up").feed(PING) == []
+
+
+def test_all_is_told_before_an_end_that_may_never_come() -> None:
+    reader = MessagesReader("up")
+    assert reader.feed(b"".join(HELLO[:-2])) != []
+    assert not reader.complete
+    assert reader.feed(HELLO[-2]) == HELLO_EVENTS[1:]
+    assert (reader.complete, reader.done) == (True, False)
+    assert reader.feed(END) == []
+    assert reader.done

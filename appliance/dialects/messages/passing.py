@@ -50,6 +50,8 @@ class MessagesPassing:
     def __init__(self, target: str, tally: Tally, *, secret: bytes = b"") -> None:
         """secret: what must not pass."""
         self.done = False
+        self.complete = False
+        """The reason for the end has come: all that may still come is the end marker."""
         self._secret = secret
         self._before = b""
         """The end of what was read before, which may be the secret's beginning."""
@@ -57,7 +59,6 @@ class MessagesPassing:
         self._tally = tally
         self._framer = NamedFramer()
         self._counts = Counts()
-        self._finished = False
         self._shown = False
         """Something that a client can see has come."""
         self._open = False
@@ -85,14 +86,14 @@ class MessagesPassing:
                 self._last = data
         out = read if verbatim and len(kept) == len(found) else _written(kept)
         if not read and not self.done:
-            if not self._finished:
+            if not self.complete:
                 raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
             self.done = True
         return out if self._open else self._before_first(out)
 
     def _rest(self) -> list[bytes]:
         """What a connection that has ended left behind. Half an event does no harm to an answer that is complete."""
-        return [data for data in self._framer.end() if not self._finished or is_event(data)]
+        return [data for data in self._framer.end() if not self.complete or is_event(data)]
 
     def end(self) -> bytes:
         """message_stop. Call it once the answer is done and on record."""
@@ -103,9 +104,9 @@ class MessagesPassing:
 
     def _before_first(self, out: bytes) -> bytes:
         self._held += out
-        if self.done and not self._shown and not self._counts.output:
+        if self.complete and not self._shown and not self._counts.output:
             raise empty(self._target)
-        if not (self._shown or self.done):
+        if not (self._shown or self.complete):
             return b""
         self._open = True
         out, self._held = self._held, b""
@@ -131,11 +132,11 @@ class MessagesPassing:
             if item.usage is not None:
                 self._counts.put(tally)
             if item.delta.stop_reason is not None:
-                self._finished = True
+                self.complete = True
                 self._shown |= item.delta.stop_reason in BOUNDED
                 tally.finish_reasons[0] = finish_reason(item.delta.stop_reason)
         elif item.type == "message_stop":
-            if not self._finished:
+            if not self.complete:
                 raise UpstreamFailed(f"{self._target} ended its answer without saying why.")
             self.done = True
             return False

@@ -43,14 +43,17 @@ class MessagesReader:
 
     def __init__(self, target: str) -> None:
         self.done = False
+        self.complete = False
+        """The reason for the end has come: all that may still come is the end marker."""
         self._target = target
         self._framer = NamedFramer()
         self._counts = Counts()
         self._calls: dict[int, _Call] = {}
         """Index of the block → call, of those that are open."""
         self._called = 0
-        self._finished = False
         self._shown = False
+        self._counted = False
+        """The counts have been told."""
 
     def feed(self, read: bytes) -> list[Event]:
         try:
@@ -63,14 +66,14 @@ class MessagesReader:
                 break
             self._take(read_event(data, self._target), out)
         if not read and not self.done:
-            if not self._finished:
+            if not self.complete:
                 raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
             self._end(out)
         return out
 
     def _rest(self) -> list[bytes]:
         """What a connection that has ended left behind. Half an event does no harm to an answer that is complete."""
-        return [data for data in self._framer.end() if not self._finished or is_event(data)]
+        return [data for data in self._framer.end() if not self.complete or is_event(data)]
 
     def _take(self, item: WireEvent, out: list[Event]) -> None:
         kind = item.type
@@ -88,9 +91,9 @@ class MessagesReader:
         elif kind == "message_delta":
             assert item.delta is not None
             self._counts.take(item.usage)
-            self._finish(item.delta, out)
+            self._finish(item.delta, out, counted=item.usage is not None)
         elif kind == "message_stop":
-            if not self._finished:
+            if not self.complete:
                 raise UpstreamFailed(f"{self._target} ended its answer without saying why.")
             self._end(out)
 
@@ -126,20 +129,24 @@ class MessagesReader:
         if call is not None and not call.begun:
             out.append(Delta(tool_calls=[ToolCallDelta(call.at, arguments=call.whole)]))
 
-    def _finish(self, delta: WireDelta, out: list[Event]) -> None:
-        if delta.stop_reason is None or self._finished:
+    def _finish(self, delta: WireDelta, out: list[Event], *, counted: bool) -> None:
+        if delta.stop_reason is None or self.complete:
             return
         for index in list(self._calls):
             self._stop(index, out)
-        self._finished = True
+        self.complete = True
         out += _finish(delta)
-        self._shown |= delta.stop_reason in BOUNDED
+        if not (self._shown or self._counts.output or delta.stop_reason in BOUNDED):
+            raise empty(self._target)
+        if counted:
+            # Not with the end, which some targets never send.
+            self._counted = True
+            out.append(_usage(self._counts))
 
     def _end(self, out: list[Event]) -> None:
-        if not self._shown and not self._counts.output:
-            raise empty(self._target)
         self.done = True
-        out.append(_usage(self._counts))
+        if not self._counted:
+            out.append(_usage(self._counts))
 
 
 def _said(block: WireBlock, target: str) -> Delta | None:
