@@ -219,6 +219,8 @@ VALUES: dict[str, Any] = {
     "records.content_rules[].content": "full",
     "records.retention.metadata": "500d",
     "records.retention.content": "5d",
+    "records.retention.responses": "6d",
+    "records.store_responses": False,
     "records.retention.minimum": "100d",
     "records.max_disk": "1GiB",
     "records.max_content": "1KiB",
