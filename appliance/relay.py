@@ -6,8 +6,9 @@ Everything that is measured of an attempt goes into the exchange's row, whatever
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from appliance.account import Account
@@ -15,7 +16,6 @@ from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import Tally
 from appliance.errors import (
     BadRequest,
-    ClientStalled,
     ContentFiltered,
     DeadlineExceeded,
     Diverged,
@@ -23,10 +23,11 @@ from appliance.errors import (
     OutpostError,
     UpstreamTimeout,
 )
+from appliance.hedged import Heat
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
 from appliance.limits.rules import Used
-from appliance.outgoing import Keeping, Outgoing
+from appliance.outgoing import Held, Keeping, Outgoing, Way, stalled
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.rescue import MOST_RESUMED, Rescue
@@ -38,6 +39,8 @@ from appliance.routing.routes import Route
 from appliance.routing.watch import Watch
 
 T = TypeVar("T")
+Begun = TypeVar("Begun", "_Opened", "_Answered")
+Start = Callable[[Route, Candidate, "Heat[Any] | None"], Coroutine[Any, Any, Begun]]
 
 BYTES_A_TOKEN = 4
 """What a token of an answer comes to, frame and all, where nobody has counted."""
@@ -90,6 +93,9 @@ class Relay:
         """Tokens of the prompt, about: how much work a target has with it."""
         self.response: Any = None
         """The complete answer as data, for kinds that are stored."""
+        self._plan: Plan
+        self._runners: list[_Attempt] = []
+        """The attempts that run against each other."""
         self._fail: Callable[[OutpostError], bytes] = kind.error_event
         self._rescue: Rescue | None = None
         self._seen: Keeping
@@ -129,6 +135,7 @@ class Relay:
     async def _in_turn(self, plan: Plan, ask: Callable[[Route, Candidate], Awaitable[T]]) -> T:
         """The first answer of the plan's candidates; raises the most useful error when none gives one."""
         route, health = plan.route, self._health
+        self._plan = plan
         turns = Turns(plan.candidates, route.retries, health.random)
         candidate = turns.first()
         health.asked(candidate.target.name)
@@ -163,28 +170,64 @@ class Relay:
         return rescue is not None and error.retryable and self._seen.whole and rescue.may_resume()
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
-        visit = await self._enter(candidate)
+        return (await self._raced(route, candidate, self._answer)).body
+
+    async def _stream(self, route: Route, candidate: Candidate) -> bytes:
+        return await self._pump(route, await self._raced(route, candidate, self._open))
+
+    async def _raced(self, route: Route, candidate: Candidate, start: Start[Begun]) -> Begun:
+        """What a candidate begins with, or another one where the route hedges and the first lets wait."""
+        hedging, candidates = route.hedging, self._plan.candidates
+        if hedging is None or candidate is not candidates[0] or len(candidates) == 1 or self.row.attempts:
+            return await start(route, candidate, None)
+        at_s = self._health.hedge_at_s(route.model, candidate.target.name, hedging, route.deadlines.first_token)
+        if at_s is None:
+            return await start(route, candidate, None)
+        other, heat = candidates[1], Heat[Begun](self._watch.caught)
+        try:
+            begun = await heat.run(
+                start(route, candidate, heat),
+                lambda: start(route, other, heat),
+                at_s,
+                lambda: self._health.may_hedge(route.model, hedging),
+            )
+        except BaseException:
+            self._runners.clear()
+            raise
+        self.tally, self.row.target = begun.attempt.tally, begun.attempt.target
+        await self._count_loser(begun.attempt, other if heat.won else candidate)
+        self._runners.clear()  # they lead back to here
+        return begun
+
+    async def _count_loser(self, winner: _Attempt, candidate: Candidate) -> None:
+        """What the target has used that was asked in vain is the caller's all the same."""
+        lost = next((each.used for each in self._runners if each is not winner), None)
+        self.spent = winner.used
+        if self.account is not None and len(self._runners) > 1:
+            self.account.move(candidate, lost)
+            await self.account.cover()
+
+    async def _answer(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Answered:
+        visit = await self._enter(candidate, heat)
         try:
             call = self._call(route, candidate, visit)
-            with self._attempt(candidate):
+            attempt = self._attempt(candidate, call.tally, heat)
+            with attempt:
                 body = await candidate.target.upstream.whole(call)
                 self.response = call.response
                 _count_unreported(call.tally, call.kind, body)
-                return body
+                return _Answered(body, attempt)
         finally:
             visit.leave()
 
-    async def _stream(self, route: Route, candidate: Candidate) -> bytes:
-        return await self._pump(route, await self._open(route, candidate))
-
-    async def _open(self, route: Route, candidate: Candidate) -> _Opened:
+    async def _open(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Opened:
         """A stream with its first token."""
         name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
 
         def started() -> None:
             watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
 
-        visit = await self._enter(candidate)
+        visit = await self._enter(candidate, heat)
         try:
             call = self._call(route, candidate, visit)
             call.started, call.queued, call.alive = started, watch.disarm, watch.touch
@@ -192,7 +235,7 @@ class Relay:
                 call.whole_events = not self._kind.resumes_bytes
                 if self.streaming:
                     self._rescue.prepare(call, candidate)
-            attempt = self._attempt(candidate)
+            attempt = self._attempt(candidate, call.tally, heat)
             with attempt:
                 started()
                 try:
@@ -209,11 +252,11 @@ class Relay:
         watch.disarm()
         return _Opened(stream, attempt, visit, name, deadlines.idle)
 
-    async def _enter(self, candidate: Candidate) -> Visit:
+    async def _enter(self, candidate: Candidate, heat: Heat[Any] | None) -> Visit:
         """Have the limits of a target cover the request, and wait for a place there. The wait has bounds of its own;
-        the request's deadlines stand still."""
+        the request's deadlines stand still. The second runner of a race is covered by what the first one has."""
         account = self.account
-        if account is not None and (self.spent is not None or candidate.target.name != account.target):
+        if heat is None and account is not None and (self.spent is not None or candidate.target.name != account.target):
             account.move(candidate, self.spent)
             self.spent = None
             await account.cover()
@@ -236,21 +279,22 @@ class Relay:
         watch, stream = self._watch, opened.stream
         try:
             with opened.attempt:
-                way = _Way(self._outgoing, watch, self._write_timeout_s, opened)
+                way = Way(self._outgoing, watch, self._write_timeout_s, opened.idle_s, opened.silent)
                 if self.streaming:
                     self._fail = stream.fail
-                    watch.arm(opened.idle_s, opened.silent)
+                    way.resume()
                     if stream.first and not way.send(stream.first):
                         await way.drained()
                     await stream.pump(way)
                 elif route.rescue == "buffer":
-                    held = _Held(self, way, stream, route.buffer_tokens)
-                    watch.arm(opened.idle_s, opened.silent)
+                    held = Held(partial(self.begin, stream), way, opened.attempt.tally, route.buffer_tokens)
+                    held.send(stream.first)
+                    way.resume()
                     await stream.pump(held)
                     await held.end()
                 else:
                     await self.begin(stream, stream.first)
-                    watch.arm(opened.idle_s, opened.silent)
+                    way.resume()
                     await stream.pump(way)
                 end = stream.end()
                 self.response = stream.response()  # the final one only now
@@ -267,7 +311,7 @@ class Relay:
         self.streaming = True
         self._fail = stream.fail
         self.row.ttft_s = self._now()
-        self._watch.arm(self._write_timeout_s, _stalled)
+        self._watch.arm(self._write_timeout_s, stalled)
         await self._outgoing.begin(self.headers(), data)
 
     def _call(self, route: Route, candidate: Candidate, visit: Visit) -> Call:
@@ -286,27 +330,24 @@ class Relay:
             traceparent=self._traceparent(),
         )
 
-    def _attempt(self, candidate: Candidate) -> _Attempt:
+    def _attempt(self, candidate: Candidate, tally: Tally, heat: Heat[Any] | None) -> _Attempt:
         """Raises TargetResting where the target is not to be asked now."""
         name = candidate.target.name
         flight = self._health.began(name, self.size)
         self.row.target = name
-        return _Attempt(name, self, flight, far=candidate.target.provider is not None)
+        attempt = _Attempt(name, self, flight, tally, heat, far=candidate.target.provider is not None)
+        if heat is not None:
+            self._runners.append(attempt)
+        return attempt
 
-    def count_abandoned(self, far: bool) -> None:
-        """A client that leaves before a provider has said anything has had it work all the same: that costs the prompt,
-        and is a request. Else whoever leaves in time would be bound by no limit."""
-        if far and self.tally.source == "none":
-            self.tally.source = "estimated"
-
-    def ended(self, target: str, at: int, started_s: float, outcome: str, code: str | None) -> None:
+    def ended(self, attempt: _Attempt, at: int, started_s: float, outcome: str, code: str | None) -> None:
         """Put an attempt and what it used on record."""
-        tally, account, now, cost = self.tally, self.account, self._now(), 0
+        target, tally, account, now, cost = attempt.target, attempt.tally, self.account, self._now(), 0
         prompt_tokens = tally.prompt_tokens
         if account is not None:
             prompt_tokens = account.prompt_tokens(tally)
             cost = account.cost(target, tally, now - started_s)
-            self.spent = account.used(tally, cost)
+            attempt.used = self.spent = account.used(tally, cost)
         self.row.attempts[at] = Attempt(
             target,
             started_s,
@@ -322,13 +363,19 @@ class Relay:
 class _Attempt:
     """One try at one target, on record from its start. Enter it around all that the try does."""
 
-    __slots__ = ("_at", "_far", "_flight", "_opening", "_relay", "_started", "_target")
+    __slots__ = ("_at", "_far", "_flight", "_heat", "_opening", "_relay", "_started", "tally", "target", "used")
 
-    def __init__(self, target: str, relay: Relay, flight: Flight, *, far: bool) -> None:
-        """far: the target is a provider's, which only tells at the end what it has used."""
-        self._target = target
+    def __init__(
+        self, target: str, relay: Relay, flight: Flight, tally: Tally, heat: Heat[Any] | None, *, far: bool
+    ) -> None:
+        """heat: the race that it runs in. far: the target is a provider's, which only tells at the end what it has
+        used."""
+        self.target = target
+        self.tally = tally
+        self.used: Used | None = None
         self._far = far
         self._flight = flight
+        self._heat = heat
         self._opening = False
         self._relay = relay
         self._started = relay._now()
@@ -338,30 +385,48 @@ class _Attempt:
     def first_token(self) -> None:
         """What was asked for has begun to come; the rest of it is still this attempt's."""
         self._opening = True
+        self._heat = None
         self._relay._health.first_token(self._flight)
 
     def __enter__(self) -> None:
         self._opening = False
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        relay = self._relay
-        stopped = relay._watch.caught() if isinstance(error, asyncio.CancelledError) else None
+        relay, heat = self._relay, self._heat
+        stopped: OutpostError | None = None
+        if isinstance(error, asyncio.CancelledError):
+            # In a race the task that is cancelled is not the one that the watch guards.
+            stopped = relay._watch.caught() if heat is None else heat.stopped
         failure = stopped or error
         outcome, code = "completed", None
         if isinstance(failure, OutpostError):
             outcome, code = "failed", failure.code
             if relay._rescue is not None and relay.streaming:
-                relay._rescue.refused(self._target, failure)
+                relay._rescue.refused(self.target, failure)
         elif isinstance(failure, asyncio.CancelledError):
             outcome = "cancelled"
-            relay.count_abandoned(self._far)
+            self._count_abandoned()
         elif failure is not None:
             outcome, code = "failed", InternalError.code
-        relay.ended(self._target, self._at, self._started, outcome, code)
+        relay.ended(self, self._at, self._started, outcome, code)
         if failure is not None or not self._opening:
-            relay._health.ended(self._flight, self._target, failure, relay.tally.completion_tokens)
+            relay._health.ended(self._flight, self.target, failure, self.tally.completion_tokens)
         if stopped is not None:
             raise stopped from None
+
+    def _count_abandoned(self) -> None:
+        """A client that leaves before a provider has said anything has had it work all the same: that costs the prompt,
+        and is a request. Else whoever leaves in time would be bound by no limit."""
+        if self._far and self.tally.source == "none":
+            self.tally.source = "estimated"
+
+
+@dataclass(slots=True)
+class _Answered:
+    """A whole answer, with the attempt it belongs to."""
+
+    body: bytes
+    attempt: _Attempt
 
 
 @dataclass(slots=True)
@@ -378,69 +443,6 @@ class _Opened:
         return _silent(self.target, "another token", self.idle_s)
 
 
-class _Held:
-    """The way to the client of a stream whose beginning is held back: nobody has seen it if the stream breaks early."""
-
-    __slots__ = ("_begun", "_most", "_parts", "_relay", "_stream", "_way")
-
-    def __init__(self, relay: Relay, way: _Way, stream: Stream, most: int) -> None:
-        """most: tokens that are held."""
-        self._relay = relay
-        self._way = way
-        self._stream = stream
-        self._most = most
-        self._parts = [stream.first]
-        self._begun = False
-
-    def send(self, data: bytes) -> bool:
-        if self._begun:
-            return self._way.send(data)
-        self._way.touch()
-        self._parts.append(data)
-        return self._relay.tally.completion_tokens < self._most  # else `drained` is awaited, and lets it go
-
-    async def drained(self) -> None:
-        if self._begun:
-            await self._way.drained()
-        else:
-            await self.end()
-
-    async def end(self) -> None:
-        """Let go what is held."""
-        if not self._begun:
-            self._begun = True
-            await self._relay.begin(self._stream, b"".join(self._parts))
-            self._way.resume()
-
-
-class _Way:
-    """The last stretch to the client. Each piece moves the target's deadline; while the client lets the gateway wait,
-    its own counts instead."""
-
-    __slots__ = ("_opened", "_outgoing", "_send", "_watch", "_write_timeout_s", "touch")
-
-    def __init__(self, outgoing: Outgoing, watch: Watch, write_timeout_s: float, opened: _Opened) -> None:
-        self._outgoing = outgoing
-        self._watch = watch
-        self._write_timeout_s = write_timeout_s
-        self._opened = opened
-        self._send = outgoing.send
-        self.touch = watch.touch
-
-    def send(self, data: bytes) -> bool:
-        self.touch()
-        return self._send(data)
-
-    async def drained(self) -> None:
-        self._watch.arm(self._write_timeout_s, _stalled)
-        await self._outgoing.drained()
-        self.resume()
-
-    def resume(self) -> None:
-        """It is the target's turn again."""
-        self._watch.arm(self._opened.idle_s, self._opened.silent)
-
-
 def _count_unreported(tally: Tally, kind: Kind, body: bytes) -> None:
     """An answer whose target does not say what it used must not be free: its size tells about how much it was."""
     if tally.source == "none":
@@ -450,10 +452,6 @@ def _count_unreported(tally: Tally, kind: Kind, body: bytes) -> None:
 
 def _silent(target: str, what: str, seconds: float) -> OutpostError:
     return UpstreamTimeout(f"{target} gave no sign of {what} for {seconds:g} s.")
-
-
-def _stalled() -> OutpostError:
-    return ClientStalled("The client stopped taking its answer.")
 
 
 def _total_over(route: Route) -> OutpostError:

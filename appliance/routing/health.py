@@ -10,6 +10,7 @@ from appliance.errors import OutpostError, TargetResting
 from appliance.routing.board import Board, Flight
 from appliance.routing.breaker import outcome_of
 from appliance.routing.budget import RetryBudget
+from appliance.routing.hedging import Hedging, hedge_at_s, hedge_budget
 
 REST_S = 2.0
 """How long a target that has used up its budget of failures is asked after all others."""
@@ -33,6 +34,7 @@ class Health:
         self.clock = clock
         self.random = random
         self._budgets: dict[str, RetryBudget] = {}
+        self._hedging: dict[str, RetryBudget] = {}
 
     def asked(self, target: str) -> None:
         """A request begins with this target."""
@@ -56,6 +58,15 @@ class Health:
             raise TargetResting(f"{target} is left alone for now: {standing.reason}.", retry_after_s=wait_s)
         return flight
 
+    def hedge_at_s(self, route: str, target: str, hedging: Hedging, left_s: float) -> float | None:
+        """A request begins that may be hedged: seconds after which a second target may be asked; None: never."""
+        self._hedges(route, hedging).request(self.clock())
+        return hedge_at_s(self.board.hedge_after_s(target, hedging.percentile), hedging, left_s)
+
+    def may_hedge(self, route: str, hedging: Hedging) -> bool:
+        """Whether one more request of a route may be hedged."""
+        return self._hedges(route, hedging).take(self.clock())
+
     def first_token(self, flight: Flight) -> None:
         flight.first_token(self.clock())
 
@@ -68,6 +79,12 @@ class Health:
             after = REST_S
         code = error.code if isinstance(error, OutpostError) else ""
         flight.ended(outcome, now, tokens_out=tokens_out, retry_after_s=after, code=code)
+
+    def _hedges(self, route: str, hedging: Hedging) -> RetryBudget:
+        budget = self._hedging.get(route)
+        if budget is None:
+            budget = self._hedging[route] = hedge_budget(hedging)
+        return budget
 
     def _budget(self, target: str) -> RetryBudget:
         budget = self._budgets.get(target)

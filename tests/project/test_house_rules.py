@@ -40,7 +40,7 @@ MACHINE_FOLDERS = (str(ROOT), f"{Path.home()}/", "/wor" + "k/", "/roo" + "t/", "
 FORBIDDEN = re.compile(rf"{REGISTRY}|(?<![\w.~:/$}}])(?:" + "|".join(map(re.escape, MACHINE_FOLDERS)) + ")")
 
 # Who may import whom inside the appliance (DESIGN: door → exchange → …; routing → providers → dialects).
-LEAVES = frozenset({"errors", "ids", "outgoing", "redact", "secret_file", "wishes", "__init__"})
+LEAVES = frozenset({"errors", "hedged", "ids", "redact", "secret_file", "wishes", "__init__"})
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "dialects": frozenset(),
     "settings": frozenset(),
@@ -54,10 +54,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "account": frozenset({"identity", "limits", "routing", "records", "dialects", "pricing"}),
     "responses": frozenset({"identity", "records", "dialects", "settings"}),
     "collaborators": frozenset({"identity", "records", "settings"}),
+    "outgoing": frozenset({"routing", "dialects"}),
     "rescue": frozenset({"routing", "dialects", "providers", "settings"}),
     "relay": frozenset(
         {
             "account",
+            "outgoing",
             "rescue",
             "identity",
             "limits",
@@ -73,6 +75,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         {
             "account",
             "collaborators",
+            "outgoing",
             "relay",
             "responses",
             "shadows",
