@@ -84,6 +84,10 @@ class Visit:
 
     __aenter__ = enter
 
+    def enter_at_once(self) -> bool:
+        """Go in if there is room and nobody waits; else nothing has happened."""
+        return self._gate.admit(self)
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:

@@ -85,9 +85,11 @@ class HttpUpstream:
         capabilities: Capabilities,
         headers: Mapping[str, str] = {},
         stream_type: str = "text/event-stream",
+        health: str | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """native: the kinds whose answers pass as they are. headers: what the provider always gets."""
+        """native: the kinds whose answers pass as they are. headers: what the provider always gets. health: an
+        address that answers to GET and costs no tokens, where there is one."""
         self._name = name
         self._model = model
         self._outbound = outbound
@@ -99,6 +101,7 @@ class HttpUpstream:
         self._stream_type = stream_type
         self._wall = wall
         self._base = base_url.rstrip("/") + "/"
+        self._health = None if health is None else yarl.URL(health, encoded=True)
         self._urls: dict[str, yarl.URL] = {}
         self._headers = CIMultiDict({**BASE_HEADERS, **headers})
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
@@ -115,6 +118,26 @@ class HttpUpstream:
 
     def readiness(self) -> Readiness:
         return READY
+
+    @property
+    def has_probe(self) -> bool:
+        return self._health is not None
+
+    async def probe(self) -> bool:
+        """Ask without tokens whether the provider can be reached: any answer that is no failure of the server's own
+        tells so, since some have nothing at that address or want another key for it. To be bounded in time."""
+        if self._health is None:
+            return False
+        sent = self._headers.copy()
+        del sent["Content-Type"]
+        key = self._credentials.all[0].key.text
+        try:
+            sent.update(await self._auth.headers("GET", self._health, b"", sent, key))
+            response = await self._session.get(self._health, headers=sent, allow_redirects=False)
+        except (aiohttp.ClientError, errors.OutpostError, OSError, ValueError):
+            return False
+        response.close()
+        return response.status < 500
 
     async def whole(self, call: Call) -> bytes:
         passes = call.kind.name in self._native

@@ -67,16 +67,23 @@ def make_upstream(
         auth=connection.auth,
         credentials=connection.keys.credentials(name),
         session=session,
-        capabilities=Capabilities(
-            kinds=facts.operations,
-            features=facts.features,
-            refuses=found.quirks.refuse - KEPT,
-            context_length=facts.context_length,
-            dimensions=facts.dimensions,
-        ),
+        capabilities=capabilities_of(found, model),
         headers={**endpoint.headers, **connection.headers},
         stream_type=getattr(outbound, "stream_type", "text/event-stream"),
+        health=endpoint.health,
         **options,
+    )
+
+
+def capabilities_of(row: Row, model: str) -> Capabilities:
+    """What a model of a provider can do, as far as it is known."""
+    facts = row.facts(model)
+    return Capabilities(
+        kinds=facts.operations,
+        features=facts.features,
+        refuses=row.quirks.refuse - KEPT,
+        context_length=facts.context_length,
+        dimensions=facts.dimensions,
     )
 
 

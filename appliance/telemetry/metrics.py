@@ -37,6 +37,7 @@ from appliance.telemetry.series import (
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
 """Bounds for whole requests, first tokens and waiting."""
 PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5)
+TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 KINDS = ("chat.completions", "completions", "embeddings")
@@ -44,6 +45,7 @@ SCOPES = frozenset(get_args(Scope))
 STATUS = tuple(f"{hundred}xx" for hundred in range(10))
 OUTCOMES = frozenset(get_args(Outcome))
 ATTEMPT_OUTCOMES = frozenset({"completed", "failed", "cancelled"})
+SHADOW_RESULTS = frozenset({"same", "different", "failed", "skipped", "dropped"})
 MAX_CODES = 128
 NANO = 1_000_000_000
 _TARGET = ("route", "target")
@@ -175,6 +177,34 @@ class Metrics:
             LAG,
             unit="seconds",
         )
+        self.shadows = Counts(
+            "outpost_shadow_requests",
+            "Requests that a shadow was to have too, by what became of them.",
+            (*_TARGET, "result"),
+            most=max_series,
+        )
+        self.shadow_cost = Counts(
+            "outpost_shadow_cost_usd",
+            "Cost of shadows' answers in US dollars, which nobody is charged for.",
+            _TARGET,
+            unit="usd",
+            per=NANO,
+            most=max_series,
+        )
+        self.similarity = Histograms(
+            "outpost_shadow_similarity_ratio",
+            "What a shadow's answer has in common with the one that was given.",
+            _TARGET,
+            TENTHS,
+            unit="ratio",
+            most=max_series,
+        )
+        self.checks = Counts(
+            "outpost_health_checks",
+            "Health checks of targets that had failed.",
+            ("target", "result"),
+            most=max_series,
+        )
         self._process = ProcessCollector(registry=None)
 
     # --- what happens ---------------------------------------------------------------------------
@@ -224,6 +254,19 @@ class Metrics:
             (limit if limit in self.known.limits else OTHER, scope if scope in SCOPES else OTHER),
         )
 
+    def shadowed(self, route: str, target: str, result: str, similarity: float | None, cost_nanousd: int) -> None:
+        """Count what became of a request that a shadow was to have too. similarity: None where nothing was compared."""
+        labels = self._names(route, target)
+        self.shadows.add((*labels, result if result in SHADOW_RESULTS else OTHER))
+        if cost_nanousd > 0:
+            self.shadow_cost.add(labels, cost_nanousd)
+        if similarity is not None:
+            self.similarity.child(labels).observe(similarity)
+
+    def checked(self, target: str, ok: bool) -> None:
+        """Count a health check."""
+        self.checks.add((self._names(None, target)[1], "ok" if ok else "failed"))
+
     def lagged(self, seconds: float) -> None:
         """Note how late the event loop was."""
         self.lag.child(()).observe(seconds)
@@ -260,6 +303,10 @@ class Metrics:
             self.per_token,
             self.queue,
             self.lag,
+            self.shadows,
+            self.shadow_cost,
+            self.similarity,
+            self.checks,
         )
         return [family.snapshot() for family in families]
 

@@ -77,6 +77,14 @@ class Observer:
         """A limit did not allow an exchange."""
         self.metrics.refused(limit, scope)
 
+    def shadowed(self, route: str, target: str, result: str, similarity: float | None, cost_nanousd: int) -> None:
+        """A shadow has answered, or has not been asked after all."""
+        self.metrics.shadowed(route, target, result, similarity, cost_nanousd)
+
+    def checked(self, target: str, ok: bool) -> None:
+        """A health check has ended."""
+        self.metrics.checked(target, ok)
+
     def observe(self, row: ExchangeRow, trace: Trace | None = None) -> None:
         """One exchange has ended, and its row is what will be kept of it."""
         try:

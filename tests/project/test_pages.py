@@ -71,6 +71,8 @@ async def test_the_table_of_metrics() -> None:
     metrics.observe(row())
     metrics.refused("day", "team")
     metrics.lagged(0.1)
+    metrics.shadowed("chat", "small", "same", 1.0, 5)
+    metrics.checked("small", True)
     page, _ = await metrics.render("text/plain")
     families = {}
     for family in text_string_to_metric_families(page.decode()):
