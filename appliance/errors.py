@@ -218,7 +218,8 @@ class UpstreamTimeout(UpstreamError):
 
 
 class Diverged(UpstreamError):
-    """A target that was asked to repeat what the client has already seen said something else."""
+    """A target did not go on with what the client has already seen, in the way it was asked to. There may be another
+    way; whoever asks keeps count of them."""
 
     code = "answer_diverged"
     again = True

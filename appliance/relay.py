@@ -94,6 +94,8 @@ class Relay:
         self.response: Any = None
         """The complete answer as data, for kinds that are stored."""
         self._plan: Plan
+        self._others = False
+        """Somebody else could answer too."""
         self._runners: list[_Attempt] = []
         """The attempts that run against each other."""
         self._fail: Callable[[OutpostError], bytes] = kind.error_event
@@ -141,6 +143,7 @@ class Relay:
         health.asked(candidate.target.name)
         try:
             while True:
+                self._others = turns.others
                 try:
                     return await ask(route, candidate)
                 except OutpostError as error:
@@ -208,16 +211,22 @@ class Relay:
             await self.account.cover()
 
     async def _answer(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Answered:
+        name, watch = candidate.target.name, self._watch
         visit = await self._enter(candidate, heat)
         try:
             call = self._call(route, candidate, visit)
             attempt = self._attempt(candidate, call.tally, heat)
             with attempt:
+                if self._others:
+                    # Nothing of a whole answer is seen before its end; some of the time is for who comes next.
+                    seconds = route.deadlines.whole or (route.deadlines.total - self._now()) / 2
+                    watch.arm(seconds, lambda: _silent(name, "an answer", seconds))
                 body = await candidate.target.upstream.whole(call)
                 self.response = call.response
                 _count_unreported(call.tally, call.kind, body)
                 return _Answered(body, attempt)
         finally:
+            watch.disarm()
             visit.leave()
 
     async def _open(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Opened:

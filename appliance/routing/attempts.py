@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from appliance.errors import OutpostError, TargetResting
+from appliance.errors import Diverged, OutpostError, TargetResting
 from appliance.routing.budget import pause_s
 from appliance.routing.plan import Candidate
-
 
 MOST_WAIT_S = 30.0
 """Nobody waits longer than this for a target to be free again: the caller is told when to come back instead."""
@@ -18,8 +17,9 @@ class Turns:
     """The turns of one exchange. Every candidate gets one, in order; then those whose failure may not happen again get
     another, after a pause that grows.
 
-    At most `retries` + 1 attempts may fail. A target that is too small for the request, or that may not be asked now,
-    has not failed. An error that no other target could avoid ends it at once.
+    At most `retries` + 1 attempts may fail. A target that diverges is asked in another way at once. One that is too
+    small for the request, or that may not be asked now, has not failed. An error that no other target could avoid ends
+    it at once.
     """
 
     __slots__ = ("_again", "_left", "_random", "_round", "_waiting", "told")
@@ -51,6 +51,8 @@ class Turns:
         left_s: of the time for the whole request. rest_s: how long the candidate is to be left alone in any case.
         """
         self.told = to_tell(self.told, error)
+        if isinstance(error, Diverged):
+            return candidate, 0.0  # it has not failed, and there is another way to ask it
         left_s = min(left_s, MOST_WAIT_S)
         if error.again:
             self._again.append((candidate, max(error.retry_after_s or 0.0, rest_s) or None))

@@ -17,8 +17,9 @@ from appliance.routing.strategies import UNPRICED, Priced, Zone
 from appliance.settings.checks_routing import OWN_FIELDS
 from appliance.settings.document import Finding
 from appliance.settings.problems import suggest
+from appliance.settings.providers import Provider
+from appliance.settings.routing import DeploymentTarget, RouteTarget, When
 from appliance.settings.routing import Route as RouteSettings
-from appliance.settings.routing import RouteTarget, When
 
 
 def _on_box(_target: Any) -> Zone:
@@ -27,6 +28,12 @@ def _on_box(_target: Any) -> Zone:
 
 def _no_price(_name: str) -> Priced:
     return UNPRICED
+
+
+def zones(providers: Sequence[Provider]) -> Callable[[Any], Zone]:
+    """Gives where a target of the settings is."""
+    known: dict[str, Zone] = {each.name: each.zone for each in providers}
+    return lambda target: "on_box" if isinstance(target, DeploymentTarget) else known[target.provider]
 
 
 def build_router(
@@ -88,6 +95,7 @@ def _route(route: RouteSettings, leaf: Callable[[Any], Target], route_of: Callab
             first_token=route.deadlines.first_token,
             idle=route.deadlines.idle,
             total=route.deadlines.total,
+            whole=route.deadlines.whole,
         ),
         retries=route.retries,
         drop_unsupported=route.drop_unsupported,

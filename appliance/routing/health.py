@@ -6,14 +6,25 @@ import random as chance
 import time
 from collections.abc import Callable
 
-from appliance.errors import OutpostError, TargetResting
+from appliance.errors import OutpostError, TargetLimited, TargetResting
 from appliance.routing.board import Board, Flight
-from appliance.routing.breaker import outcome_of
+from appliance.routing.breaker import Standing, outcome_of
 from appliance.routing.budget import RetryBudget
 from appliance.routing.hedging import Hedging, hedge_at_s, hedge_budget
 
 REST_S = 2.0
 """How long a target that has used up its budget of failures is asked after all others."""
+SHORTEST_S = 0.1
+
+
+def resting(target: str, standing: Standing) -> OutpostError:
+    """The error for a target that is not to be asked now."""
+    wait_s = max(standing.wait_s, SHORTEST_S)
+    if standing.cooling and standing.phase == "closed":
+        error = TargetLimited(f"{target} limits the rate of requests; slow down.", retry_after_s=wait_s)
+        error.again, error.elsewhere = False, True  # nothing was sent to it
+        return error
+    return TargetResting(f"{target} is left alone for now: {standing.reason}.", retry_after_s=wait_s)
 
 
 class Health:
@@ -53,9 +64,7 @@ class Health:
         now = self.clock()
         flight = self.board.began(target, tokens, now)
         if flight is None:
-            standing = self.board.standing(target, now)
-            wait_s = max(standing.wait_s, 0.1)
-            raise TargetResting(f"{target} is left alone for now: {standing.reason}.", retry_after_s=wait_s)
+            raise resting(target, self.board.standing(target, now))
         return flight
 
     def hedge_at_s(self, route: str, target: str, hedging: Hedging, left_s: float) -> float | None:

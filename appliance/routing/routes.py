@@ -25,6 +25,8 @@ class Deadlines(msgspec.Struct, frozen=True):
     first_token: float = 60.0
     idle: float = 30.0
     total: float = 600.0
+    whole: float | None = None
+    """Of one attempt at a whole answer while another target could answer; None: half of what is left of `total`."""
 
 
 class Target(msgspec.Struct, frozen=True):

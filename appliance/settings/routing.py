@@ -203,6 +203,13 @@ class Deadlines(Section):
     total: Duration = Field(
         default=600.0, ge=0.01, le=86400.0, description="Longest time for the request with all its attempts."
     )
+    whole: Duration | None = Field(
+        default=None,
+        ge=0.01,
+        le=86400.0,
+        description="Longest time for one attempt at an answer that is not streamed, while another target could "
+        "answer; left out, half of what is left of total.",
+    )
 
 
 class Hedge(Section):
