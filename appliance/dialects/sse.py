@@ -106,3 +106,28 @@ class Framer:
         self._size += size
         if self._size > MAX_EVENT:
             raise EventTooLarge(f"an event is larger than {MAX_EVENT} bytes")
+
+
+class NamedFramer(Framer):
+    """A `Framer` for events that have names. The second value that `feed` returns says whether the very bytes that
+    came in are these events with their names and nothing else."""
+
+    __slots__ = ()
+
+    def feed(self, read: bytes) -> tuple[list[bytes], bool]:
+        if (
+            read.startswith(b"event: ")
+            and read.endswith(b"\n\n")
+            and not (self._line or self._data or self._after_cr)
+            and b"\r" not in read
+        ):
+            found: list[bytes] = []
+            for part in read[:-2].split(b"\n\n"):
+                head, _, data = part.partition(b"\ndata: ")
+                if not data or not head.startswith(b"event: ") or b"\n" in head or b"\n" in data:
+                    break
+                found.append(data)
+            else:
+                self._start = False
+                return found, True
+        return super().feed(read)[0], False

@@ -10,8 +10,8 @@ import msgspec
 from appliance.dialects.answer import Frame
 from appliance.dialects.chat import ChatRequest, UserMessage
 from appliance.dialects.messages.answer import MessagesStream, MessagesWhole
-from appliance.dialects.messages.events import NamedFramer
 from appliance.dialects.messages.reader import MessagesReader
+from appliance.dialects.sse import NamedFramer
 from appliance.dialects.tally import Tally
 from runtimes import engine as e
 from tests.dialects.anthropic_shapes import complaints

@@ -9,8 +9,7 @@ in Responses. It is written
     gemini:KIND:CALL:SIGNATURE
 
 KIND is call, text or thought, CALL the id of the call (empty for the others), SIGNATURE as Gemini wrote it (Base64,
-hence without a colon). Whoever sends reasoning to another maker must leave out what begins with `PREFIX`; what does not
-begin with it never goes to Gemini.
+hence without a colon). What does not begin with its mark never goes to Gemini; see dialects.thoughts.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any, Literal
 
 import msgspec
 
-PREFIX = "gemini:"
+from appliance.dialects.thoughts import GEMINI as PREFIX
 
 UNSIGNED = "skip_thought_signature_validator"
 """What Gemini documents to stand on a call that another model has made, or whose signature is lost."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from appliance.dialects.messages.events import BAD_JSON, NamedFramer
+from appliance.dialects.messages.events import BAD_JSON
+from appliance.dialects.sse import NamedFramer
 from appliance.dialects.wire import encode
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

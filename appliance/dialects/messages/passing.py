@@ -13,7 +13,6 @@ from appliance.dialects.messages import errors
 from appliance.dialects.messages.events import (
     BOUNDED,
     Counts,
-    NamedFramer,
     WireEvent,
     event,
     finish_reason,
@@ -24,6 +23,7 @@ from appliance.dialects.messages.events import (
 from appliance.dialects.messages.reader import decode_whole
 from appliance.dialects.passing import check_secret
 from appliance.dialects.reported import empty
+from appliance.dialects.sse import NamedFramer
 from appliance.dialects.tally import Tally
 from appliance.errors import OutpostError, UpstreamFailed
 

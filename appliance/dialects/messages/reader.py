@@ -11,7 +11,6 @@ from appliance.dialects.messages.events import (
     BAD_JSON,
     BOUNDED,
     Counts,
-    NamedFramer,
     StopDetails,
     WireBlock,
     WireDelta,
@@ -22,6 +21,7 @@ from appliance.dialects.messages.events import (
     read_event,
 )
 from appliance.dialects.reported import empty
+from appliance.dialects.sse import NamedFramer
 from appliance.dialects.wire import encode
 from appliance.errors import UpstreamFailed
 from runtimes.engine import Delta, Event, Finished, ToolCallDelta, Usage

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import msgspec
 
 from appliance.dialects.answer import Frame
-from appliance.dialects.messages.events import NamedFramer
+from appliance.dialects.sse import NamedFramer
 
 
 class Resumed(Frame, frozen=True):

@@ -13,13 +13,13 @@ import msgspec
 
 from appliance.dialects import sse
 from appliance.dialects.answer import Frame
-from appliance.dialects.messages.events import NamedFramer
 from appliance.dialects.passing import check_secret
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import errors, reported, resource
 from appliance.dialects.responses.errors import event
 from appliance.dialects.responses.reported import BAD_JSON
 from appliance.dialects.responses.resource import Response, asked_of
+from appliance.dialects.sse import NamedFramer
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError, UpstreamFailed

@@ -8,11 +8,11 @@ from typing import Any
 import msgspec
 
 from appliance.dialects import sse
-from appliance.dialects.messages.events import NamedFramer
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import reported
 from appliance.dialects.responses.reasoning import carried, pack
 from appliance.dialects.responses.reported import BAD_JSON
+from appliance.dialects.sse import NamedFramer
 from appliance.errors import UpstreamFailed
 from runtimes.engine import Delta, Event, Finished, PositionLogprobs, TokenLogprob, ToolCallDelta
 

@@ -10,11 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from appliance.dialects.responses.items import ReasoningItem
-
-PACKED = "openai-responses:"
-"""Before `id:content`. Other dialects have no use for such data and must leave it out."""
-_SIGNED = "outpost-signature:"
-_DATA = "outpost-data:"
+from appliance.dialects.thoughts import CARRIED_DATA as _DATA
+from appliance.dialects.thoughts import CARRIED_SIGNATURE as _SIGNED
+from appliance.dialects.thoughts import RESPONSES as PACKED
 
 
 def pack(id: str, content: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from appliance.dialects.answer import Frame
-from appliance.dialects.messages.events import NamedFramer
+from appliance.dialects.sse import NamedFramer
 
 
 class Begun(msgspec.Struct):
