@@ -141,8 +141,7 @@ async def _reset(bench: Bench) -> Upstream:
 
 
 async def _bad_key(bench: Bench) -> Upstream:
-    upstream = made("lab/x", model="ok", base_url=bench.fake.url, api_key="has\nlines", session=bench.session)
-    return upstream
+    return made("lab/x", model="ok", base_url=bench.fake.url, api_key="has\nlines", session=bench.session)
 
 
 @pytest.mark.parametrize("how", [_refused, _reset, _bad_key], ids=lambda how: how.__name__)
