@@ -78,7 +78,7 @@ class Reader(Protocol):
     def feed(self, read: bytes) -> list[Event]:
         """The events that `read` completes, however the bytes are cut; b"" means that the connection has ended.
 
-        The `Usage` event is the last one, and comes once.
+        The `Usage` event is the last one, and comes once; not at all if the target does not say what it has used.
         """
         ...
 
@@ -111,5 +111,5 @@ class Outbound(Protocol):
         ...
 
     def read_whole(self, body: bytes, target: str, request: Any) -> list[Event]:
-        """The events of a whole answer, `Usage` last. Raises UpstreamFailed."""
+        """The events of a whole answer, `Usage` last, as in a stream. Raises UpstreamFailed."""
         ...

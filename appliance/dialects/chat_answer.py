@@ -43,6 +43,7 @@ class ChatStream:
         self._usage = usage
         self._logprobs = logprobs
         self._started: set[int] = set()
+        self._counted = False
         self._blocks: dict[int, int] = {}
         """How many blocks of reasoning a choice has ended."""
         head = encode({"id": id, "object": "chat.completion.chunk", "created": created, "model": model})
@@ -65,12 +66,18 @@ class ChatStream:
             elif isinstance(item, Usage):
                 take_usage(self._tally, item)
                 if self._usage:
-                    chunk = b',"choices":[],"usage":' + encode(self._tally.usage()) + b"}\n\n"
-                    out.append(self._head + chunk)
+                    out.append(self._used())
         return b"".join(out)
 
     def end(self) -> bytes:
+        if self._usage and not self._counted:
+            # The target has not said what it used; who wants to know gets the estimate.
+            return self._used() + DONE_EVENT
         return DONE_EVENT
+
+    def _used(self) -> bytes:
+        self._counted = True
+        return self._head + b',"choices":[],"usage":' + encode(self._tally.usage()) + b"}\n\n"
 
     def fail(self, error: OutpostError) -> bytes:
         return errors.stream_event(error)
@@ -85,9 +92,7 @@ class ChatStream:
         self._begin(item.index, out)
         if item.reasoning or item.refusal or item.reasoning_signature or item.reasoning_data:
             out.append(
-                self._chunk(
-                    {"index": item.index, "delta": self._unsaid(item), "logprobs": None, "finish_reason": None}
-                )
+                self._chunk({"index": item.index, "delta": self._unsaid(item), "logprobs": None, "finish_reason": None})
             )
             if not item.text and not item.tool_calls:
                 return

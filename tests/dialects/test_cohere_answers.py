@@ -205,7 +205,7 @@ def test_logprobs() -> None:
 
 def test_an_answer_that_nobody_counts() -> None:
     last = {"type": "message-end", "delta": {"finish_reason": "COMPLETE"}}
-    assert read([wire([said("content-delta", {"content": {"text": "a"}}), last])])[0][-1] == Usage(0)
+    assert read([wire([said("content-delta", {"content": {"text": "a"}}), last])])[0][-1] == Finished("stop")
 
 
 def test_an_answer_with_nothing_in_it_failed() -> None:

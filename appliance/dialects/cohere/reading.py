@@ -235,11 +235,13 @@ class CohereReader:
             raise empty(self._target)
         self.done = True
         out.append(Finished(reason="tool_calls" if reason == "stop" and self._made else reason))
+        if usage is None or (usage.tokens is None and usage.billed_units is None):
+            return  # who tells nothing is not taken at its word that it was nothing
         out.append(
             Usage(
                 prompt_tokens=counted(tokens.input_tokens),
                 completion_tokens=counted(tokens.output_tokens),
-                cached_tokens=counted(usage.cached_tokens if usage is not None else None),
+                cached_tokens=counted(usage.cached_tokens),
             )
         )
 

@@ -198,6 +198,8 @@ class GeminiReader:
         self.done = True
         # Only now is it sure that nothing of them follows.
         out.extend([Finished(reason=self._reasons[index], index=index) for index in sorted(self._reasons)])
+        if self._usage is None:
+            return  # who tells nothing is not taken at its word that it was nothing
         thought = counted(usage.thoughts_token_count)
         out.append(
             Usage(

@@ -52,8 +52,6 @@ class MessagesReader:
         """Index of the block → call, of those that are open."""
         self._called = 0
         self._shown = False
-        self._counted = False
-        """The counts have been told."""
 
     def feed(self, read: bytes) -> list[Event]:
         try:
@@ -139,14 +137,12 @@ class MessagesReader:
         if not (self._shown or self._counts.output or delta.stop_reason in BOUNDED):
             raise empty(self._target)
         if counted:
-            # Not with the end, which some targets never send.
-            self._counted = True
+            # Not with the end, which some targets never send. What is told at the beginning alone is no count of the
+            # answer: nothing is told then, and an estimate stands.
             out.append(_usage(self._counts))
 
     def _end(self, out: list[Event]) -> None:
         self.done = True
-        if not self._counted:
-            out.append(_usage(self._counts))
 
 
 def _said(block: WireBlock, target: str) -> Delta | None:
@@ -234,7 +230,8 @@ def read_whole(body: bytes, target: str) -> list[Event]:
         stop_reason=answer.stop_reason, stop_sequence=answer.stop_sequence, stop_details=answer.stop_details
     )
     out += _finish(delta)
-    counts = Counts()
-    counts.take(answer.usage)
-    out.append(_usage(counts))
+    if answer.usage is not None:
+        counts = Counts()
+        counts.take(answer.usage)
+        out.append(_usage(counts))
     return out

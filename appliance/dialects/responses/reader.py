@@ -258,12 +258,13 @@ class ResponsesReader:
             item = self._item(raw)
             if item is not None and not self._told(at):
                 self._whole_item(at, item, out)
-        usage = reported.usage_of(response.usage)
-        if not self._any and status != "incomplete" and not usage.completion_tokens:
+        usage = None if response.usage is None else reported.usage_of(response.usage)
+        if not self._any and status != "incomplete" and (usage is None or not usage.completion_tokens):
             raise empty(self._target)
         self.done = True
         out.append(Finished(reported.reason_of(status, response.incomplete_details, called=bool(self._calls))))
-        out.append(usage)
+        if usage is not None:
+            out.append(usage)
 
     def _told(self, at: int) -> bool:
         return at in self._calls or at in self._thinking or any(place == at for place, _, _ in self._given)
