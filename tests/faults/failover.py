@@ -17,7 +17,7 @@ from tests.fakes.replies import Seen
 from tests.faults.inbound import INBOUND, Heard, Inbound
 from tests.gateway import Gateway, UpstreamThread
 
-DEADLINES = {"connect": "1s", "first_token": "1s", "idle": "1s", "total": "12s"}
+DEADLINES = {"connect": "1s", "first_token": "1s", "idle": "1s", "total": "12s", "whole": "1s"}
 RETRIES = 2
 QUICK_S = 8.0
 """Longest that a rescue may take on a busy machine: twice a deadline of 1 s, a pause of up to 1 s, and much slack."""
@@ -28,8 +28,8 @@ PROVIDERS: dict[str, Mapping[str, Any]] = {
     "openai": {"kind": "openai", "base_url": "/v1", "api_key": KEY},
     "anthropic": {"kind": "anthropic", "base_url": "/v1", "api_key": KEY},
     "gemini": {"kind": "gemini", "base_url": "/v1beta", "api_key": KEY},
-    "bedrock": {"kind": "bedrock", "base_url": "", "access_key": KEY, "secret_key": KEY, "region": "eu-central-1"},
-    "cohere": {"kind": "cohere", "base_url": "", "api_key": KEY},
+    "bedrock": {"kind": "bedrock", "base_url": "", "api_key": KEY, "region": "eu-central-1"},
+    "cohere": {"kind": "cohere", "base_url": "/v2", "api_key": KEY},
 }
 
 

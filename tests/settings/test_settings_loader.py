@@ -168,8 +168,8 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file(write: Write) -> N
         " – write {deployment: NAME}, {provider: NAME, model: NAME} or {route: NAME}",
         "outpost.yaml:14: routes[1].targets[2]: expected a target, found 'c'"
         " – write {deployment: NAME}, {provider: NAME, model: NAME} or {route: NAME}",
-        "outpost.yaml:14: routes[1].targets[3]: names neither a deployment nor a provider"
-        " – write {deployment: NAME} or {provider: NAME, model: NAME}",
+        "outpost.yaml:14: routes[1].targets[3]: names neither a deployment nor a provider nor a route"
+        " – write {deployment: NAME}, {provider: NAME, model: NAME} or {route: NAME}",
         "outpost.yaml:14: routes[1].targets[4].model: is required"
         " – add model: gpt-4o-mini (The provider's own name for the model)",
         "outpost.yaml:15: listen: unknown key – remove it; known at the top level: server, console, data_dir, offline,"

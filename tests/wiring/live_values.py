@@ -145,6 +145,27 @@ VALUES: dict[str, Any] = {
     "routes[].deadlines.first_token": "1s",
     "routes[].deadlines.idle": "1s",
     "routes[].deadlines.total": "1s",
+    "routes[].deadlines.whole": "1s",
+    "routes[].strategy": "latency",
+    "routes[].sticky": False,
+    "routes[].rescue": "resume",
+    "routes[].buffer_tokens": 5,
+    "routes[].fallback_on_content_filter": True,
+    "routes[].hedge.percentile": 90,
+    "routes[].hedge.share": "10%",
+    "routes[].residency": "on_prem",
+    "routes[].targets[].prefill": True,
+    "routes[].targets[].when.min_prompt_tokens": 5,
+    "routes[].targets[].when.max_prompt_tokens": 5,
+    "routes[].targets[].when.capability": ["tools"],
+    "routes[].targets[].when.tags": ["a"],
+    "routes[].targets[].when.teams": ["a"],
+    "routes[].targets[].when.organizations": ["a"],
+    "routes[].targets[].when.keys": ["a"],
+    "routes[].targets[].when.zones": ["on_box"],
+    "routes[].targets[].when.hours": "08:00-18:00",
+    "routes[].targets[].when.min_complexity": 5,
+    "routes[].targets[].when.max_complexity": 5,
     "routes[].retries": 5,
     "routes[].drop_unsupported": True,
     "providers[].max_in_flight": 3,
@@ -318,6 +339,25 @@ def _signers(kind: str, name: str, of_a_file: bool) -> Callable[[Doc], None]:
     return step
 
 
+def _first_route(**keys: Any) -> Callable[[Doc], None]:
+    return lambda doc: doc["routes"][0].update(keys)
+
+
+def _weighted(**keys: Any) -> Callable[[Doc], None]:
+    """Something of a target that only has effect with strategy weighted."""
+
+    def step(doc: Doc) -> None:
+        route = doc["routes"][0]
+        route["strategy"] = "weighted"
+        route["targets"][0].update(keys)
+
+    return step
+
+
+def _hours(**keys: Any) -> Callable[[Doc], None]:
+    return lambda doc: doc["routes"][0]["targets"][0].update({"when": {"hours": "08:00-18:00", **keys}})
+
+
 AZURE = {"kind": "azure", "api_key": {"env": "LAB"}, "resource": "r"}
 GOOGLE = {"kind": "vertex", "api_key": {"env": "LAB"}, "project": "p"}
 STEPS = {
@@ -341,6 +381,18 @@ STEPS = {
         for way in ("env", "file")
     },
     "providers[].name": _rename_provider,
+    "routes[].targets[].weight": _weighted(weight=7),
+    "routes[].targets[].canary": _weighted(canary="5%"),
+    "routes[].targets[].route": lambda doc: doc["routes"][0]["targets"].append({"route": doc["routes"][1]["model"]}),
+    "routes[].targets[].when.weekdays": _hours(weekdays=["mon"]),
+    "routes[].targets[].when.timezone": _hours(timezone="Europe/Berlin"),
+    "routes[].shadow[].deployment": _first_route(shadow=[{"deployment": "one"}]),
+    "routes[].shadow[].provider": _first_route(shadow=[{"provider": "lab", "model": "z"}]),
+    "routes[].shadow[].model": _first_route(shadow=[{"provider": "lab", "model": "zz"}]),
+    "routes[].shadow[].overrides": _first_route(
+        shadow=[{"provider": "lab", "model": "z", "overrides": {"temperature": 0.5}}]
+    ),
+    "routes[].shadow[].share": _first_route(shadow=[{"provider": "lab", "model": "z", "share": "7%"}]),
     "routes[].targets[].deployment": _other_deployment,
     "identity.keys[].key.file": _key_from_a_file,
     "providers[].api_key.file": _provider_key_from_a_file,

@@ -22,6 +22,7 @@ import yaml
 from appliance.app import App
 from appliance.errors import BadRequest, OutpostError
 from appliance.providers.http import HttpUpstream
+from appliance.routing.routes import Nested, Route, Target
 from appliance.settings import SettingsError, load
 from appliance.settings.shape import leaves
 from runtimes.supervisor import ReplicaSpec
@@ -118,23 +119,22 @@ class Box:
             "contents": (gateway.contents._settings, gateway.contents.most),
             "exports": sorted(map(str, app._office.exporters._tasks)),
             "replicas": list(self.replicas.specs),
-            "routes": [
-                (
-                    *(route.model, route.aliases, route.strategy, route.deadlines, route.retries),
-                    route.drop_unsupported,
-                    [
-                        (
-                            target.name,
-                            dict(target.overrides),
-                            _connection(upstream),
-                        )
-                        for target in route.targets
-                        for upstream in (target.upstream,)
-                    ],
-                )
-                for route in gateway.router.routes
-            ],
+            "routes": [_route(route) for route in gateway.router.routes],
         }
+
+
+def _route(route: Route) -> Any:
+    """All of a route, its targets by what they ask."""
+    told = {name: getattr(route, name) for name in route.__struct_fields__ if name not in ("targets", "shadows")}
+    targets = [_target(each) for each in route.targets]
+    return told, targets, [(_target(each.target), each.share) for each in route.shadows]
+
+
+def _target(target: Target | Nested) -> Any:
+    told = (target.name, dict(target.overrides), target.weight, target.share, target.when)
+    if isinstance(target, Nested):
+        return told
+    return (*told, target.prefill, _connection(target.upstream))
 
 
 def _connection(upstream: Any) -> Any:
