@@ -35,15 +35,17 @@ from appliance.ids import new_id
 from appliance.limits.admission import Gates, Opening, follow
 from appliance.limits.openings import openings, queue_rules
 from appliance.office import Office, People
-from appliance.providers.http import make_session
-from appliance.providers.kinds import make_upstream
+from appliance.pricing import Prices
+from appliance.probes import Prober
 from appliance.providers.connect import connect
+from appliance.providers.http import make_session
+from appliance.providers.kinds import Connection, make_upstream
+from appliance.providers.shipped import prices_of
 from appliance.providers.upstream import Upstream
 from appliance.redact import Secrets
-from appliance.routing.build import build_router
+from appliance.routing.build import build_router, zones
 from appliance.routing.health import Health
 from appliance.routing.routes import Router
-from appliance.routing.strategies import Zone
 from appliance.routing.watch import Running
 from appliance.settings import (
     DeploymentTarget,
@@ -66,6 +68,8 @@ from runtimes.supervisor import ReplicaSpec, Supervisor, run_directory
 
 logger = logging.getLogger("outpost")
 
+MakeUpstream = Callable[[Any], Upstream]
+"""Gets a target of the settings."""
 SIGNAL = Principal(key_id="signal", key_name="signal", role="owner")
 """Who reloads the settings by a signal: only this user of the machine, and root, can send one."""
 
@@ -155,6 +159,12 @@ class App:
         await self._supervisor.start(prepared.specs)
         following = asyncio.create_task(follow(gates, self._supervisor))
         stack.push_async_callback(_ended, following)
+        health = self.gateway.health
+        self._prober = Prober(health.board, health.clock, office.observer.checked)
+        self._prober.know(prepared.router)
+        probing = asyncio.create_task(self._prober.run())
+        stack.push_async_callback(_ended, probing)
+        stack.push_async_callback(self.gateway.shadows.close)
         operator = Operator(self.gateway, office.ring, office.exchanges(), self.status, self.reload)
         self._doors = Doors(
             operator,
@@ -181,6 +191,7 @@ class App:
 
     async def stop(self) -> None:
         """Take nothing new, let what runs finish within server.drain_timeout, then close everything."""
+        await self.gateway.shadows.close()
         await self._doors.close()
         await asyncio.gather(*self.gateway.background, *self._reloads, return_exceptions=True)
         for task in self._changing:
@@ -251,6 +262,8 @@ class App:
             self.gateway.max_priority = wanted.admission.max_priority
             self.gateway.default_priority = wanted.admission.default_priority
             self.gateway.router = prepared.router
+            self.gateway.shadows.keep({route.model for route in prepared.router.routes})
+            self._prober.know(prepared.router)
             self.gateway.max_json_depth = wanted.server.max_json_depth
             self.gateway.write_timeout_s = wanted.server.write_timeout
             self._doors.change(_limits(wanted), self._access_log(wanted, self._stack))
@@ -295,13 +308,16 @@ class App:
             deployment.name: engines.upstream(deployment, files[deployment.name], self._supervisor)
             for deployment in settings.deployments
         }
+        upstream_of, shadow_of = self._upstreams(settings, upstreams)
         return Prepared(
             settings,
             engines.specs(settings.deployments, files, self._run_dir, self._data_dir / "logs"),
             build_router(
                 settings.routes,
-                self._upstreams(settings, upstreams),
-                lambda target: _zone(settings, target),
+                upstream_of,
+                zones(settings.providers),
+                Prices(prices_of(settings)).of,
+                shadow_of,
             ),
             openings(settings, {name: each.manifest.task for name, each in files.items()}),
             self._people(settings),
@@ -353,19 +369,25 @@ class App:
         except OSError as error:
             return {}, [preflight.unreadable(error)]
 
-    def _upstreams(self, settings: Settings, local: Mapping[str, Upstream]) -> Callable[[Any], Upstream]:
-        """Gives the upstream of a target as the settings declare it; a provider's models share its connection."""
-        connections = {
-            provider.name: connect(provider, self._env, self._session) for provider in settings.providers
+    def _upstreams(self, settings: Settings, local: Mapping[str, Upstream]) -> tuple[MakeUpstream, MakeUpstream]:
+        """What gives the upstream of a target as the settings declare it, and that of one that is only a shadow. Models
+        of a provider share its connection; what shadows meet is no trouble of theirs."""
+        connections = {provider.name: connect(provider, self._env, self._session) for provider in settings.providers}
+        asides = {
+            name: msgspec.structs.replace(connection, keys=connection.keys.aside())
+            for name, connection in connections.items()
         }
 
-        def upstream_of(target: Any) -> Upstream:
-            if isinstance(target, DeploymentTarget):
-                return local[target.deployment]
-            connection = connections[target.provider]
-            return make_upstream(str(target), model=target.model, connection=connection, session=self._session)
+        def among(connections: Mapping[str, Connection]) -> MakeUpstream:
+            def upstream_of(target: Any) -> Upstream:
+                if isinstance(target, DeploymentTarget):
+                    return local[target.deployment]
+                connection = connections[target.provider]
+                return make_upstream(str(target), model=target.model, connection=connection, session=self._session)
 
-        return upstream_of
+            return upstream_of
+
+        return among(connections), among(asides)
 
     def _access_log(self, settings: Settings, stack: contextlib.AsyncExitStack) -> AccessLog | None:
         """The access log, if it is wanted. It stays open while a reload has switched it off."""
@@ -413,13 +435,6 @@ def _tls(settings: Settings) -> ssl.SSLContext | None:
     if settings.identity.client_ca is not None:
         require(context, settings.identity.client_ca)
     return context
-
-
-def _zone(settings: Settings, target: Any) -> Zone:
-    """Where a target of the settings is."""
-    if isinstance(target, DeploymentTarget):
-        return "on_box"
-    return next(each.zone for each in settings.providers if each.name == target.provider)
 
 
 async def _ended(task: asyncio.Task[None]) -> None:

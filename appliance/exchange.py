@@ -34,12 +34,14 @@ from appliance.outgoing import Outgoing
 from appliance.records.rows import ExchangeRow, Outcome
 from appliance.relay import BYTES_A_TOKEN, Relay
 from appliance.responses.keeper import Prepared, ResponseKeeper
+from appliance.routing.explain import Explanation
 from appliance.routing.health import Health
-from appliance.routing.plan import Plan, Situation, make_plan
+from appliance.routing.plan import Plan, Situation, explain_plan, make_plan
 from appliance.routing.residency import Demand
-from appliance.routing.routes import Router
+from appliance.routing.routes import Route, Router, Shadow
 from appliance.routing.watch import Running, Watch
 from appliance.settings.recording import Content
+from appliance.shadows import PIECES, Given, Shadows
 from appliance.wishes import PRIORITY_HEADER, SESSION_HEADER, TAGS_HEADER, parse_session, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
@@ -79,6 +81,10 @@ class Gateway:
     max_json_depth: int = 64
     write_timeout_s: float = 30.0
     background: set[asyncio.Task[Any]] = field(default_factory=set)
+    shadows: Shadows = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shadows = Shadows(self.health, self.gates, lambda: self.limits.prices, self.clock, self.observer.shadowed)
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Have something done that goes on if its caller ends; a shutdown waits for it."""
@@ -130,7 +136,9 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
             logger.exception("exchange_failed", extra={"request_id": incoming.id})
             answer = exchange.fail(InternalError(MISTAKE))
         watch.close()
-        return await exchange.record(answer)
+        answer = await exchange.record(answer)
+        exchange.shadow(answer)
+        return answer
 
 
 def check_may_ask(principal: Principal) -> None:
@@ -168,6 +176,8 @@ class Exchange:
         """What is kept of an answer that its caller may ask for again."""
         self._error: OutpostError | None = None
         self._policy: Content = "none"
+        self._drawn: tuple[tuple[Shadow, ...], Route, Asked] | None = None
+        """Shadows that the request falls to."""
         self.demands: list[Demand] = []
         """Where verdicts about its texts want the data to stay; what the key and the route want comes on top."""
         now = self._now = _since(gateway.clock.monotonic)
@@ -226,7 +236,24 @@ class Exchange:
         elif request.stream:
             self._relay.kept, self._relay.keep_most = [], STREAM_OVERHEAD * gateway.contents.most
         self.row.stream = bool(request.stream)
+        if route.shadows:
+            self._draw(route, asked)
         return make_plan(route, self._kind, asked, limited, self._situation(asked))
+
+    def explain(self, asked: Asked) -> Explanation:
+        """What `plan` would decide, and why. Raises ModelNotFound."""
+        limited = self._principal.restrictions
+        route = self._gateway.router.find(asked.request.model, limited.routes)
+        self.row.route = route.model
+        return explain_plan(route, self._kind, asked, limited, self._situation(asked))
+
+    def _draw(self, route: Route, asked: Asked) -> None:
+        """Choose the shadows that the request falls to; the caller's answer is kept for them."""
+        if drawn := self._gateway.shadows.draw(route, self._kind):
+            self._drawn = drawn, route, asked
+            if self.row.stream:
+                relay = self._relay
+                relay.kept, relay.keep_most = [] if relay.kept is None else relay.kept, max(relay.keep_most, PIECES)
 
     def _situation(self, asked: Asked) -> Situation:
         """What the plan goes by beside the request."""
@@ -296,6 +323,8 @@ class Exchange:
         row, self._error = self.row, error
         self.settle()
         row.error_code = error.code
+        if notes := getattr(error, "__notes__", None):
+            logger.info("no_target", extra={"request_id": row.id, "cause": "; ".join(notes)})
         refusal = self._account.refusal if self._account is not None else None
         if refusal is not None:
             self._gateway.observer.refused(refusal.limit, refusal.scope)
@@ -366,6 +395,14 @@ class Exchange:
         else:
             said = await asyncio.to_thread(self._kind.assemble, pieces)
         return await contents.keep(self._principal, self.row, policy, self._body, said)
+
+    def shadow(self, answer: Answer) -> None:
+        """Have shadows asked what the caller has been answered, if it has. Waits for none of them."""
+        if self._drawn is None or self.row.outcome != "completed":
+            return
+        drawn, route, asked = self._drawn
+        allowed, given = self._principal.restrictions, Given(self.row, answer.body, self._relay.kept or ())
+        self._gateway.shadows.ask(drawn, route, self._kind, asked, allowed, self._situation(asked), given)
 
     def _submit(self) -> asyncio.Future[None]:
         """Done once the row is on record and the limits know, or raises RecordsUnavailable. Whoever waits for it may be

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from appliance.dialects.kinds import KINDS
 from appliance.dialects.wire import encode
-from appliance.door import admin_keys, admin_people, openapi, operation
+from appliance.door import admin_keys, admin_people, admin_shadows, openapi, operation
 from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.health import healthz, readyz, unready
 from appliance.door.operation import LIMIT, MAX_NUMBER, MAX_ROWS, Operation, number
@@ -66,6 +66,7 @@ def endpoints(operator: Operator, terms: Terms, more: Sequence[Endpoint] = ()) -
     own = (
         *_house(operator),
         *(operation.endpoint(each, terms) for each in operations(operator.keys)),
+        *(operation.endpoint(each, terms) for each in admin_shadows.operations(operator.gateway)),
         *more,
     )
     # The page of metrics and the login have askers of their own, who may add to the address what they like.

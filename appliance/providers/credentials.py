@@ -116,6 +116,23 @@ class Pace:
         self._sent.append(now)
         return 0.0
 
+    def spare(self, now: float) -> bool:
+        """Whether half of what is allowed is left."""
+        return 2 * sum(at > now - MINUTE_S for at in self._sent) < self._most
+
+
+class Behind:
+    """What others leave of a pace: half of it always stays theirs."""
+
+    __slots__ = ("_pace",)
+
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+
+    def take(self, now: float) -> float:
+        """As `Pace.take`."""
+        return self._pace.take(now) if self._pace.spare(now) else 1.0
+
 
 class Keys:
     """The keys of one provider, and how often it may be asked."""
@@ -136,7 +153,15 @@ class Keys:
         self.longest_rest_s = longest_rest_s
         self.draw = draw
         self.clock = clock
-        self.pace = Pace(requests_per_minute) if requests_per_minute is not None else None
+        self.pace: Pace | Behind | None = Pace(requests_per_minute) if requests_per_minute is not None else None
+
+    def aside(self) -> Keys:
+        """The same keys for requests that must not be anybody's trouble: how they fare says nothing about the keys, and
+        most of what may be asked in a minute is left to others."""
+        keys = [Key(each.name, each.text, each.weight) for each in self.all]
+        twin = Keys(self.provider, keys, longest_rest_s=self.longest_rest_s, draw=self.draw, clock=self.clock)
+        twin.pace = Behind(self.pace) if isinstance(self.pace, Pace) else self.pace
+        return twin
 
     def credentials(self, target: str) -> Credentials:
         """For one target, whose name is for messages."""

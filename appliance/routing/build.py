@@ -41,16 +41,21 @@ def build_router(
     upstream_of: Callable[[Any], Upstream],
     zone_of: Callable[[Any], Zone] = _on_box,
     price_of: Callable[[str], Priced] = _no_price,
+    shadow_of: Callable[[Any], Upstream] | None = None,
 ) -> Router:
     """`upstream_of` gives the upstream of a target as the settings declare it, `zone_of` where it is, `price_of` what
-    a target of that name costs. Routes must not lead back to themselves.
+    a target of that name costs, `shadow_of` the upstream of one that is only a shadow, where that is another one.
+    Routes must not lead back to themselves.
 
     Raises ValueError for overrides that are no request fields or have wrong values, and for hours that are none.
     """
     declared = {route.model: route for route in routes}
     built: dict[str, Route] = {}
 
-    def leaf(target: Any) -> Target:
+    def shadow(target: Any) -> Target:
+        return leaf(target, shadow_of or upstream_of)
+
+    def leaf(target: Any, upstream_of: Callable[[Any], Upstream] = upstream_of) -> Target:
         upstream = upstream_of(target)
         prefill = getattr(target, "prefill", None)
         return Target(
@@ -66,13 +71,18 @@ def build_router(
 
     def route_of(model: str) -> Route:
         if model not in built:
-            built[model] = _route(declared[model], leaf, route_of)
+            built[model] = _route(declared[model], leaf, route_of, shadow)
         return built[model]
 
     return Router(route_of(route.model) for route in routes)
 
 
-def _route(route: RouteSettings, leaf: Callable[[Any], Target], route_of: Callable[[str], Route]) -> Route:
+def _route(
+    route: RouteSettings,
+    leaf: Callable[[Any], Target],
+    route_of: Callable[[str], Route],
+    shadow: Callable[[Any], Target],
+) -> Route:
     return Route(
         model=route.model,
         aliases=tuple(route.aliases),
@@ -103,7 +113,7 @@ def _route(route: RouteSettings, leaf: Callable[[Any], Target], route_of: Callab
         buffer_tokens=route.buffer_tokens,
         fallback_on_content_filter=route.fallback_on_content_filter,
         hedging=None if route.hedge is None else Hedging(float(route.hedge.percentile), route.hedge.share),
-        shadows=tuple(Shadow(leaf(each.target), each.share) for each in route.shadow),
+        shadows=tuple(Shadow(shadow(each.target), each.share) for each in route.shadow),
         keep=route.residency,
     )
 

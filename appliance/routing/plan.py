@@ -10,15 +10,16 @@ import msgspec
 
 from appliance.dialects.asked import Asked
 from appliance.dialects.kinds import Kind, Request
-from appliance.errors import ModelLoading, OutpostError, PermissionDenied, TargetResting, Unavailable
+from appliance.errors import ModelLoading, OutpostError, PermissionDenied, TargetLimited, TargetResting, Unavailable
 from appliance.providers.upstream import Readiness, Upstream
 from appliance.routing import conditions, residency
 from appliance.routing.board import Board, TargetState
-from appliance.routing.breaker import usable
+from appliance.routing.breaker import Standing, usable
 from appliance.routing.complexity import assess
 from appliance.routing.explain import Considered, Explanation
 from appliance.routing.fit import fit, override
 from appliance.routing.hashing import prefix_key
+from appliance.routing.health import resting
 from appliance.routing.routes import Nested, Route, Target
 from appliance.routing.strategies import Asking, Choice, Zone, rank
 
@@ -98,7 +99,8 @@ def make_plan(
     route: Route, kind: Kind, asked: Asked, allowed: Allowed | None = None, situation: Situation | None = None
 ) -> Plan:
     """Raises UnsupportedParameter or BadRequest if no target can honour the request, PermissionDenied if none is
-    allowed to the asker, Unavailable if none is up."""
+    allowed to the asker, Unavailable if none is up or meant for it; why each is left out is in the notes of the last,
+    for operators only."""
     planner = _Planner(route, kind, asked, allowed, situation)
     candidates = planner.candidates(route, {})
     if candidates:
@@ -106,9 +108,17 @@ def make_plan(
     raise planner.refusal()
 
 
-def explain_plan(
-    route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation
-) -> Explanation:
+def fit_shadow(
+    route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation, target: Target
+) -> tuple[Candidate | None, str]:
+    """The request as a shadow gets it, where the same rules let it have the request as hold for targets; else None, and
+    why."""
+    planner = _Planner(route, kind, asked, allowed, situation)
+    candidate = planner.shadow(target)
+    return candidate, "; ".join(planner.why())
+
+
+def explain_plan(route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation) -> Explanation:
     """What `make_plan` would decide, and why. Asks nobody, and raises nothing for what it decides."""
     planner = _Planner(route, kind, asked, allowed, situation)
     candidates = planner.candidates(route, {})
@@ -170,8 +180,12 @@ class _Planner:
         if each.when is None:
             return True
         holds, reason = conditions.matches(each.when, self.facts())
-        if not holds and isinstance(each, Target):
-            self._cut.append(_Cut(each, reason))
+        if not holds:
+            if isinstance(each, Nested):
+                reason = f"the route {each.name} is left out: {reason}"
+                self._cut += [_Cut(target, reason) for target in each.route.all_targets()]
+            else:
+                self._cut.append(_Cut(each, reason))
         return holds
 
     def _fitted(self, target: Target, overrides: dict[str, object]) -> Candidate | None:
@@ -209,6 +223,14 @@ class _Planner:
             native = self._kind.carry(native, request, wanted)
         return Candidate(target, wanted, native, verdict.pseudonymise)
 
+    def shadow(self, target: Target) -> Candidate | None:
+        """A target that is asked beside the plan. Nothing is masked for it: what must be, it does not get."""
+        candidate = self._fitted(target, {})
+        if candidate is None or not candidate.pseudonymise:
+            return candidate
+        self._cut.append(_Cut(target, "what is sensitive would have to be masked for it"))
+        return None
+
     # --- who first ----------------------------------------------------------------------------------
 
     def _order(self, route: Route, fitting: Sequence[Target | Nested]) -> Iterator[int]:
@@ -226,7 +248,7 @@ class _Planner:
                 if usable(standing):
                     yield at
                 else:
-                    self._rests(each, standing.reason, standing.wait_s)
+                    self._rests(each, standing)
             return
         board, now = situation.board, situation.now
         choices = [_choice(each, board, now) for each in fitting]
@@ -234,16 +256,13 @@ class _Planner:
         for at, score, reason in ranking.order:
             self._scores[fitting[at].name] = (score, reason)
             yield at
-        for at, wait_s, reason in ranking.out:
+        for at, _, _ in ranking.out:
             each = fitting[at]
             if isinstance(each, Target):
-                self._rests(each, reason, wait_s)
+                self._rests(each, board.standing(each.name, now))
 
-    def _rests(self, target: Target, reason: str, wait_s: float) -> None:
-        error = TargetResting(
-            f"{target.name} is left alone for {max(wait_s, 0.1):.1f} s: {reason}.", retry_after_s=max(wait_s, 0.1)
-        )
-        self._cut.append(_Cut(target, reason, error))
+    def _rests(self, target: Target, standing: Standing) -> None:
+        self._cut.append(_Cut(target, standing.reason, resting(target.name, standing)))
 
     def _asking(self, route: Route) -> Asking:
         situation = self._situation
@@ -290,34 +309,37 @@ class _Planner:
         if not self._cut:
             return None
         most = max(_length(candidate.target.upstream) for candidate in candidates)
-        return next(
-            (cut.readiness for cut in self._cut if cut.readiness and _length(cut.target.upstream) > most), None
-        )
+        return next((cut.readiness for cut in self._cut if cut.readiness and _length(cut.target.upstream) > most), None)
 
     def refusal(self) -> OutpostError:
         """Why there is no candidate: the first that is not up, or rests, tells most; then the first refusal."""
         down = next((cut.readiness for cut in self._cut if cut.readiness is not None), None)
         if down is not None:
             return unavailable(self._route.model, down)
-        resting = [cut.error for cut in self._cut if isinstance(cut.error, TargetResting)]
-        if resting:
-            return min(resting, key=lambda error: error.retry_after_s or 0.0)
+        rest = [cut.error for cut in self._cut if isinstance(cut.error, TargetResting | TargetLimited)]
+        if rest:
+            return min(rest, key=lambda error: error.retry_after_s or 0.0)
         refused = next((cut.error for cut in self._cut if cut.error is not None), None)
         if refused is not None:
             return refused
-        return Unavailable(
-            f"The model {self._route.model} has no target whose condition holds for this request: "
-            + "; ".join(self.why())
-            + "."
+        nobody = Unavailable(
+            f"The model {self._route.model} is not for requests like this one: the conditions of its targets do not "
+            "hold. Ask for another model, or the operator, who can see why."
         )
+        for why in self.why():
+            nobody.add_note(why)  # names teams, keys and tags of the settings: for operators
+        return nobody
 
     def told_facts(self) -> dict[str, Any]:
         situation = self._situation
         assert situation is not None
         facts = self.facts()
         told: dict[str, Any] = {"operation": self._kind.operation, "prompt_tokens": facts.prompt_tokens}
-        if facts.complexity is not None:
-            told["complexity"] = facts.complexity
+        if self._kind.operation == "chat.completions":
+            # Also where no condition asks for it: so that somebody can see what one would do.
+            found = assess(self._asked.request)
+            told["complexity"] = found.score
+            told["complexity from"] = dict(found.parts)
         if facts.features:
             told["features"] = ", ".join(sorted(facts.features))
         if situation.tags:
@@ -325,7 +347,7 @@ class _Planner:
         if situation.session:
             told["session"] = situation.session
         if self._residency.zone != "cloud":
-            told["data stays"] = self._residency.zone
+            told["data stays"] = f"{self._residency.zone}, for {self._residency.by}"
         return told
 
     def considered(self, candidates: Sequence[Candidate]) -> Iterator[Considered]:

@@ -303,4 +303,5 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
         finally:
             engine.release.set()
             upstream.release.set()
+            await gateway.shadows.close()
             await house.doors.close(0.2)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.errors import RateLimited, TargetLimited, TargetUsedUp, UpstreamError, UpstreamFailed
+from appliance.errors import OutpostError, RateLimited, TargetLimited, TargetUsedUp, UpstreamError, UpstreamFailed
 from appliance.providers.credentials import (
     REFUSED_REST_S,
     Credential,
@@ -214,3 +214,41 @@ def test_a_provider_that_is_asked_as_often_as_it_may_is_skipped_with_the_time_un
     assert caught.value.retry_after_s == 40.0
     clock.now += 40
     one.take()
+
+
+# --- requests that must be nobody's trouble ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [RateLimited(LIMITED), UpstreamError("no"), TargetUsedUp("no quota")])
+def test_what_is_refused_aside_rests_no_key_of_others(error: OutpostError) -> None:
+    clock = Clock()
+    keys = Keys("lab", [Key("a", "sk-secret-number-a"), Key("b", "sk-secret-number-b")], clock=clock, draw=lambda: 0.0)
+    aside, others = keys.aside().credentials("lab/m"), keys.credentials("lab/m")
+    for status in (401, 403, 429):
+        for credential in aside.all:
+            aside.failed(credential, status, error)
+    with pytest.raises(TargetLimited):
+        aside.take()
+    assert [each.text for each in aside.all] == [each.text for each in others.all]
+    assert others.take().name == "a"
+
+
+@given(st.integers(1, 20), st.lists(st.tuples(st.booleans(), st.floats(0, 30)), max_size=80))
+def test_aside_half_of_what_may_be_asked_in_a_minute_is_left(most: int, asked: list[tuple[bool, float]]) -> None:
+    """However both ask: the provider is asked no more often than allowed, and half of it aside at most."""
+    clock = Clock()
+    keys = Keys("lab", [Key("a", "sk-secret-number-a")], clock=clock, requests_per_minute=most)
+    own, aside = keys.credentials("lab/m"), keys.aside().credentials("lab/m")
+    sent: list[tuple[float, bool]] = []
+    for beside, pause_s in asked:
+        clock.now += pause_s
+        try:
+            (aside if beside else own).take()
+        except TargetLimited:
+            recent = [which for at, which in sent if at > clock.now - 60]
+            assert 2 * len(recent) >= (most if beside else 2 * most)
+            continue
+        sent.append((clock.now, beside))
+        recent = [which for at, which in sent if at > clock.now - 60]
+        assert len(recent) <= most
+        assert 2 * (sum(recent) - 1) < most
