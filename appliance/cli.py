@@ -30,6 +30,7 @@ class Commands(ListedGroup):
         "service-accounts": Listed(
             "people:service_accounts", "Service accounts: programs that ask with keys of their own."
         ),
+        "routes": Listed("routes:app", "Routes: list them, and have one explain what it would do with a request."),
         "limits": Listed("limits:app", "Limits and budgets: create, list, show, delete."),
         "usage": Listed("usage:app", "Who used how much."),
         "requests": Listed("requests:app", "The record of requests."),

@@ -10,6 +10,7 @@ from appliance.redact import looks_secret
 TAGS_HEADER = "x-outpost-tags"
 PRIORITY_HEADER = "x-outpost-priority"
 SESSION_HEADER = "x-outpost-session"
+EXPLAIN_HEADER = "x-outpost-explain"
 MAX_TAGS = 16
 
 _TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,63}")
@@ -45,7 +46,14 @@ def parse_session(text: str | None) -> str:
     if not text:
         return ""
     if not _SESSION.fullmatch(text):
-        raise BadRequest(
-            f"{SESSION_HEADER}: 1 to 128 printable ASCII characters without spaces", param=SESSION_HEADER
-        )
+        raise BadRequest(f"{SESSION_HEADER}: 1 to 128 printable ASCII characters without spaces", param=SESSION_HEADER)
     return text
+
+
+def parse_explain(text: str | None) -> bool:
+    """Whether the plan is to be told instead of an answer. Raises BadRequest."""
+    if text not in (None, "", "0", "1"):
+        raise BadRequest(
+            f"{EXPLAIN_HEADER}: send 1 to be told the plan instead of an answer, or leave it out", param=EXPLAIN_HEADER
+        )
+    return text == "1"

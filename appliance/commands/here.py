@@ -12,6 +12,7 @@ import msgspec
 
 from appliance.commands.database import COMMAND_LINE, reading, writing
 from appliance.commands.place import Place
+from appliance.commands.router_here import ROUTES, operations_here
 from appliance.door import admin, admin_limits
 from appliance.door.operation import Operation, perform
 from appliance.identity.key_ring import KeyRing, placed
@@ -27,7 +28,7 @@ LIMITS = "/admin/v1/limits"
 def answered(
     place: Place, method: str, path: str, query: Mapping[str, str | int | None], body: Mapping[str, Any] | None
 ) -> list[dict[str, Any]]:
-    """The `data` of the answer to a question about people, keys and limits, one thing as a list of one. Raises
+    """The `data` of the answer to a question about people, keys, limits and routes, one thing as a list of one. Raises
     OutpostError."""
     return asyncio.run(_here(place, method, path, query, body))
 
@@ -39,11 +40,11 @@ async def _here(
     payload = b"" if body is None else msgspec.json.encode(body)
     async with contextlib.AsyncExitStack() as stack:
         recorder = None
-        if method == "GET":
+        if method == "GET" or path.startswith(ROUTES):  # a plan changes nothing
             database = await stack.enter_async_context(reading(place))
         else:
             database, recorder = await stack.enter_async_context(writing(place))
-        about = _limits if path.startswith(LIMITS) else _people_and_keys
+        about = next((about for start, about in _ABOUT.items() if path.startswith(start)), _people_and_keys)
         table = await about(place, database, recorder, stack)
         answer = await perform(table, COMMAND_LINE, method, path, given, payload)
     data = msgspec.json.decode(answer)["data"]
@@ -68,3 +69,15 @@ async def _limits(
     stack.push_async_callback(keeper.close)
     await keeper.load(place.settings)
     return admin_limits.operations(keeper)
+
+
+async def _routes(
+    place: Place, database: Database, recorder: Recorder | None, stack: contextlib.AsyncExitStack
+) -> Sequence[Operation]:
+    ring = await KeyRing.open(database, place.data_dir, recorder=recorder, strict=False)
+    ring.declared = [placed(key, ring.directory) for key in place.declared_keys]
+    return operations_here(place, ring.show)
+
+
+_ABOUT = {LIMITS: _limits, ROUTES: _routes}
+"""How paths begin → what answers there, if it is not people and keys."""

@@ -52,6 +52,11 @@ class Place:
         return locate(self._given.database, self.data_dir, self._env)
 
     @property
+    def has_settings(self) -> bool:
+        """Whether a settings file was read, if there is one."""
+        return self._given is not None
+
+    @property
     def settings(self) -> Settings:
         from appliance.settings import Settings
 

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from appliance.dialects.kinds import KINDS
 from appliance.dialects.wire import encode
-from appliance.door import admin_keys, admin_people, admin_shadows, openapi, operation
+from appliance.door import admin_keys, admin_people, admin_routes, admin_shadows, openapi, operation
 from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.health import healthz, readyz, unready
 from appliance.door.operation import LIMIT, MAX_NUMBER, MAX_ROWS, Operation, number
@@ -66,6 +66,7 @@ def endpoints(operator: Operator, terms: Terms, more: Sequence[Endpoint] = ()) -
     own = (
         *_house(operator),
         *(operation.endpoint(each, terms) for each in operations(operator.keys)),
+        *(operation.endpoint(each, terms) for each in admin_routes.operations(_routes(operator))),
         *(operation.endpoint(each, terms) for each in admin_shadows.operations(operator.gateway)),
         *more,
     )
@@ -73,6 +74,17 @@ def endpoints(operator: Operator, terms: Terms, more: Sequence[Endpoint] = ()) -
     own = tuple(operation.strict(each) if each.path.startswith("/admin/") else each for each in own)
     document = operation.strict(openapi.endpoint(own))
     return (healthz(), readyz(operator.gateway), *own, document)
+
+
+def _routes(operator: Operator) -> admin_routes.RouteDesk:
+    gateway = operator.gateway
+    return admin_routes.RouteDesk(
+        router=lambda: gateway.router,
+        health=gateway.health,
+        find_key=lambda actor, key: operator.keys.show(actor, key),
+        estimate=lambda request: gateway.limits.estimate(request),
+        wall=gateway.clock.wall,
+    )
 
 
 def _house(operator: Operator) -> tuple[Endpoint, ...]:

@@ -16,14 +16,17 @@ from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, read_body, se
 from appliance.door.render import anthropic_error, respond
 from appliance.door.terms import Terms
 from appliance.exchange import Gateway, run
+from appliance.explaining import explain
+from appliance.wishes import EXPLAIN_HEADER, parse_explain
 
 
 async def answer(gateway: Gateway, kind: Kind, terms: Terms, visit: Visit) -> web.StreamResponse:
-    """One exchange; its last byte leaves after it is on record."""
+    """One exchange, or the plan of one; the last byte of an exchange leaves after it is on record."""
     limits = terms.limits
     outgoing = HttpOutgoing(visit.request, visit.id, limits.write_timeout)
+    step = explain if parse_explain(visit.request.headers.get(EXPLAIN_HEADER)) else run
     try:
-        result = await run(gateway, kind, HttpIncoming(visit.request, visit.id, limits), outgoing)
+        result = await step(gateway, kind, HttpIncoming(visit.request, visit.id, limits), outgoing)
     except Exception:
         if outgoing.response is not None:
             # Nothing clean can follow what was sent; a cut connection at least does not look complete.

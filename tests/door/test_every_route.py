@@ -19,7 +19,7 @@ from tests.door.whole_desk import Text, Whole, open_whole
 
 PARTS = (
     "organizations", "teams", "users", "service-accounts", "keys", "me", "limits", "ledger", "usage", "requests",
-    "erase", "export", "session", "status", "reload", "openapi.json",
+    "routes", "erase", "export", "session", "status", "reload", "openapi.json",
 )  # fmt: skip
 PROBES = {("GET", "/healthz"), ("GET", "/readyz")}
 PAGES = {("GET", "/login"), ("GET", "/login/callback")}
@@ -39,13 +39,15 @@ ANSWERED = {200, 201, 400, 404}
 NOT_LISTED = ("id", "created_at", "digest", "secret_id", "organization_id", "created_by", "permissions", "is_admin")
 FREE = {
     "name", "disabled", "overlap", "scope", "match", "requests", "input_tokens", "output_tokens", "tokens", "usd",
-    "window", "timezone", "in_flight",
+    "window", "timezone", "in_flight", "message", "request", "dialect", "tags", "session",
 }  # fmt: skip
-"""Fields whose value gives nobody more than they have; a limit only takes, and only from its own organisation."""
+"""Fields whose value gives nobody more than they have; a limit only takes, and only from its own organisation, and a
+plan changes nothing."""
 PROBED = {
     "role", "organization", "team", "user", "service_account", "restrictions", "expires_at", "expires_in", "subject",
+    "key",
 }  # fmt: skip
-"""Fields whose value would: tests in test_permissions.py, and below."""
+"""Fields whose value would: tests in test_permissions.py, test_admin_routes.py, and below."""
 
 
 @pytest.fixture

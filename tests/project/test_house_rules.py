@@ -91,11 +91,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     ),
     "shadows": frozenset({"identity", "routing", "records", "dialects", "providers", "settings", "pricing"}),
     "counting": frozenset({"exchange", "identity", "routing", "dialects", "providers"}),
+    "explaining": frozenset({"collaborators", "outgoing", "exchange", "identity", "routing", "dialects"}),
     "door": frozenset(
         {
             "collaborators",
             "counting",
             "exchange",
+            "explaining",
             "relay",
             "responses",
             "shadows",

@@ -24,7 +24,10 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [
     ROOT / "README.md",
-    *(DOCS / f"{name}.md" for name in ("people", "limits", "providers", "records", "responses", "telemetry")),
+    *(
+        DOCS / f"{name}.md"
+        for name in ("people", "limits", "providers", "records", "responses", "routing", "telemetry")
+    ),
 ]
 PAGES.append(DOCS / "admin-api.md")
 NOT_OURS = frozenset({"le"})
