@@ -147,10 +147,27 @@ class _Planner:
         self._facts: conditions.Facts | None = None
         self._scores: dict[str, tuple[float, str]] = {}
         """What a strategy says of a target."""
-        demands = situation.demands if situation is not None else ()
+        self._demands = [*situation.demands] if situation is not None else []
+        """Where the data must stay."""
+        self._demand(route)
+        self._residency = residency.strictest(self._demands) if self._demands else residency.UNBOUND
+        self._within = self._residency
+        """With what the routes inside the route demand, while their targets are looked at."""
+
+    def _demand(self, route: Route) -> None:
         if route.keep != "any":
-            demands = (*demands, residency.Demand(route.keep, f"the route {route.model}", route.keep_action))
-        self._residency = residency.strictest(demands) if demands else residency.UNBOUND
+            self._demands.append(residency.Demand(route.keep, f"the route {route.model}", route.keep_action))
+
+    def _inside(self, nested: Nested, overrides: dict[str, object]) -> list[Candidate]:
+        """The candidates of a route inside the route. What it demands holds also when it is reached through another."""
+        outer, known = self._within, len(self._demands)
+        self._demand(nested.route)
+        if len(self._demands) > known:
+            self._within = residency.strictest(self._demands)
+        found = self.candidates(nested.route, {**overrides, **nested.overrides})
+        self._within = outer
+        del self._demands[known:]
+        return found
 
     def candidates(self, route: Route, overrides: dict[str, object]) -> list[Candidate]:
         """Of a route, with those of the routes inside it in their place, the best first."""
@@ -168,7 +185,7 @@ class _Planner:
         for at in self._order(route, fitting):
             inner = fitting[at]
             if isinstance(inner, Nested):
-                found += self.candidates(inner.route, {**overrides, **inner.overrides})
+                found += self._inside(inner, overrides)
             else:
                 found.append(fitted[at])
         return found
@@ -194,7 +211,7 @@ class _Planner:
             error = PermissionDenied(f"This key may not use the model {self._route.model}: {forbidden}.")
             self._cut.append(_Cut(target, forbidden, error))
             return None
-        verdict = residency.allowed(target.zone, self._residency)
+        verdict = residency.allowed(target.zone, self._within)
         if not verdict.allowed:
             error = PermissionDenied(
                 f"The model {self._route.model} has no target where this data may go: {verdict.why}.", code="residency"

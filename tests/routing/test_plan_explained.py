@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.dialects.kinds import CHAT, EMBEDDINGS, MESSAGES
-from appliance.errors import OutpostError, Unavailable
+from appliance.errors import OutpostError, PermissionDenied, Unavailable
 from appliance.providers.upstream import READY, Capabilities, Readiness
 from appliance.routing.board import Board
 from appliance.routing.complexity import assess
@@ -135,3 +135,22 @@ def test_every_dialect_of_a_chat_has_a_complexity_and_nothing_else_has() -> None
     assert explain_plan(route, MESSAGES, asked, None, situation(1, Board())).request["complexity"] == 0
     asked = EMBEDDINGS.parse(b'{"model": "m", "input": "x"}', 64)
     assert "complexity" not in explain_plan(route, EMBEDDINGS, asked, None, situation(1, Board())).request
+
+
+def test_what_a_route_inside_demands_holds_for_its_targets() -> None:
+    """And for no others; what the route around it, or the request, demands still holds inside."""
+    anywhere = Condition(zones=("cloud",))
+    near = Target(Stub("b"), zone="on_prem", when=anywhere)  # conditions go by what the request itself demands
+    inner = Nested(Route("patients", (Target(Stub("a"), zone="cloud"), near), keep="on_prem"))
+    route = Route("m", (Target(Stub("c"), zone="cloud"), inner, Target(Stub("d"), zone="cloud", when=anywhere)))
+    plan = make_plan(route, CHAT, chat(), None, situation(1, Board()))
+    assert [candidate.target.name for candidate in plan.candidates] == ["c", "b", "d"]
+    assert plan.why == ("a: it is off the premises, and the route patients keeps data on the premises",)
+    bound = situation(1, Board(), demands=(Demand("on_box", "a verdict"),))
+    told = explain_plan(route, CHAT, chat(), None, bound)
+    assert all(each.place is None for each in told.considered)
+    assert len(told.considered) == 4
+    assert told.request["data stays"] == "on_box, for a verdict"
+    loose = Route("m", (Nested(Route("open", (Target(Stub("a"), zone="cloud"),))),), keep="on_prem")
+    with pytest.raises(PermissionDenied, match="the route m keeps data on the premises"):
+        make_plan(loose, CHAT, chat(), None, situation(1, Board()))
