@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import engine, gateway
+from benchmarks import engine, failover, gateway
 from benchmarks.installs import Installer, cache_folder, say
 from benchmarks.processes import ROOT
 from benchmarks.report import Plan, Table, machine, write_page
@@ -54,6 +54,7 @@ BENCHMARKS = (
         full_s=150,
         goals={"resident memory": "≤ 600", "health check while they run, p99 (loop lag)": "≤ 20"},
     ),
+    Benchmark("failover", "What a failover costs", failover.measure, quick_s=30, full_s=120),
     Benchmark(
         "engine",
         "SmolLM2-135M-Instruct (Q4_1) over HTTP",

@@ -6,7 +6,8 @@ The model's name says how a stream is paced: `mock-burst` sends all chunks in on
 `mock-20ms` and `mock-50ms` send one chunk every 20 or 50 ms. `max_tokens` (or
 `max_completion_tokens`) is the number of content chunks. Each chunk is an HTTP chunk of its own of
 about 210 bytes, as OpenAI sends them: a chunk with the role, the content, the finish reason, the usage when
-`stream_options.include_usage` is set, `[DONE]`.
+`stream_options.include_usage` is set, `[DONE]`. `mock-503` refuses everything with 503, and `mock-cut` closes the
+connection after half of a burst.
 """
 
 from __future__ import annotations
@@ -144,7 +145,13 @@ class Upstream(asyncio.Protocol):
         model = request["model"]
         tokens = int(request.get("max_tokens") or request.get("max_completion_tokens") or 16)
         pace = PACES_MS.get(model)
-        if pace is None:
+        if model == "mock-503":
+            self._transport.write(json_answer({"error": {"message": "overloaded"}}, "503 Service Unavailable"))
+        elif model == "mock-cut":
+            chunks = frames("mock-burst", tokens, True)
+            self._transport.write(_STREAM_HEAD + b"".join(chunks[: 1 + tokens // 2]))
+            self._transport.close()
+        elif pace is None:
             self._transport.write(json_answer({"error": {"message": f"no model {model}"}}, "404 Not Found"))
         elif not request.get("stream"):
             self._transport.write(whole(model, tokens))
