@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from appliance import preflight
+from appliance.dialects.kinds import Request
 from appliance.providers.local import LocalUpstream
 from appliance.providers.upstream import READY, Capabilities, Readiness
+from appliance.routing.hashing import bounded, prefix_key, rendezvous
 from appliance.settings import Deployment, Finding
 from runtimes.catalogue import Catalogue, CatalogueError, Manifest, ModelFiles
 from runtimes.engine import Engine
 from runtimes.llamacpp import launch as llamacpp
-from runtimes.supervisor import ReplicaSpec, Supervisor, socket_path
+from runtimes.supervisor import Choose, ReplicaSpec, Supervisor, socket_path
 
 RETRY_WHILE_LOADING_S = 2.0
 RETRY_AFTER_FAILURE_S = 10.0
@@ -126,11 +128,22 @@ def upstream(deployment: Deployment, files: ModelFiles, supervisor: Supervisor) 
 
     return LocalUpstream(
         deployment.name,
-        lambda: supervisor.lease(deployment.name),
+        lambda request, partition: supervisor.lease(deployment.name, nearest(request, partition)),
         capabilities(files.manifest, context),
         state,
         sampling_defaults(files.manifest),
     )
+
+
+def nearest(request: Request, partition: str) -> Choose:
+    """Of several replicas the one that had the beginning of this conversation before, as long as it has not much more
+    to do than the others: what it has computed of that is not computed again."""
+
+    def choose(numbers: list[int], leases: list[int]) -> int:
+        order = rendezvous(prefix_key(request, partition), [str(number) for number in numbers])
+        return bounded(order, leases)[0]
+
+    return choose
 
 
 def sampling_defaults(manifest: Manifest) -> dict[str, float]:

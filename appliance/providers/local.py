@@ -21,7 +21,8 @@ from runtimes import engine as e
 FEW_VECTORS = 32
 """More than these are written as JSON off the event loop."""
 
-Lease = Callable[[], AbstractAsyncContextManager[e.Engine]]
+Lease = Callable[[Request, str], AbstractAsyncContextManager[e.Engine]]
+"""The use of an engine for a request of a partition."""
 
 
 class LocalUpstream:
@@ -67,7 +68,7 @@ class LocalUpstream:
 
     async def whole(self, call: Call) -> bytes:
         try:
-            async with self._lease() as engine:
+            async with self._lease(call.request, call.partition) as engine:
                 if isinstance(call.request, embeddings.EmbeddingRequest):
                     return await _embed(engine, call, call.request)
                 answer = call.kind.make_whole(call.frame(), call.tally)
@@ -86,7 +87,7 @@ class LocalUpstream:
         if isinstance(request, embeddings.EmbeddingRequest):
             return None
         try:
-            async with self._lease() as engine:
+            async with self._lease(request, "") as engine:
                 asked = (
                     [chat_request(request, "")]
                     if isinstance(request, chat.ChatRequest)
@@ -107,7 +108,7 @@ class LocalUpstream:
 
     async def _pieces(self, call: Call, answer: StreamRenderer) -> AsyncGenerator[bytes, None]:
         try:
-            async with self._lease() as engine:
+            async with self._lease(call.request, call.partition) as engine:
                 # All slots may be busy: how long others' answers take says nothing about this engine's health.
                 call.queued()
                 async with aclosing(_events(engine, self._completed(call))) as events:

@@ -24,6 +24,9 @@ from runtimes.supervisor.process import Launcher, LocalLauncher
 from runtimes.supervisor.replica import Replica, ReplicaView
 from runtimes.supervisor.spec import ReplicaKey, ReplicaSpec, SpecError, check, replacement
 
+Choose = Callable[[list[int], list[int]], int]
+"""Which of several ready replicas is used: of their numbers and how many leases each has, a place in these lists."""
+
 log = logging.getLogger(__name__)
 
 SUBSCRIPTION_LENGTH = 256
@@ -144,12 +147,13 @@ class Supervisor:
         found = (self._replicas[key] for key in sorted(self._replicas) if deployment in (None, key[0]))
         return [replica.view(self._clock()) for replica in found]
 
-    def lease(self, deployment: str) -> Lease:
-        """Use of the ready replica with the fewest leases: `async with supervisor.lease(name) as engine`.
+    def lease(self, deployment: str, choose: Choose | None = None) -> Lease:
+        """Use of a ready replica: `async with supervisor.lease(name) as engine`. Of several, `choose` says which; by
+        default the one with the fewest leases.
 
         Entering raises EngineLost, saying in which state the replicas are and why, when none is ready.
         """
-        return Lease(self, deployment)
+        return Lease(self, deployment, choose)
 
     async def wait_ready(self, deployment: str, timeout: float) -> None:
         """Return when at least one replica is ready.
@@ -302,19 +306,19 @@ class Supervisor:
     def _of(self, deployment: str) -> list[Replica]:
         return [r for key, r in self._replicas.items() if key[0] == deployment]
 
-    def _pick(self, deployment: str) -> Replica:
-        best: Replica | None = None
-        for key, replica in self._replicas.items():
-            if (
-                key[0] == deployment
-                and replica.state.leasable
-                and replica.engine is not None
-                and (best is None or replica.state.leases < best.state.leases)
-            ):
-                best = replica
-        if best is None:
+    def _pick(self, deployment: str, choose: Choose | None = None) -> Replica:
+        ready = [
+            replica
+            for key, replica in self._replicas.items()
+            if key[0] == deployment and replica.state.leasable and replica.engine is not None
+        ]
+        if not ready:
             raise EngineLost(self._why_none(deployment))
-        return best
+        if len(ready) == 1:
+            return ready[0]
+        if choose is None:
+            return min(ready, key=lambda replica: replica.state.leases)
+        return ready[choose([replica.spec.index for replica in ready], [replica.state.leases for replica in ready])]
 
     def _why_none(self, deployment: str) -> str:
         """For callers' eyes: states and reasons in plain words, without lines of the engine's log."""
@@ -332,18 +336,19 @@ class Supervisor:
 class Lease:
     """The right to use one engine until the block is left. A replica that drains waits for its leases."""
 
-    __slots__ = ("_attempt", "_deployment", "_replica", "_supervisor")
+    __slots__ = ("_attempt", "_choose", "_deployment", "_replica", "_supervisor")
 
-    def __init__(self, supervisor: Supervisor, deployment: str) -> None:
+    def __init__(self, supervisor: Supervisor, deployment: str, choose: Choose | None = None) -> None:
         self._supervisor = supervisor
         self._deployment = deployment
+        self._choose = choose
         self._replica: Replica | None = None
         self._attempt = 0
 
     async def __aenter__(self) -> Engine:
         if self._replica is not None:
             raise RuntimeError("a lease can be entered only once at a time")
-        replica = self._supervisor._pick(self._deployment)
+        replica = self._supervisor._pick(self._deployment, self._choose)
         engine = replica.engine
         assert engine is not None  # _pick looks only at connected ones
         self._replica, self._attempt = replica, replica.state.attempt

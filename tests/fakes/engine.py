@@ -40,7 +40,7 @@ class FakeEngine:
         self.leases = 0
 
     @asynccontextmanager
-    async def lease(self) -> AsyncIterator[e.Engine]:
+    async def lease(self, request: object, partition: str) -> AsyncIterator[e.Engine]:
         self.leases += 1
         try:
             yield self

@@ -47,7 +47,7 @@ async def test_each_choice_that_is_complete_is_told_at_once(
     engine = Staggered()
 
     @asynccontextmanager
-    async def lease() -> AsyncIterator[Staggered]:
+    async def lease(request: object, partition: str) -> AsyncIterator[Staggered]:
         yield engine
 
     def ended() -> None:

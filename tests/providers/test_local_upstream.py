@@ -31,7 +31,7 @@ async def sampled(body: dict[str, object], defaults: dict[str, float] | None) ->
     engine = Listener()
 
     @asynccontextmanager
-    async def lease() -> AsyncIterator[Listener]:
+    async def lease(request: object, partition: str) -> AsyncIterator[Listener]:
         yield engine
 
     upstream = LocalUpstream("small", lease, Capabilities(frozenset({CHAT.name})), lambda: READY, defaults)  # type: ignore[arg-type]

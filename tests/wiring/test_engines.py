@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from appliance import engines
+from appliance.dialects.kinds import CHAT
+from appliance.engines import nearest
 from appliance.settings import from_mapping
 from runtimes.catalogue import Catalogue
 from runtimes.llamacpp.launch import LaunchSettings
@@ -103,3 +107,21 @@ def test_every_model_that_is_not_here_is_named_with_a_cure(tmp_path: Path) -> No
             "import it: outpost models import all-minilm-l6-v2",
         ),
     ]
+
+
+def test_a_conversation_goes_to_the_replica_that_had_it_unless_that_is_busy() -> None:
+    def chat(said: str, *more: str) -> Any:
+        messages: list[dict[str, str]] = [{"role": "user", "content": said}]
+        for each in more:
+            messages += [{"role": "assistant", "content": "Yes."}, {"role": "user", "content": each}]
+        return CHAT.parse(json.dumps({"model": "m", "messages": messages}).encode(), 64).request
+
+    numbers, idle = [0, 1, 2, 3], [0, 0, 0, 0]
+    places = {said: nearest(chat(said), "p")(numbers, idle) for said in map(str, range(40))}
+    assert set(places.values()) == {0, 1, 2, 3}
+    for said, place in places.items():
+        assert nearest(chat(said, "And then?", "And?"), "p")(numbers, idle) == place
+        busy = [3 if at == place else 0 for at in range(4)]
+        assert nearest(chat(said), "p")(numbers, busy) != place
+    # Nobody's prefix is of use to another tenant, so that all may be elsewhere.
+    assert any(nearest(chat(said), "q")(numbers, idle) != place for said, place in places.items())
