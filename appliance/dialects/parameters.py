@@ -43,8 +43,9 @@ ACCEPTED_NO_OPS = (
     "prompt_cache_retention",
     "modalities",
 )
-"""Fields that are read and checked but change nothing about the answer; only targets that are known to take one get it
-(openai_outbound.Quirks.pass_on)."""
+"""Fields that are read and checked but change nothing about the answer. Only targets that are known to take one get it:
+those of OpenAI's family by their rows (openai_outbound.Quirks.pass_on), Responses what is its own, and Anthropic
+`user`, for which its metadata.user_id is made."""
 
 HINTS = {
     "service_tier": "Use auto or default.",

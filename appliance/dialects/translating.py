@@ -1,9 +1,19 @@
-"""What the translations of a canonical request into other dialects share. Pure."""
+"""What the translations of a canonical request into other dialects share. Pure.
+
+The rule for all of them: what a dialect has no notion for is refused by name, and left out only where the route says
+so (`drop_unsupported`). Without a word go what nobody misses in the answer:
+
+- `name` of a message: a label. It is sent where messages have one, which is in OpenAI's family;
+- `is_error` of a tool's result, where no field is for it: the result itself says so;
+- `detail` of an image, where it cannot be told how closely to look;
+- `cache_control`: what is kept for the next request changes no answer;
+- thoughts of other makers, which no model can use: see dialects.thoughts.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.errors import BadRequest, UnsupportedParameter
@@ -92,6 +102,15 @@ def thinking_budget(request: Any) -> int | None:
     if isinstance(budget, int) and not isinstance(budget, bool) and 1 <= budget < 1 << 31:
         return budget
     raise BadRequest("reasoning.max_tokens must be a whole number from 1.", param="reasoning.max_tokens")
+
+
+def nearest(effort: str, takes: Sequence[str]) -> str:
+    """An effort is a wish: the nearest that a model takes, rather less than more. `takes` is in their order."""
+    if effort in takes:
+        return effort
+    at = EFFORTS.index(effort)
+    less = [each for each in takes if EFFORTS.index(each) < at and each != "none"]
+    return less[-1] if less else next((each for each in takes if each != "none"), takes[0])
 
 
 EFFORTS = ("none", "minimal", "low", "medium", "high", "xhigh", "max")

@@ -74,6 +74,7 @@ def test_the_path_names_the_model_in_one_segment(model: str, stream: bool, opera
 
 def test_a_plain_request() -> None:
     assert body(
+        model="anthropic.claude-3-7-sonnet-20250219-v1:0",
         messages=[
             {"role": "system", "content": "Be brief."},
             {"role": "developer", "content": [{"type": "text", "text": "In German."}]},
@@ -142,7 +143,7 @@ def test_a_conversation_with_tools() -> None:
                 "toolSpec": {
                     "name": "now",
                     "description": "Time",
-                    "inputSchema": {"json": {"type": "object", "properties": {}}},
+                    "inputSchema": {"json": {"type": "object", "properties": {}, "additionalProperties": False}},
                     "strict": True,
                 }
             },
@@ -294,7 +295,14 @@ def test_structured_output() -> None:
         ),
         (BOTH, {"reasoning": {"max_tokens": 100}}, {"thinking": {"type": "enabled", "budget_tokens": 1024}}, None),
         (BOTH, {"reasoning_effort": "low"}, {"thinking": {"type": "adaptive", "display": "summarized"}}, "low"),
-        (NEWER, {"reasoning": {"enabled": False}}, {"thinking": {"type": "disabled"}}, None),
+        (NEWER, {"reasoning": {"enabled": False}}, {}, None),
+        ("anthropic.claude-opus-5", {"reasoning": {"enabled": False}}, {"thinking": {"type": "disabled"}}, None),
+        (
+            "anthropic.claude-opus-5-5",
+            {"reasoning_effort": "none"},
+            {"thinking": {"type": "adaptive", "display": "omitted"}},
+            "low",
+        ),
         (
             NOVA,
             {"reasoning_effort": "max"},

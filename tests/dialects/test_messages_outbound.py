@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from appliance.dialects import chat
 from appliance.dialects.answer import Outbound
 from appliance.dialects.bedrock.outbound import Bedrock
+from appliance.dialects.claude import version_of
 from appliance.dialects.cohere_outbound import COHERE
 from appliance.dialects.gemini_outbound import GEMINI
 from appliance.dialects.messages.canonical import effort_for
-from appliance.dialects.messages.outbound import AnthropicOutbound, count_body, counted, version_of
+from appliance.dialects.messages.outbound import AnthropicOutbound, count_body, counted
 from appliance.dialects.messages.request import parse, parse_count
 from appliance.dialects.openai_outbound import OpenAIOutbound
 from appliance.dialects.responses.outbound import ResponsesOutbound
@@ -308,7 +309,6 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
             "messages[0].content[0].image_url.url",
         ),
         (part({"type": "input_audio", "input_audio": {"data": "AA==", "format": "wav"}}), "messages[0].content[0]"),
-        (asked([{**USER, "name": "bob"}]), "messages[0].name"),
         (asked([USER, called("a", arguments="[1]")]), ARGUMENTS),
         (asked([USER, called("a", arguments='{"a":')]), ARGUMENTS),
         (
@@ -318,6 +318,8 @@ ARGUMENTS = "messages[1].tool_calls[0].function.arguments"
         (asked(n=2), "n"),
         (asked(seed=0), "seed"),
         (asked(temperature=1.2), "temperature"),
+        (asked(stop=" "), "stop"),
+        (asked(stop=["END", "\n\n"]), "stop[1]"),
         (asked(logprobs=True), "logprobs"),
         (asked(presence_penalty=0.1), "presence_penalty"),
         (asked(frequency_penalty=-1), "frequency_penalty"),
@@ -342,7 +344,7 @@ def test_what_changes_nothing_is_left_out() -> None:
             presence_penalty=0,
             repetition_penalty=1,
             top_k=-1,
-            stop=[" ", "END"],
+            stop=["END"],
             store=False,
             metadata={"a": "b"},
             response_format={"type": "text"},
@@ -382,7 +384,12 @@ def test_choices(fields: dict[str, Any], choice: Any) -> None:
     [
         ({}, NEW, None, None, 4096),
         ({"reasoning_effort": "none"}, OLD, None, None, 4096),
-        ({"reasoning_effort": "none"}, NEW, {"type": "disabled"}, None, 4096),
+        ({"reasoning_effort": "none"}, NEW, None, None, 4096),
+        ({"reasoning_effort": "none"}, "claude-opus-5", {"type": "disabled"}, None, 4096),
+        ({"reasoning_effort": "none"}, "claude-opus-5-5", {"type": "adaptive", "display": "omitted"}, "low", 4096),
+        ({"reasoning_effort": "none"}, "claude-fable-5", {"type": "adaptive", "display": "omitted"}, "low", 4096),
+        ({"reasoning_effort": "xhigh"}, "claude-opus-4-6", {"type": "adaptive", "display": "summarized"}, "high", 4096),
+        ({"reasoning_effort": "max"}, "claude-sonnet-4-6", {"type": "adaptive", "display": "summarized"}, "max", 4096),
         ({"reasoning_effort": "medium"}, OLD, {"type": "enabled", "budget_tokens": 8192}, None, 12_288),
         ({"reasoning_effort": "high", "max_tokens": 4000}, OLD, {"type": "enabled", "budget_tokens": 2000}, None, 4000),
         ({"reasoning_effort": "high", "max_tokens": 2000}, OLD, None, None, 2000),

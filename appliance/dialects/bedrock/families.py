@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from appliance.dialects.chat import ChatRequest
-from appliance.dialects.translating import effort_of, thinking_budget
+from appliance.dialects.claude import OTHER, Claude, takes_budget
+from appliance.dialects.translating import effort_of, nearest, thinking_budget
 from appliance.errors import BadRequest, UnsupportedParameter
 
 Fields = dict[str, Any]
@@ -31,6 +32,10 @@ class Reasoning(msgspec.Struct, frozen=True):
     exclude: bool = False
     limit: int | None = None
     """Most tokens of the whole answer."""
+    claude: Claude = OTHER
+    """What is so of the model, if it is one of Anthropic's."""
+    takes_budget: bool = True
+    """A budget goes together with the rest of the request."""
 
     @property
     def off(self) -> bool:
@@ -56,10 +61,12 @@ class Family(msgspec.Struct, frozen=True):
     """Whether parallel tool calls can be turned off."""
     says_stop: bool = False
     """Whether it tells which stop sequence it met."""
+    anthropic: bool = False
+    """Whether it is one of Anthropic's: see dialects.claude."""
 
 
-_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "high", "xhigh": "xhigh", "max": "max"}
-_THREE = {**_EFFORTS, "xhigh": "high", "max": "high"}
+_EFFORTS = ("low", "medium", "high", "xhigh", "max")
+_THREE = _EFFORTS[:3]
 _BUDGETS = {"minimal": 1024, "low": 2048, "medium": 8192, "high": 16384, "xhigh": 32768, "max": 32768}
 
 
@@ -74,7 +81,7 @@ def _no_budget(asked: Reasoning) -> None:
 
 def _budgeted(asked: Reasoning) -> Wanted:
     """Claude up to 4.5, which has to be told how many tokens it may think for."""
-    if asked.off:
+    if asked.off or not asked.takes_budget:
         return Wanted()
     limit = asked.limit
     if asked.budget is None:
@@ -103,17 +110,28 @@ def _adaptive(asked: Reasoning) -> Wanted:
     """Claude from 4.7 on, which sees by itself how much there is to think about."""
     _no_budget(asked)
     if asked.off:
-        return Wanted({"thinking": {"type": "disabled"}})
+        return _OFF[asked.claude.off]
     display = "omitted" if asked.exclude else "summarized"
     # Without an effort it may well not think at all on Converse.
-    return Wanted({"thinking": {"type": "adaptive", "display": display}}, _EFFORTS[asked.effort or "high"])
+    effort = nearest(asked.effort or "high", asked.claude.efforts or _EFFORTS)
+    return Wanted({"thinking": {"type": "adaptive", "display": display}}, effort)
+
+
+_OFF = {
+    "unsaid": Wanted(),
+    "disabled": Wanted({"thinking": {"type": "disabled"}}),
+    "never": Wanted({"thinking": {"type": "adaptive", "display": "omitted"}}, "low"),
+}
+"""As near to no thinking as there is."""
 
 
 def _nova(asked: Reasoning) -> Wanted:
     _no_budget(asked)
     if asked.off:
         return Wanted({"reasoningConfig": {"type": "disabled"}})
-    return Wanted({"reasoningConfig": {"type": "enabled", "maxReasoningEffort": _THREE[asked.effort or "medium"]}})
+    return Wanted(
+        {"reasoningConfig": {"type": "enabled", "maxReasoningEffort": nearest(asked.effort or "medium", _THREE)}}
+    )
 
 
 def _openai(asked: Reasoning) -> Wanted:
@@ -128,7 +146,7 @@ def _other(asked: Reasoning) -> Wanted:
         raise UnsupportedParameter(
             "reasoning: whether this model reasons cannot be turned off here; leave it out.", param="reasoning"
         )
-    return Wanted(effort=_EFFORTS[asked.effort] if asked.effort else None)
+    return Wanted(effort=nearest(asked.effort, _EFFORTS) if asked.effort else None)
 
 
 def _plain(field: str) -> Callable[[int], Fields]:
@@ -137,7 +155,7 @@ def _plain(field: str) -> Callable[[int], Fields]:
 
 def _claude(id: str, reasoning: Callable[[Reasoning], Wanted]) -> Family:
     caches = frozenset({"system", "messages", "tools"})
-    return Family(re.compile(id), reasoning, _plain("top_k"), caches, one_call=True, says_stop=True)
+    return Family(re.compile(id), reasoning, _plain("top_k"), caches, one_call=True, says_stop=True, anthropic=True)
 
 
 FAMILIES = (
@@ -162,10 +180,17 @@ def family_of(model: str) -> Family:
     return next(family for family in FAMILIES if family.id.search(model))
 
 
-def reasoning_of(request: ChatRequest) -> Reasoning | None:
+def reasoning_of(request: ChatRequest, claude: Claude = OTHER) -> Reasoning | None:
     """What its `reasoning_effort` and `reasoning` say together; None: nothing. Raises BadRequest."""
     wish = request.reasoning or {}
     effort, budget, enabled = effort_of(request), thinking_budget(request), wish.get("enabled")
     if effort is None and budget is None and not enabled:
         return None
-    return Reasoning(effort, budget, exclude=bool(wish.get("exclude")), limit=request.token_limit)
+    return Reasoning(
+        effort,
+        budget,
+        exclude=bool(wish.get("exclude")),
+        limit=request.token_limit,
+        claude=claude,
+        takes_budget=takes_budget(request, claude),
+    )

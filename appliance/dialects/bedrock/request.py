@@ -1,8 +1,6 @@
 """A chat request as the body of Bedrock's Converse. Pure.
 
-What Converse has no notion for is refused by name. What only tells a maker whose request it is (`user`, `metadata`, a
-participant's `name`) and hints of how (an image's `detail`, cache marks for models without a cache) are left out: the
-answer's meaning does not hang on them.
+What Converse has no notion for is refused by name or left out by the rule of dialects.translating.
 """
 
 from __future__ import annotations
@@ -15,13 +13,16 @@ import msgspec
 from appliance.dialects import chat
 from appliance.dialects.bedrock.content import Block, Documents, cache_point, parts, text, tool_result, tool_use_id
 from appliance.dialects.bedrock.families import Family, family_of, reasoning_of
+from appliance.dialects.claude import OTHER, Claude, check_choice, claude_of, sampling
 from appliance.dialects.parameters import as_stop_list
+from appliance.dialects.schemas import arguments, narrowed
+from appliance.dialects.thoughts import anthropics
 from appliance.dialects.wire import encode
 from appliance.errors import BadRequest, UnsupportedParameter
 
 _BASE64 = re.compile(r"(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?")
-_FORMATS = ("anthropic", "bedrock", "unknown")
-"""Whose reasoning may be handed back here, where its `format` tells; other makers' secrets are no use."""
+_ANYBODY = ":application-inference-profile/"
+"""A name of an operator's own, which may stand for a model of any maker."""
 _STOP_FIELD = "/stop_sequence"
 """Where Claude says which stop sequence it met."""
 
@@ -42,22 +43,27 @@ def body_of(request: chat.ChatRequest, model: str) -> dict[str, Any]:
     """Raises UnsupportedParameter, or BadRequest where this target takes less than others do."""
     _check(request)
     family = family_of(model)
+    claude = claude_of(model) if family.anthropic else OTHER
+    check_choice(request, claude)
     body: dict[str, Any] = {}
-    system, messages = _conversation(request.messages, family)
+    system, messages = _conversation(request.messages, family, thoughts=family.anthropic or _ANYBODY in model)
     if system:
         body["system"] = system
     if not messages:
         raise BadRequest("messages must hold more than instructions for this target.", param="messages")
     body["messages"] = messages
-    if settings := _inference(request):
-        body["inferenceConfig"] = settings
     extra: dict[str, Any] = {}
-    if tools := _tools(request, family, extra):
+    tools, output = _tools(request, family, extra), _output(request, family, claude, extra)
+    thinks = extra.get("thinking", _NO_THINKING)["type"] != "disabled"
+    temperature, top_p, top_k = sampling(request, claude, thinks=thinks)
+    if settings := _inference(request, temperature, top_p):
+        body["inferenceConfig"] = settings
+    if tools:
         body["toolConfig"] = tools
-    if output := _output(request, family, extra):
+    if output:
         body["outputConfig"] = output
-    if request.top_k is not None and request.top_k > 0:
-        extra |= family.top_k(request.top_k)
+    if top_k:
+        extra |= family.top_k(top_k)
     if extra:
         body["additionalModelRequestFields"] = extra
     if family.says_stop and request.stop:
@@ -76,11 +82,14 @@ def _check(request: chat.ChatRequest) -> None:
         raise UnsupportedParameter("temperature: this target takes at most 1.", param="temperature")
 
 
-def _inference(request: chat.ChatRequest) -> dict[str, Any]:
+_NO_THINKING = {"type": "disabled"}
+
+
+def _inference(request: chat.ChatRequest, temperature: float | None, top_p: float | None) -> dict[str, Any]:
     known = {
         "maxTokens": request.token_limit,
-        "temperature": request.temperature,
-        "topP": request.top_p,
+        "temperature": temperature,
+        "topP": top_p,
         "stopSequences": as_stop_list(request.stop) or None,
     }
     return {name: value for name, value in known.items() if value is not None}
@@ -89,7 +98,9 @@ def _inference(request: chat.ChatRequest) -> dict[str, Any]:
 # --- the conversation ---------------------------------------------------------------------------
 
 
-def _conversation(messages: list[chat.Message], family: Family) -> tuple[list[Block], list[dict[str, Any]]]:
+def _conversation(
+    messages: list[chat.Message], family: Family, *, thoughts: bool
+) -> tuple[list[Block], list[dict[str, Any]]]:
     """The system's blocks, and turns of user and assistant, which take turns: what one says in a row is one turn."""
     system: list[Block] = []
     turns: list[dict[str, Any]] = []
@@ -102,6 +113,8 @@ def _conversation(messages: list[chat.Message], family: Family) -> tuple[list[Bl
             continue
         if isinstance(message, chat.AssistantMessage):
             role, blocks = "assistant", _assistant(message, path, documents, caches=caches)
+            if thoughts:
+                blocks = [*_reasoning(message), *blocks]
             if not blocks:
                 continue  # it said nothing
         elif isinstance(message, chat.ToolMessage):
@@ -121,8 +134,7 @@ def _conversation(messages: list[chat.Message], family: Family) -> tuple[list[Bl
 
 
 def _assistant(message: chat.AssistantMessage, path: str, documents: Documents, *, caches: bool) -> list[Block]:
-    blocks = _reasoning(message)
-    blocks += parts(message.content, f"{path}.content", documents, caches=caches)
+    blocks = parts(message.content, f"{path}.content", documents, caches=caches)
     blocks += text(message.refusal or "")
     for k, call in enumerate(message.tool_calls or ()):
         blocks.append(
@@ -150,20 +162,14 @@ def _arguments(arguments: str, path: str) -> Any:
 
 
 def _reasoning(message: chat.AssistantMessage) -> list[Block]:
-    """Only what its maker can trust: unsigned thoughts are refused by some models and of no use to the others."""
+    """Only what its maker can trust: other thoughts are refused by some models and of no use to the others."""
     blocks: list[Block] = []
-    for detail in message.reasoning_details or ():
-        kind = detail.get("type")
-        signature, data = detail.get("signature"), detail.get("data")
-        if not str(detail.get("format") or "anthropic").startswith(_FORMATS):
-            continue
-        if kind == "reasoning.text" and isinstance(signature, str) and signature:
-            # A signature of thoughts that were not shown stands alone.
-            thought = detail.get("text")
-            shown = thought if isinstance(thought, str) else ""
-            blocks.append({"reasoningContent": {"reasoningText": {"text": shown, "signature": signature}}})
-        elif kind == "reasoning.encrypted" and isinstance(data, str) and data and _BASE64.fullmatch(data):
-            blocks.append({"reasoningContent": {"redactedContent": data}})
+    for each in anthropics(message.reasoning_details):
+        if not each.data:
+            text = {"text": each.text, "signature": each.signature}
+            blocks.append({"reasoningContent": {"reasoningText": text}})
+        elif _BASE64.fullmatch(each.data):
+            blocks.append({"reasoningContent": {"redactedContent": each.data}})
     return blocks
 
 
@@ -177,8 +183,8 @@ def _tools(request: chat.ChatRequest, family: Family, extra: dict[str, Any]) -> 
         _check_no_calls(request)
         return None
     tools: list[Block] = []
-    for tool in offered:
-        tools.append({"toolSpec": _tool(tool.function)})
+    for k, tool in enumerate(offered):
+        tools.append({"toolSpec": _tool(tool.function, f"tools[{k}].function")})
         if "tools" in family.caches:
             tools += cache_point(tool.cache_control)
     config: dict[str, Any] = {"tools": tools}
@@ -197,8 +203,8 @@ def _tools(request: chat.ChatRequest, family: Family, extra: dict[str, Any]) -> 
     return config
 
 
-def _tool(function: chat.Function) -> dict[str, Any]:
-    schema = {"type": "object", **(function.parameters or {"properties": {}})}
+def _tool(function: chat.Function, path: str) -> dict[str, Any]:
+    schema = arguments(function.parameters, f"{path}.parameters", narrow=bool(function.strict))
     spec: dict[str, Any] = {"name": function.name, "inputSchema": {"json": schema}}
     if function.description and function.description.strip():
         spec["description"] = function.description
@@ -224,7 +230,7 @@ def _check_no_calls(request: chat.ChatRequest) -> None:
     )
 
 
-def _output(request: chat.ChatRequest, family: Family, extra: dict[str, Any]) -> dict[str, Any]:
+def _output(request: chat.ChatRequest, family: Family, claude: Claude, extra: dict[str, Any]) -> dict[str, Any]:
     output: dict[str, Any] = {}
     form = request.response_format
     if isinstance(form, chat.JsonObjectFormat):
@@ -234,7 +240,7 @@ def _output(request: chat.ChatRequest, family: Family, extra: dict[str, Any]) ->
         )
     if isinstance(form, chat.JsonSchemaFormat):
         output["textFormat"] = _schema(form.json_schema)
-    if (asked := reasoning_of(request)) is not None:
+    if (asked := reasoning_of(request, claude)) is not None:
         wanted = family.reasoning(asked)
         extra |= wanted.fields
         if wanted.effort is not None:
@@ -243,10 +249,10 @@ def _output(request: chat.ChatRequest, family: Family, extra: dict[str, Any]) ->
 
 
 def _schema(named: chat.NamedSchema) -> dict[str, Any]:
+    field = "response_format.json_schema.schema"
     if named.schema is None:
-        field = "response_format.json_schema.schema"
         raise BadRequest(f"{field} is required by this target.", param=field)
-    definition: dict[str, Any] = {"name": named.name, "schema": encode(named.schema).decode()}
+    definition: dict[str, Any] = {"name": named.name, "schema": encode(narrowed(named.schema, field)).decode()}
     if named.description:
         definition["description"] = named.description
     return {"type": "json_schema", "structure": {"jsonSchema": definition}}

@@ -8,13 +8,21 @@ from typing import Any, TypeVar
 import msgspec
 
 from appliance.dialects import chat
-from appliance.dialects import parameters as p
 from appliance.dialects.answer import Ask
 from appliance.dialects.messages import body as m
 from appliance.dialects.messages.blocks import as_object
 from appliance.dialects.messages.canonical import native_needs, to_chat
-from appliance.dialects.messages.outbound import COUNT_PATH, LEAST_BUDGET, PATH, choice_of, format_of, refuse_unknown
+from appliance.dialects.messages.outbound import (
+    COUNT_PATH,
+    LEAST_BUDGET,
+    PATH,
+    choice_of,
+    format_of,
+    refuse_unknown,
+    stops_of,
+)
 from appliance.dialects.messages.turns import call_id, system_of, turns_of
+from appliance.dialects.thoughts import marked
 from appliance.dialects.wire import encode
 from appliance.errors import UnsupportedParameter
 
@@ -29,13 +37,8 @@ _LIMITS = ("max_completion_tokens", "max_tokens")
 def carry(native: NativeT, before: chat.ChatRequest, after: chat.ChatRequest) -> NativeT:
     """`native` with what differs between the canonical requests `before` and `after`, everything else untouched.
 
-    Thoughts that nobody has signed and ids that Anthropic does not take go as well: an earlier answer of another
-    target has left them. Raises UnsupportedParameter for a change that the dialect has no notion for.
+    Raises UnsupportedParameter for a change that the dialect has no notion for.
     """
-    return _tidy(_carried(native, before, after))
-
-
-def _carried(native: NativeT, before: chat.ChatRequest, after: chat.ChatRequest) -> NativeT:
     if before is after:
         return native
     changed = {
@@ -55,7 +58,7 @@ def _carried(native: NativeT, before: chat.ChatRequest, after: chat.ChatRequest)
         choice = choice_of(after) if after.tools else None
         changes["tool_choice"] = None if choice is None else msgspec.convert(choice, m.Choice)
     if "stop" in changed:
-        changes["stop_sequences"] = p.as_stop_list(after.stop) or None
+        changes["stop_sequences"] = stops_of(after) or None
     if "user" in changed:
         changes["metadata"] = m.Metadata(after.user) if after.user else None
     if "response_format" in changed:
@@ -206,6 +209,8 @@ def _block(block: Any, other: Callable[[str], str]) -> Any:
 
 
 def _tidy(native: NativeT) -> NativeT:
+    """Without what answers of other targets have left: thoughts that Anthropic has not signed, and ids that it does not
+    take. Anthropic would refuse them."""
     turns: list[m.Turn] | None = None
     for i, turn in enumerate(native.messages):
         if isinstance(turn.content, str) or not any(map(_untidy, turn.content)):
@@ -225,7 +230,9 @@ def _untidy(block: Any) -> bool:
 
 def _tidied(block: Any) -> Any:
     if isinstance(block, m.ThinkingBlock):
-        return block if block.signature else None
+        return block if block.signature and not marked(block.signature) else None
+    if isinstance(block, m.RedactedThinkingBlock):
+        return None if marked(block.data) else block
     if isinstance(block, m.ToolUseBlock):
         return block if (id := call_id(block.id)) == block.id else msgspec.structs.replace(block, id=id)
     if isinstance(block, m.ToolResultBlock):
@@ -234,7 +241,32 @@ def _tidied(block: Any) -> Any:
     return block
 
 
+def _without_late_thinking(native: NativeT) -> NativeT:
+    """Without thinking where it is too late for it: another target has begun the calls that are still going on. See
+    claude.takes_budget."""
+    if not isinstance(native.thinking, m.ThinkingEnabled) or not _calls_without_thought(native.messages):
+        return native
+    return msgspec.structs.replace(native, thinking=None)
+
+
+def _calls_without_thought(turns: list[m.Turn]) -> bool:
+    first: list[Any] | None = None
+    for turn in turns:
+        blocks: list[Any] = [] if isinstance(turn.content, str) else list(turn.content)
+        if isinstance(turn, m.AssistantTurn):
+            if not any(isinstance(block, m.ToolUseBlock) for block in blocks):
+                first = None
+            elif first is None:
+                first = blocks
+        elif not any(isinstance(block, m.ToolResultBlock) for block in blocks):
+            first = None
+    return first is not None and not any(
+        isinstance(block, m.ThinkingBlock | m.RedactedThinkingBlock) for block in first
+    )
+
+
 def native_ask(native: m.CountRequest, model: str) -> Ask:
-    """The client's own body under the target's name of the model."""
+    """The client's own body under the target's name of the model, as far as the target can take it."""
+    native = _without_late_thinking(_tidy(native))
     path = PATH if isinstance(native, m.MessagesRequest) else COUNT_PATH
     return Ask(path, encode(msgspec.structs.replace(native, model=model)))

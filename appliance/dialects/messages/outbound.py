@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import msgspec
@@ -10,9 +9,11 @@ import msgspec
 from appliance.dialects import chat
 from appliance.dialects import parameters as p
 from appliance.dialects.answer import Ask
+from appliance.dialects.claude import OTHER, Claude, check_choice, claude_of, sampling, takes_budget
 from appliance.dialects.messages.reader import MessagesReader, read_whole
 from appliance.dialects.messages.turns import system_of, turns_of
-from appliance.dialects.translating import effort_of, refuse, thinking_budget
+from appliance.dialects.schemas import arguments, narrowed
+from appliance.dialects.translating import EFFORTS, effort_of, nearest, refuse, thinking_budget
 from appliance.dialects.wire import encode
 from appliance.errors import BadRequest, UnsupportedParameter, UpstreamFailed
 from runtimes.engine import Event
@@ -34,18 +35,6 @@ _BUDGETS = {
     "max": 32_768,
 }
 """Tokens for thinking, where a model knows no effort."""
-_VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[.-](\d{1,2}))?(?![0-9])")
-_EFFORT_SINCE, _BUDGET_UNTIL = (4, 6), (4, 6)
-_LIKE_OLD = (0, 0)
-"""Models of others that speak the dialect take what Anthropic's took first."""
-
-
-def version_of(model: str) -> tuple[int, int]:
-    """Which generation of Anthropic's models a name tells of; (0, 0) where it tells of none."""
-    found = _VERSION.search(model)
-    return (int(found[1]), int(found[2] or 0)) if found is not None else _LIKE_OLD
-
-
 _REFUSED = {
     "min_p": "leave it out, or use top_p.",
     "repetition_penalty": "leave it out.",
@@ -66,18 +55,20 @@ class AnthropicOutbound:
         """max_tokens: for requests that set no limit, which Anthropic does not take. effort: whether the models take an
         effort for their thinking (and no budget) or a budget (and no effort); None goes by their names."""
         self._max_tokens = max_tokens
-        self._effort = effort
+        self._claude = None if effort is None else _told(effort)
 
     def ask(self, request: chat.ChatRequest, model: str, *, stream: bool) -> Ask:
         """Raises UnsupportedParameter."""
         refuse_unknown(request)
+        claude = self._claude or claude_of(model)
         body = self._prompt(request, model)
-        stops = [stop for stop in p.as_stop_list(request.stop) if stop.strip()]
+        thinks = body.get("thinking", _NO_THINKING)["type"] != "disabled"
+        temperature, top_p, top_k = sampling(request, claude, thinks=thinks)
         options: dict[str, Any] = {
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "top_k": request.top_k if request.top_k and request.top_k > 0 else None,
-            "stop_sequences": stops or None,
+            "temperature": temperature,
+            "top_p": top_p,
+            "top_k": top_k or None,
+            "stop_sequences": stops_of(request) or None,
             "metadata": {"user_id": request.user} if request.user else None,
             "stream": True if stream else None,
         }
@@ -97,16 +88,18 @@ class AnthropicOutbound:
         return read_whole(body, target)
 
     def _prompt(self, request: chat.ChatRequest, model: str) -> dict[str, Any]:
+        claude = self._claude or claude_of(model)
+        check_choice(request, claude)
         body: dict[str, Any] = {"model": model, "max_tokens": request.token_limit or self._max_tokens}
         if (system := system_of(request.messages)) is not None:
             body["system"] = system
         body["messages"] = turns_of(request.messages)
         if request.tools:
-            body["tools"] = [_tool(tool) for tool in request.tools]
+            body["tools"] = [_tool(tool, f"tools[{k}]", claude) for k, tool in enumerate(request.tools)]
             if (choice := choice_of(request)) is not None:
                 body["tool_choice"] = choice
-        form = format_of(request.response_format)
-        effort, thinking = self._thinking(request, model, body)
+        form = format_of(request.response_format, narrow=claude.strict)
+        effort, thinking = self._thinking(request, claude, body)
         config = {**({"effort": effort} if effort else {}), **({"format": form} if form else {})}
         if config:
             body["output_config"] = config
@@ -115,30 +108,27 @@ class AnthropicOutbound:
         return body
 
     def _thinking(
-        self, request: chat.ChatRequest, model: str, body: dict[str, Any]
+        self, request: chat.ChatRequest, claude: Claude, body: dict[str, Any]
     ) -> tuple[str | None, dict[str, Any] | None]:
         """output_config.effort and thinking. Makes room in `body` for a budget where the caller has set no limit."""
         asked = request.reasoning or {}
         effort, budget = effort_of(request), thinking_budget(request)
         if effort is None and budget is None and not asked.get("enabled"):
             return None, None
-        version = version_of(model)
-        takes_effort = version >= _EFFORT_SINCE if self._effort is None else self._effort
-        takes_budget = version <= _BUDGET_UNTIL if self._effort is None else not self._effort
         if effort == "none":
-            return None, {"type": "disabled"} if takes_effort else None
+            return _OFF[claude.off]
         shown = "omitted" if asked.get("exclude") else "summarized" if asked.get("summary") else None
-        if budget is not None and not takes_budget and effort is not None:
+        if budget is not None and not claude.budgets:
+            if effort is None:
+                raise UnsupportedParameter(
+                    "reasoning.max_tokens: this model takes no budget for its reasoning; use reasoning.effort.",
+                    param="reasoning.max_tokens",
+                )
             budget = None  # the effort tells the same in other words
-        if budget is not None and not takes_budget:
-            raise UnsupportedParameter(
-                "reasoning.max_tokens: this model takes no budget for its reasoning; use reasoning.effort.",
-                param="reasoning.max_tokens",
-            )
-        if budget is None and takes_effort:
-            least = "low" if effort == "minimal" else effort
+        if budget is None and claude.efforts:
+            least = None if effort is None else nearest(effort, claude.efforts)
             return least, {"type": "adaptive", "display": shown or "summarized"}
-        tokens = self._budget(request, effort, budget, body)
+        tokens = self._budget(request, effort, budget, body) if takes_budget(request, claude) else None
         if tokens is None:
             return None, None
         return None, {"type": "enabled", "budget_tokens": tokens, **({"display": shown} if shown else {})}
@@ -178,12 +168,39 @@ def refuse_unknown(request: chat.ChatRequest) -> None:
         )
 
 
-def _tool(tool: chat.Tool) -> dict[str, Any]:
+def stops_of(request: chat.ChatRequest) -> list[str]:
+    """stop_sequences. Raises UnsupportedParameter."""
+    stops = p.as_stop_list(request.stop)
+    for k, stop in enumerate(stops):
+        if not stop.strip():
+            path = "stop" if isinstance(request.stop, str) else f"stop[{k}]"
+            raise UnsupportedParameter(f"{path}: this target takes none that is nothing but blanks.", param=path)
+    return stops
+
+
+_NO_THINKING = {"type": "disabled"}
+_OFF: dict[str, tuple[str | None, dict[str, Any] | None]] = {
+    "unsaid": (None, None),
+    "disabled": (None, _NO_THINKING),
+    "never": ("low", {"type": "adaptive", "display": "omitted"}),
+}
+"""output_config.effort and thinking, as near to no thinking as there is."""
+
+
+def _told(effort: bool) -> Claude:
+    """A model of which an operator says how it is told to think."""
+    if effort:
+        return msgspec.structs.replace(OTHER, efforts=EFFORTS[2:], budgets=False, off="disabled")
+    return OTHER
+
+
+def _tool(tool: chat.Tool, path: str, claude: Claude) -> dict[str, Any]:
     function = tool.function
     made: dict[str, Any] = {"name": function.name}
     if function.description:
         made["description"] = function.description
-    made["input_schema"] = {"type": "object", **(function.parameters or {"properties": {}})}
+    narrow = bool(function.strict) and claude.strict
+    made["input_schema"] = arguments(function.parameters, f"{path}.function.parameters", narrow=narrow)
     if function.strict:
         made["strict"] = True
     if tool.cache_control is not None:
@@ -204,12 +221,16 @@ def choice_of(request: chat.ChatRequest) -> dict[str, Any] | None:
     return {"type": "auto", **alone} if choice == "auto" or alone else None
 
 
-def format_of(form: chat.ResponseFormat | None) -> dict[str, Any] | None:
-    """output_config.format. Raises UnsupportedParameter for JSON without a schema."""
+def format_of(form: chat.ResponseFormat | None, *, narrow: bool = True) -> dict[str, Any] | None:
+    """output_config.format. `narrow`: by a schema that Anthropic's own models take. Raises UnsupportedParameter for one
+    that cannot be said there, and for JSON without a schema."""
     if form is None or isinstance(form, chat.TextFormat):
         return None
     if isinstance(form, chat.JsonSchemaFormat) and form.json_schema.schema is not None:
-        return {"type": "json_schema", "schema": form.json_schema.schema}
+        schema = form.json_schema.schema
+        if narrow:
+            schema = narrowed(schema, "response_format.json_schema.schema")
+        return {"type": "json_schema", "schema": schema}
     raise UnsupportedParameter(
         "response_format: the model can be held to JSON only by a schema; use json_schema with a schema.",
         param="response_format",

@@ -14,6 +14,7 @@ from typing import Any
 
 from appliance.dialects import chat
 from appliance.dialects.messages.blocks import as_object
+from appliance.dialects.thoughts import anthropics
 from appliance.dialects.translating import data_url, file_data
 from appliance.errors import UnsupportedParameter
 
@@ -35,9 +36,8 @@ def system_of(messages: list[chat.Message]) -> str | list[Block] | None:
     """The system prompt; None where there is none."""
     blocks: list[Block] = []
     plain: list[str] = []
-    for i, message in enumerate(messages):
+    for message in messages:
         if isinstance(message, _SYSTEM):
-            _no_name(message, i)
             if isinstance(message.content, str):
                 plain.append(message.content)
             blocks += _texts(message.content)
@@ -88,20 +88,11 @@ def _trim(blocks: list[Block]) -> None:
 def _blocks(message: chat.Message, i: int) -> list[Block]:
     if isinstance(message, chat.ToolMessage):
         return [_result(message, i)]
-    _no_name(message, i)
     if isinstance(message, chat.AssistantMessage):
         return _assistant(message, i)
     if isinstance(message.content, str):
         return _texts(message.content)
     return [block for k, part in enumerate(message.content) for block in _part(part, f"messages[{i}].content[{k}]")]
-
-
-def _no_name(message: Any, i: int) -> None:
-    if message.name is not None:
-        raise UnsupportedParameter(
-            f"messages[{i}].name: the model knows no names of participants; put it into the text.",
-            param=f"messages[{i}].name",
-        )
 
 
 def _texts(content: Any) -> list[Block]:
@@ -152,7 +143,6 @@ def _file(file: dict[str, Any], path: str) -> Block:
 
 
 def _text_source(content: str, path: str) -> dict[str, Any]:
-
     try:
         text = base64.b64decode(content, validate=True).decode()
     except (binascii.Error, ValueError):
@@ -192,14 +182,9 @@ def _assistant(message: chat.AssistantMessage, i: int) -> list[Block]:
 
 def _thoughts(details: list[dict[str, Any]] | None) -> list[Block]:
     """Thoughts that Anthropic has signed. It takes no others, and it does not miss those of other models."""
-    blocks: list[Block] = []
-    for entry in details or ():
-        made_for = entry.get("format")
-        if isinstance(made_for, str) and not made_for.startswith("anthropic"):
-            continue
-        text, signature, data = entry.get("text"), entry.get("signature"), entry.get("data")
-        if entry.get("type") == "reasoning.text" and isinstance(signature, str) and signature:
-            blocks.append({"type": "thinking", "thinking": text or "", "signature": signature})
-        elif entry.get("type") == "reasoning.encrypted" and isinstance(data, str) and data:
-            blocks.append({"type": "redacted_thinking", "data": data})
-    return blocks
+    return [
+        {"type": "redacted_thinking", "data": each.data}
+        if each.data
+        else {"type": "thinking", "thinking": each.text, "signature": each.signature}
+        for each in anthropics(details)
+    ]
