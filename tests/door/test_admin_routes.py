@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from sqlalchemy import func, select
 
 from appliance.door import admin_routes
 from appliance.door.admin_routes import DIALECTS, RouteDesk, TryRoute, explained, operations
@@ -14,6 +16,7 @@ from appliance.errors import PermissionDenied
 from appliance.identity.key_store import KeyInfo
 from appliance.identity.permissions import PERMISSIONS, ROLES
 from appliance.identity.principal import Principal, Restrictions
+from appliance.records.tables import responses
 from appliance.routing.conditions import Condition
 from appliance.routing.health import Health
 from appliance.routing.hedging import Hedging
@@ -249,3 +252,31 @@ async def test_with_the_keys_of_the_database(tmp_path: Path) -> None:
             assert (status, "the organization that runs it" in found["error"]["message"]) == (403, True)
         rows = (await whole.ask("GET", "/admin/v1/requests"))[1]["data"]
         assert (rows, team["name"]) == ([], "lab")
+
+
+async def test_a_reload_changes_what_is_explained_and_prices_count(tmp_path: Path) -> None:
+    async with open_whole(tmp_path) as whole:
+        path = tmp_path / "outpost.yaml"
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+        targets = [{"provider": "lab", "model": name} for name in ("dear", "cheap")]
+        settings["routes"].append({"model": "new", "strategy": "cost", "targets": targets})
+        settings["prices"] = [{"target": "lab/dear", "input": 5}, {"target": "lab/cheap", "input": 1}]
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        assert (await whole.ask("POST", "/admin/v1/routes/new/test", {}))[0] == 404
+        assert (await whole.ask("POST", "/admin/v1/reload"))[0] == 200
+        _, found = await whole.ask("POST", "/admin/v1/routes/new/test", {})
+        order = [(each["target"], each["why"]) for each in found["data"]["considered"]]
+        assert [target for target, _ in order] == ["lab/cheap", "lab/dear"]
+        assert all(why.startswith("expected to cost 0.000") for _, why in order)
+        assert [each["model"] for each in (await whole.ask("GET", "/admin/v1/routes"))[1]["data"]] == ["far", "new"]
+
+
+@pytest.mark.parametrize("more", [{}, {"background": True}, {"store": True, "stream": True}])
+async def test_no_response_is_stored_of_what_is_only_explained(tmp_path: Path, more: dict[str, Any]) -> None:
+    async with open_whole(tmp_path) as whole:
+        body = {"model": "far", "input": "Hi", **more}
+        header = {"x-outpost-explain": "1"}
+        status, found = await whole.ask("POST", "/v1/responses", body, public=True, headers=header)
+        assert (status, found["considered"][0]["place"]) == (200, 1), found
+        async with whole.app._office.database.read() as connection:
+            assert (await connection.execute(select(func.count()).select_from(responses))).scalar() == 0
