@@ -161,6 +161,8 @@ class PassThrough:
         except sse.EventTooLarge:
             raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
         kept = [data for data in events if self._take(data)]
+        if not events and self._open and read.startswith(b":") and read.endswith((b"\n\n", b"\r\n\r\n")):
+            return read  # a heartbeat, which is for all who stand between: no event was under way, else it had ended
         if not verbatim:
             out = _rendered(kept)
         else:

@@ -380,3 +380,17 @@ def test_a_secret_never_passes_whole_however_it_is_cut(secret: bytes, cuts: list
             if piece:
                 out += reader.feed(piece)
     assert key + b"," not in out
+
+
+@pytest.mark.parametrize("beat", [b": keep-alive\n\n", b":\n\n", b": PROCESSING\r\n\r\n", b": a\n: b\n\n"])
+def test_heartbeats_pass_once_the_answer_has_begun(beat: bytes) -> None:
+    first, second = EVENTS[1:3]
+    passing = PassThrough("t", Tally(), keep_usage=True)
+    assert passing.feed(beat) == b""  # nobody has been answered yet
+    assert passing.feed(event(first)) == event(first)
+    assert passing.feed(beat) == beat
+    assert passing.feed(event(second)) == event(second)
+    # One that comes in the middle of an event waits for nobody, and changes nothing.
+    whole = event(second)
+    assert passing.feed(whole[:9]) == b""
+    assert passing.feed(whole[9:]) == whole
