@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +82,8 @@ def test_a_stream_that_is_cut_anywhere(kind: Kind) -> None:
         # One that was too long to be kept to its end: what there is of it is compared.
         short = said_by_given(kind, request, Given(row(kind, True), b"", [pieces[:at]]))
         assert expected.text.startswith(short.text)
+    ended = msgspec.structs.replace(row(kind, True), finish_reasons=["length"])
+    assert said_by_given(kind, request, Given(ended, b"", [pieces[: len(pieces) // 2]])).finish_reason == "length"
 
 
 def test_every_kind_that_is_streamed_has_shadows_but_those_for_the_house_alone() -> None:

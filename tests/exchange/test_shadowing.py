@@ -16,6 +16,7 @@ from appliance.identity.principal import Principal, Restrictions
 from appliance.limits.admission import Opening
 from appliance.limits.fair_queue import Rules
 from appliance.pricing import Prices
+from appliance.routing.residency import Action
 from appliance.routing.routes import Deadlines, Shadow
 from appliance.settings.limiting import Price
 from appliance.shadows import KEPT, Compared, Overview
@@ -309,9 +310,12 @@ async def test_one_that_cannot_have_the_request_is_skipped(house: House) -> None
     assert not house.engine.requests
 
 
-async def test_data_that_must_stay_here_goes_to_no_shadow_elsewhere(house: House) -> None:
+@pytest.mark.parametrize("action", ["drop", "pseudonymise"])
+async def test_data_that_must_stay_here_goes_to_no_shadow_elsewhere(house: House, action: Action) -> None:
+    """Not even masked."""
     local = house.gateway.router.find("local").targets[0]
-    house.route("chat", local, shadows=(shadow(house, "ok~shadow"),), keep="on_box")  # type: ignore[arg-type]
+    shadows = (shadow(house, "ok~shadow"),)
+    house.route("chat", local, shadows=shadows, keep="on_box", keep_action=action)  # type: ignore[arg-type]
     assert (await house.chat("chat")).status == 200
     await done(house)
     assert results(house) == {"fake/ok~shadow": {"skipped": 1}}
@@ -362,6 +366,9 @@ async def test_it_takes_no_place_from_those_who_wait(house: House) -> None:
     assert (await house.chat("chat")).status == 200
     await done(house)
     assert results(house) == {"local": {"skipped": 1, "different": 1}}
+    assert (await house.chat("chat", "!lost")).status == 200
+    await done(house)
+    assert results(house) == {"local": {"skipped": 1, "different": 1, "failed": 1}}
     [view] = house.gateway.gates.views()
     assert view.inside == 0
 
@@ -432,5 +439,6 @@ async def test_metrics_count_them(house: House) -> None:
     assert 'outpost_shadow_requests_total{route="chat",target="other",result="failed"} 1' in page
     assert 'outpost_shadow_similarity_ratio_bucket{route="chat",target="fake/ok~shadow",le="0.9"} 0' in page
     assert 'outpost_shadow_similarity_ratio_count{route="chat",target="fake/ok~shadow"} 1' in page
+    assert 'outpost_shadow_similarity_ratio_count{route="chat",target="other"}' not in page
     assert 'outpost_shadow_cost_usd_total{route="chat",target="fake/ok~shadow"}' in page
     assert LONG_TEXT not in page
