@@ -197,6 +197,7 @@ class Relay:
         except BaseException:
             self._runners.clear()
             raise
+        self._watch.disarm()
         self.tally, self.row.target = begun.attempt.tally, begun.attempt.target
         await self._count_loser(begun.attempt, other if heat.won else candidate)
         self._runners.clear()  # they lead back to here
@@ -226,7 +227,8 @@ class Relay:
                 _count_unreported(call.tally, call.kind, body)
                 return _Answered(body, attempt)
         finally:
-            watch.disarm()
+            if heat is None:
+                watch.disarm()
             visit.leave()
 
     async def _open(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Opened:
@@ -256,6 +258,8 @@ class Relay:
                     raise Diverged(f"{name} does not go on with an answer: {error.message}") from error
                 attempt.first_token()
         except BaseException:
+            if heat is None:  # else it is for who still runs
+                watch.disarm()  # the pause before the next attempt is no silence of this target
             visit.leave()
             raise
         watch.disarm()
