@@ -29,7 +29,8 @@ from appliance.dialects.chat import (
 from appliance.dialects.completions import CompletionRequest
 from appliance.dialects.embeddings import EmbeddingRequest
 from appliance.dialects.openai_reader import OpenAIReader, read_whole
-from appliance.dialects.translating import effort_of, thinking_budget
+from appliance.dialects.thoughts import unmarked
+from appliance.dialects.translating import effort_of, nearest, thinking_budget
 from appliance.dialects.wire import encode
 from appliance.errors import UnsupportedParameter
 from runtimes.engine import Event
@@ -115,9 +116,16 @@ class OpenAIOutbound:
 
     name = "openai"
 
-    def __init__(self, quirks: Quirks = Quirks(), paths: Mapping[str, str] | None = None) -> None:  # noqa: B008 - frozen
-        """`paths`: operation → path behind the base URL where it is not OpenAI's; {model} stands for the model."""
+    def __init__(
+        self,
+        quirks: Quirks = Quirks(),  # noqa: B008 - frozen
+        paths: Mapping[str, str] | None = None,
+        efforts: tuple[str, ...] = (),
+    ) -> None:
+        """`paths`: operation → path behind the base URL where it is not OpenAI's; {model} stands for the model.
+        `efforts`: those that the model takes, in their order; empty = it is not known, and all are sent."""
         self._quirks = quirks
+        self._efforts = efforts
         paths = paths or {}
         self._paths = {kind: paths.get(OPERATIONS[kind], path) for kind, path in PATHS.items()}
         self._texts = {UserMessage, SystemMessage} | ({DeveloperMessage} if quirks.system_role == "both" else set())
@@ -172,6 +180,8 @@ class OpenAIOutbound:
         if request.reasoning_effort is None and request.reasoning is None:
             return
         effort, budget = effort_of(request), thinking_budget(request)
+        if effort is not None and self._efforts:
+            effort = nearest(effort, self._efforts)
         _REASONING[self._quirks.reasoning](request, effort, budget, body)
         if "reasoning_effort" in body:
             _replace(body, "reasoning_effort", self._quirks.values.get("reasoning_effort", {}))
@@ -302,9 +312,9 @@ def _assistant(quirks: Quirks, message: AssistantMessage, at: int, present: bool
         return _said(quirks, message)
     back = quirks.reasoning_back
     # OpenRouter takes the text alone where there are no blocks.
-    details = back == "reasoning_details" and message.reasoning_details is not None
+    details = unmarked(message.reasoning_details) if back == "reasoning_details" else []
     content = (back == "reasoning_content" and present) or (back == "reasoning_details" and not details)
-    kept = (message.reasoning_content if content else None, message.reasoning_details if details else None)
+    kept = (message.reasoning_content if content else None, details or None)
     if kept != (message.reasoning_content, message.reasoning_details):
         message = msgspec.structs.replace(message, reasoning_content=kept[0], reasoning_details=kept[1])
     return _said(quirks, message)

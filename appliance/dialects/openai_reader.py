@@ -16,6 +16,7 @@ from appliance.dialects import sse
 from appliance.dialects.passing import BAD_JSON
 from appliance.dialects.reported import empty, reported
 from appliance.dialects.tally import WireUsage
+from appliance.dialects.thoughts import packed
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError, UpstreamFailed
 from runtimes.engine import (
@@ -257,7 +258,9 @@ def _block(index: int, block: Any) -> Delta | None:
     if not isinstance(block, dict):
         return None
     text = _string(block.get("text")) or _string(block.get("summary"))
-    signature, data = _string(block.get("signature")), _string(block.get("data"))
+    made_for, id = _string(block.get("format")), _string(block.get("id"))
+    signature = packed(_string(block.get("signature")), made_for, id)
+    data = packed(_string(block.get("data")), made_for, id)
     if not (text or signature or data):
         return None
     return Delta(index, reasoning=text, reasoning_signature=signature, reasoning_data=data)

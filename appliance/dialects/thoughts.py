@@ -88,20 +88,20 @@ def unmarked(details: Sequence[dict[str, Any]] | None) -> list[dict[str, Any]]:
     mark of `packed` as they came from there, without those of makers that are asked in another way."""
     found: list[dict[str, Any]] = []
     for each in merged(details):
-        data = each.get("data")
-        if isinstance(data, str) and data.startswith(DETAILS):
-            made_for, _, rest = data[len(DETAILS) :].partition(":")
+        field = "data" if each.get("type") == "reasoning.encrypted" else "signature"
+        value = _text(each.get(field))
+        if value.startswith(DETAILS):
+            made_for, _, rest = value[len(DETAILS) :].partition(":")
             id, _, inner = rest.partition(":")
-            named = {"id": id} if id else {}
-            found.append({"type": "reasoning.encrypted", "data": inner, "format": made_for, **named})
-        elif not (marked(_text(data)) or marked(_text(each.get("signature")))):
+            found.append({**each, field: inner, "format": made_for, **({"id": id} if id else {})})
+        elif not marked(value):
             found.append(each)
     return found
 
 
 def packed(data: str, made_for: str, id: str) -> str:
-    """Data of a block that says for whom it is, so that `unmarked` can say so again. What is Anthropic's stays as it
-    is, wherever it came from."""
-    if not made_for or made_for.startswith("anthropic") or ":" in made_for or ":" in id:
+    """Data or a signature of a block that says for whom it is, so that `unmarked` can say so again. What is Anthropic's
+    stays as it is, wherever it came from."""
+    if not data or not made_for or made_for.startswith("anthropic") or ":" in made_for or ":" in id:
         return data
     return f"{DETAILS}{made_for}:{id}:{data}"

@@ -18,6 +18,7 @@ import msgspec
 import yaml
 
 from appliance.dialects.openai_outbound import Quirks
+from appliance.dialects.translating import EFFORTS
 
 ROWS = Path(__file__).with_name("rows")
 NANO = 10**9
@@ -56,6 +57,8 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None: those of the row."""
     dimensions: int | None = None
     """Length of its vectors."""
+    efforts: tuple[str, ...] = ()
+    """How hard it may be told to think, the least first; empty = not known."""
     price: Cost | None = None
 
 
@@ -127,6 +130,7 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             context_length=found.context,
             max_output=found.output,
             dimensions=found.dimensions,
+            efforts=found.efforts,
             price=found.price,
         )
 
@@ -139,6 +143,7 @@ class Facts(msgspec.Struct, frozen=True):
     context_length: int | None = None
     max_output: int | None = None
     dimensions: int | None = None
+    efforts: tuple[str, ...] = ()
     price: Cost | None = None
 
 
@@ -277,6 +282,8 @@ def _problems(found: Row) -> list[tuple[str, str]]:
     for name, model in found.models.items():
         if model.context is not None and model.output is not None and model.output > model.context:
             problems.append((f"models.{name}.output", "is more than the context"))
+        if list(model.efforts) != [each for each in EFFORTS if each in model.efforts]:
+            problems.append((f"models.{name}.efforts", f"must be some of {', '.join(EFFORTS)}, in this order"))
         for value in (model.price.input, model.price.output) if model.price is not None else ():
             if value < 0 or value > 10_000:
                 problems.append((f"models.{name}.price", f"{value} is not a price"))

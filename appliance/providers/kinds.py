@@ -30,7 +30,7 @@ KEPT = frozenset({"n", "tools"})
 MakeOutbound = Callable[[Row, Mapping[str, str], Facts], Outbound]
 
 OUTBOUNDS: dict[str, MakeOutbound] = {
-    "openai": lambda row, paths, facts: OpenAIOutbound(row.quirks, paths),
+    "openai": lambda row, paths, facts: OpenAIOutbound(row.quirks, paths, facts.efforts),
     "responses": lambda row, paths, facts: ResponsesOutbound(),
     "anthropic": lambda row, paths, facts: AnthropicOutbound(min(facts.max_output or MOST_OUTPUT, 32_000)),
     "gemini": lambda row, paths, facts: VERTEX if row.auth_without_key == "google_service_account" else GEMINI,

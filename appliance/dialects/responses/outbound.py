@@ -91,8 +91,6 @@ def check(request: chat.ChatRequest) -> None:
     """What the dialect has no notion for is refused by name. Raises UnsupportedParameter."""
     refuse(request, _UNKNOWN)
     for i, message in enumerate(request.messages):
-        if message.name and not isinstance(message, chat.ToolMessage):
-            raise _unsupported(f"messages[{i}].name", "messages have no names at this target; put it into the text.")
         content = getattr(message, "content", None)
         for k, part in enumerate(content if isinstance(content, list) else ()):
             if isinstance(part, chat.AudioPart):
