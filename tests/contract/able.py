@@ -18,10 +18,18 @@ KINDS = tuple(PROVIDERS)
 BEHAVIOURS = ("429-after", "500", "503", "401", "400", "cut", "long-context", "long-filtered")
 FAILING = [(kind, behaviour) for kind in ("openai", "anthropic") for behaviour in BEHAVIOURS]
 
+MODELS = {"bedrock": "eu.anthropic.claude-sonnet-4-5-20250929-v1:0"}
+"""Where what a model is asked depends on who made it, and its name says that."""
+
 
 def route(kind: str) -> str:
     """The route to the able model behind a kind of provider."""
     return f"able-{kind}"
+
+
+def lenient(kind: str) -> str:
+    """The same for clients that ask for what not every kind knows; it is left out then."""
+    return f"lenient-{kind}"
 
 
 class Able:
@@ -47,8 +55,8 @@ class Able:
 
 
 def settings_for(upstream: UpstreamThread) -> dict[str, Any]:
-    """Routes able-KIND, with names that judges know as aliases, since they ask some things only of those; and
-    KIND-BEHAVIOUR for some that fail."""
+    """Routes able-KIND, with names that judges know as aliases, since they ask some things only of those;
+    lenient-KIND; and KIND-BEHAVIOUR for some that fail."""
     root = upstream.fake.root
     providers = [
         {**made, "name": kind, "zone": "on_box", "base_url": root + made["base_url"]}
@@ -56,11 +64,12 @@ def settings_for(upstream: UpstreamThread) -> dict[str, Any]:
     ]
     routes: list[dict[str, Any]] = []
     for kind in KINDS:
-        upstream.fake.behave(f"capable-{kind}", capable)
+        model = MODELS.get(kind, f"capable-{kind}")
+        upstream.fake.behave(model, capable)
         aliases = [f"gpt-5-{kind}", f"claude-sonnet-4-5-{kind}"]
-        routes.append(
-            {"model": route(kind), "aliases": aliases, "targets": [{"provider": kind, "model": f"capable-{kind}"}]}
-        )
+        target = {"provider": kind, "model": model}
+        routes.append({"model": route(kind), "aliases": aliases, "targets": [target]})
+        routes.append({"model": lenient(kind), "targets": [target], "drop_unsupported": True})
     for number, (kind, behaviour) in enumerate(FAILING):
         # Each has a provider of its own, since a key that is refused is not used for a while.
         own = {**providers[KINDS.index(kind)], "name": f"failing-{number}"}

@@ -14,7 +14,7 @@ from pydantic_ai.providers.anthropic import AnthropicProvider
 from pydantic_ai.providers.openai import OpenAIProvider
 from pydantic_ai.usage import UsageLimits
 
-from tests.contract.able import Able, route
+from tests.contract.able import Able, lenient
 
 CLIENTS = ("chat", "responses", "messages")
 KINDS = ("openai", "anthropic", "gemini")
@@ -45,8 +45,8 @@ async def make(able: Able, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Mak
                 )
             provider = OpenAIProvider(openai_client=openai)
             if client == "chat":
-                return OpenAIChatModel(route(kind), provider=provider)
-            return OpenAIResponsesModel(route(kind), provider=provider)
+                return OpenAIChatModel(lenient(kind), provider=provider)
+            return OpenAIResponsesModel(lenient(kind), provider=provider)
 
         yield model
 

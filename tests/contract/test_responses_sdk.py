@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -160,9 +161,9 @@ def test_a_tool_loop_runs_to_its_answer(client: openai.OpenAI, model: str, strea
     asked: Any = [{"role": "user", "content": "Tell me both the weather and the time in Oslo"}]
     first = ask(input=asked)
     calls = [item for item in first.output if item.type == "function_call"]
-    assert sorted((call.name, call.arguments) for call in calls) == [
-        ("get_time", '{"city": "Oslo"}'),
-        ("get_weather", '{"city": "Oslo"}'),
+    assert sorted((call.name, json.loads(call.arguments)["city"]) for call in calls) == [
+        ("get_time", "Oslo"),
+        ("get_weather", "Oslo"),
     ]
     results: Any = [{"type": "function_call_output", "call_id": call.call_id, "output": call.name} for call in calls]
     if chained:

@@ -127,6 +127,8 @@ LONG = words(
 LONG_TEXT = "".join(LONG)
 BROKEN_AT = 2 * len(LONG) // 3
 """Pieces of the long answer that come before it breaks."""
+PACE_S = 0.01
+"""Between them, so that the client has seen some of them by then."""
 
 
 def rest_of(question: Question) -> list[str]:
@@ -176,7 +178,7 @@ def _long_malformed(seen: Seen) -> Reply:
         return Reply(body=body[: len(body) // 2])
     spoken = tongue.spoken(question, said)
     spoken.events.insert(spoken.lead + BROKEN_AT, b'{"choices": [{"delta"')
-    return tongue.stream(spoken)
+    return tongue.stream(spoken, pace_s=PACE_S)
 
 
 def _long_endless(seen: Seen) -> Reply:
@@ -272,11 +274,11 @@ BEHAVIOURS: dict[str, Behaviour] = {
     "long-reset-first": _fixed(Reply(close=True, end="reset")),
     "long-silent": _long_silent,
     "long-slow": _long(pause=0, pause_s=4.0),
-    "long-cut": _long(after=BROKEN_AT, end="cut"),
-    "long-cut-early": _long(after=1, end="cut"),
-    "long-reset": _long(after=BROKEN_AT, end="reset"),
-    "long-bad-chunk": _long(after=BROKEN_AT, end="bad_chunk"),
-    "long-stall": _long(hold=BROKEN_AT),
+    "long-cut": _long(after=BROKEN_AT, end="cut", pace_s=PACE_S),
+    "long-cut-early": _long(after=1, end="cut", pace_s=PACE_S),
+    "long-reset": _long(after=BROKEN_AT, end="reset", pace_s=PACE_S),
+    "long-bad-chunk": _long(after=BROKEN_AT, end="bad_chunk", pace_s=PACE_S),
+    "long-stall": _long(hold=BROKEN_AT, pace_s=PACE_S),
     "long-malformed": _long_malformed,
     "long-no-marker": _long(end="no_marker"),
     "long-endless": _long_endless,

@@ -71,7 +71,9 @@ def _question(seen: Seen) -> Question:
         schema=json.loads(schema) if isinstance(schema, str) else schema,
         stop=config.get("stopSequences") or [],
         most=config.get("maxTokens"),
-        think=(more.get("thinking") or {}).get("type") == "enabled",
+        think=any(
+            (more.get(name) or {}).get("type") in ("enabled", "adaptive") for name in ("thinking", "reasoningConfig")
+        ),
     )
 
 
