@@ -40,7 +40,7 @@ PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2
 TENTHS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
-KINDS = ("chat.completions", "completions", "embeddings")
+KINDS = ("chat.completions", "completions", "embeddings", "messages", "responses", "responses.compact")
 SCOPES = frozenset(get_args(Scope))
 STATUS = tuple(f"{hundred}xx" for hundred in range(10))
 OUTCOMES = frozenset(get_args(Outcome))

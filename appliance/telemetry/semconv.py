@@ -43,7 +43,14 @@ PER_TOKEN = "gen_ai.server.time_per_output_token"
 CLIENT_DURATION = "gen_ai.client.operation.duration"
 TOKEN_USAGE = "gen_ai.client.token.usage"
 
-OPERATIONS = {"chat.completions": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+OPERATIONS = {
+    "chat.completions": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+    "messages": "chat",
+    "responses": "chat",
+    "responses.compact": "chat",
+}
 
 BUCKETS: dict[str, tuple[float, ...]] = {
     REQUEST_DURATION: tuple(0.01 * 2**power for power in range(14)),

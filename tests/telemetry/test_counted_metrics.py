@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_open
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from appliance.dialects.kinds import KINDS
 from appliance.records.rows import Attempt
 from appliance.settings.limiting import Scope
 from appliance.telemetry.metrics import MAX_CODES, Known, LagMeter, Ledger, Metrics, Sources
@@ -93,6 +94,21 @@ async def test_one_exchange_is_told_in_every_family(accept: str) -> None:
     assert value(values, "outpost_telemetry_dropped_total", signal="traces") == 4
     assert value(values, "process_resident_memory_bytes") > 0
     assert [labels for name, labels in values if name == "outpost_build_info" and ("version", "1.2.3") in labels]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_kind_of_request_is_told_by_its_name(kind: str) -> None:
+    metrics = make()
+    metrics.observe(row(kind=kind))
+    assert value(
+        await read(metrics),
+        "outpost_requests_total",
+        route="chat",
+        target="small",
+        kind=kind,
+        status="2xx",
+        outcome="completed",
+    )
 
 
 async def test_a_whole_answer_has_no_first_token_and_a_short_or_broken_one_no_pace() -> None:
