@@ -102,6 +102,10 @@ class Outbound(Protocol):
 
     name: str
 
+    def unknown(self, model: str) -> frozenset[str]:
+        """Fields that are refused whatever else is asked, and left out where the route says so."""
+        ...
+
     def ask(self, request: Any, model: str, *, stream: bool) -> Ask:
         """The canonical request for a model of the target. Raises UnsupportedParameter."""
         ...

@@ -94,6 +94,11 @@ def sampling(request: chat.ChatRequest, claude: Claude, *, thinks: bool) -> tupl
     return None, top_p if top_p != 1.0 else None, 0
 
 
+def unsampled(claude: Claude) -> frozenset[str]:
+    """The fields of `sampling` that it never takes."""
+    return frozenset({"temperature", "top_p", "top_k"}) if claude.sampling == "none" else frozenset()
+
+
 def _refuse(field: str, why: str) -> None:
     raise UnsupportedParameter(f"{field} is not supported by this target: {why}; leave it out.", param=field)
 

@@ -59,6 +59,10 @@ class Cohere:
 
     name = "cohere"
 
+    def unknown(self, model: str) -> frozenset[str]:
+        """Fields that the model has no notion for, and without which it answers all the same."""
+        return frozenset(_REFUSED) | {"parallel_tool_calls"}
+
     def ask(self, request: ChatRequest, model: str, *, stream: bool) -> Ask:
         refuse(request, _REFUSED)
         refuse_one_call_at_a_time(request)

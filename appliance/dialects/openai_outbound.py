@@ -133,6 +133,10 @@ class OpenAIOutbound:
         self._refused = sorted(quirks.refuse)
         self._plans = {kind: _plan(kind, quirks) for kind in PATHS}
 
+    def unknown(self, model: str) -> frozenset[str]:
+        """Fields that the provider has no notion for, and without which it answers all the same."""
+        return self._quirks.refuse
+
     def ask(self, request: Any, model: str, *, stream: bool) -> Ask:
         """Raises UnsupportedParameter for what the provider has no notion for."""
         quirks, kind = self._quirks, type(request)

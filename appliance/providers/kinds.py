@@ -78,10 +78,11 @@ def make_upstream(
 def capabilities_of(row: Row, model: str) -> Capabilities:
     """What a model of a provider can do, as far as it is known."""
     facts = row.facts(model)
+    outbound = OUTBOUNDS[row.dialect](row, row.paths, facts)
     return Capabilities(
         kinds=facts.operations,
         features=facts.features,
-        refuses=row.quirks.refuse - KEPT,
+        refuses=outbound.unknown(model) - KEPT,
         context_length=facts.context_length,
         dimensions=facts.dimensions,
     )

@@ -168,6 +168,23 @@ def test_efforts_of_openais_models_are_data() -> None:
         assert body["reasoning_effort"] == sent
 
 
+@each_target
+def test_what_a_route_may_drop_is_what_is_refused(outbound: Outbound, model: str) -> None:
+    values: dict[str, Any] = {
+        "temperature": 0.5, "top_p": 0.5, "top_k": 5, "seed": 1, "min_p": 0.5, "repetition_penalty": 1.5,
+        "presence_penalty": 0.5, "frequency_penalty": 0.5, "logit_bias": {"1": 1}, "logprobs": True, "n": 2,
+        "stop": "x", "verbosity": "low", "parallel_tool_calls": False,
+    }  # fmt: skip
+    refused = set()
+    for field, value in values.items():
+        try:
+            outbound.ask(asked(tools=[CLOCK], **{field: value}), model, stream=False)
+        except BadRequest as error:
+            assert error.param == field
+            refused.add(field)
+    assert refused - {"n"} == outbound.unknown(model) - {"n"}
+
+
 def test_one_call_at_a_time_is_kept_or_refused_by_name() -> None:
     request = asked(tools=[CLOCK], parallel_tool_calls=False)
     for outbound, model in TARGETS:

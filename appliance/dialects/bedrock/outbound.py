@@ -8,8 +8,10 @@ from urllib.parse import quote
 from appliance.dialects import chat
 from appliance.dialects.answer import Ask
 from appliance.dialects.bedrock.answer import ConverseReader, read_whole
+from appliance.dialects.bedrock.families import family_of
 from appliance.dialects.bedrock.frames import STREAM_TYPE
-from appliance.dialects.bedrock.request import body_of
+from appliance.dialects.bedrock.request import NO_NOTION, body_of
+from appliance.dialects.claude import claude_of, unsampled
 from appliance.dialects.wire import encode
 from runtimes.engine import Event
 
@@ -24,6 +26,12 @@ class Bedrock:
 
     name = "bedrock"
     stream_type = STREAM_TYPE
+
+    def unknown(self, model: str) -> frozenset[str]:
+        """Fields that the model has no notion for, and without which it answers all the same."""
+        family = family_of(model)
+        calls = frozenset() if family.one_call else frozenset({"parallel_tool_calls"})
+        return frozenset(NO_NOTION) | calls | (unsampled(claude_of(model)) if family.anthropic else frozenset())
 
     def ask(self, request: Any, model: str, *, stream: bool) -> Ask:
         """`model`: an id of a model or an inference profile, or an ARN."""

@@ -9,7 +9,7 @@ import msgspec
 from appliance.dialects import chat
 from appliance.dialects import parameters as p
 from appliance.dialects.answer import Ask
-from appliance.dialects.claude import OTHER, Claude, check_choice, claude_of, sampling, takes_budget
+from appliance.dialects.claude import OTHER, Claude, check_choice, claude_of, sampling, takes_budget, unsampled
 from appliance.dialects.messages.reader import MessagesReader, read_whole
 from appliance.dialects.messages.turns import system_of, turns_of
 from appliance.dialects.schemas import arguments, narrowed
@@ -46,6 +46,9 @@ _REFUSED = {
 }
 
 
+_UNKNOWN = frozenset(_REFUSED) | {"seed"}
+
+
 class AnthropicOutbound:
     """See `dialects.answer.Outbound`."""
 
@@ -56,6 +59,10 @@ class AnthropicOutbound:
         effort for their thinking (and no budget) or a budget (and no effort); None goes by their names."""
         self._max_tokens = max_tokens
         self._claude = None if effort is None else _told(effort)
+
+    def unknown(self, model: str) -> frozenset[str]:
+        """Fields that the model has no notion for, and without which it answers all the same."""
+        return _UNKNOWN | unsampled(self._claude or claude_of(model))
 
     def ask(self, request: chat.ChatRequest, model: str, *, stream: bool) -> Ask:
         """Raises UnsupportedParameter."""

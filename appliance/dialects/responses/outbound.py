@@ -73,6 +73,10 @@ class ResponsesOutbound:
         self._reasoning_text = reasoning_text
         self._drop = drop
 
+    def unknown(self, model: str) -> frozenset[str]:
+        """Fields that the model has no notion for, and without which it answers all the same."""
+        return frozenset(_UNKNOWN)
+
     def ask(self, request: chat.ChatRequest, model: str, *, stream: bool) -> Ask:
         check(request)
         body = ask_body(request, model, stream=stream, reasoning_text=self._reasoning_text)
