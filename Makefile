@@ -7,6 +7,8 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 # Further arguments for the command that the target runs, e.g. make test ARGS="tests/door -x".
 ARGS ?=
+# What pytest runs with: two processes, each with whole files. What a test is called must not depend on the hash seed.
+PYTEST = PYTHONHASHSEED=0 $(TEST_STORE) $(BIN)/python -m pytest $(if $(filter -n%,$(ARGS)),,-n 2 --dist loadfile)
 # How the engine is built; see README.md.
 LLAMA_COMPILER ?= auto
 LLAMA_LLAMAFILE ?= OFF
@@ -31,15 +33,15 @@ test: ## Install what the tests need; lint, types, then every test (no GPU neede
 	@$(SETUP) dev --packages-only
 	@$(MAKE) check
 	@$(SETUP) dev
-	$(TEST_STORE) $(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 test-quick: ## Every test but those that need a real engine for long
 	@$(SETUP) dev
-	$(TEST_STORE) $(BIN)/python -m pytest -m "not engine" $(ARGS)
+	$(PYTEST) -m "not engine" $(ARGS)
 
 test-engines: ## Only the tests that need a real engine for long
 	@$(SETUP) dev
-	$(TEST_STORE) $(BIN)/python -m pytest -m engine $(ARGS)
+	$(PYTEST) -m engine $(ARGS)
 
 check: ## Ruff (lint and format) and mypy
 	@$(SETUP) dev --packages-only

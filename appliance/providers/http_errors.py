@@ -136,7 +136,9 @@ def _quota(target: str, status: int, wait_s: float | None) -> errors.OutpostErro
 
 
 def _timed_out(target: str, status: int, wait_s: float | None) -> errors.OutpostError:
-    return errors.UpstreamTimeout(f"{target} timed out by its own account ({status}).")
+    error = errors.UpstreamTimeout(f"{target} timed out by its own account ({status}).")
+    error.again = True  # it has answered, so that it may well answer the next time
+    return error
 
 
 def _unavailable(target: str, status: int, wait_s: float | None) -> errors.OutpostError:

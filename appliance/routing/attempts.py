@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from appliance.errors import Diverged, OutpostError, TargetResting
+from appliance.errors import Diverged, OutpostError, TargetLimited, TargetResting
 from appliance.routing.budget import pause_s
 from appliance.routing.plan import Candidate
 
 MOST_WAIT_S = 30.0
 """Nobody waits longer than this for a target to be free again: the caller is told when to come back instead."""
+
+
+MOST_ROUNDS = 16
+"""Of waiting for targets that are not to be asked yet, again and again."""
+
+
+def _was_not_asked(error: OutpostError) -> bool:
+    return error.elsewhere and isinstance(error, TargetResting | TargetLimited)
 
 
 class Turns:
@@ -54,7 +62,8 @@ class Turns:
         if isinstance(error, Diverged):
             return candidate, 0.0  # it has not failed, and there is another way to ask it
         left_s = min(left_s, MOST_WAIT_S)
-        if error.again:
+        if error.again or (self._round and _was_not_asked(error)):
+            # One that was to be asked again, and has been told to rest meanwhile, is only asked later.
             self._again.append((candidate, max(error.retry_after_s or 0.0, rest_s) or None))
         if not error.elsewhere:
             self._left -= 1
@@ -63,6 +72,8 @@ class Turns:
         if self._waiting:
             return self._waiting.popleft(), 0.0
         self._round += 1
+        if self._round > MOST_ROUNDS:
+            return None
         # Who is free again first; of two, who failed first.
         for place in sorted(range(len(self._again)), key=lambda at: self._again[at][1] or 0.0):
             chosen, retry_after_s = self._again[place]
@@ -81,7 +92,7 @@ def to_tell(before: OutpostError | None, now: OutpostError) -> OutpostError:
     """
     if before is None:
         return now
-    if isinstance(now, TargetResting):
+    if _was_not_asked(now):
         return before  # nobody was asked; why that is says more
     if now.retryable or now.status >= 500:
         return now

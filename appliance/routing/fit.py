@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from appliance.dialects import chat
 from appliance.dialects.asked import Asked
 from appliance.dialects.embeddings import EmbeddingRequest
 from appliance.dialects.kinds import Kind, Request
@@ -49,7 +50,8 @@ def fit(asked: Asked, kind: Kind, capabilities: Capabilities, *, drop: bool, mod
         if feature in capabilities.features:
             continue
         if drop and droppable:
-            dropped[field] = None
+            # A client of another dialect knows the field by another name.
+            dropped |= dict.fromkeys(_canonical(request, feature, field))
             continue
         what = WORDS.get(feature, f"does not know {field}")
         raise UnsupportedParameter(f"{field}: the model {model} {what}; leave it out.", param=field)
@@ -61,6 +63,14 @@ def fit(asked: Asked, kind: Kind, capabilities: Capabilities, *, drop: bool, mod
     if "logprobs" in dropped and hasattr(request, "top_logprobs"):
         dropped["top_logprobs"] = None
     return msgspec.structs.replace(request, **dropped) if dropped else request
+
+
+def _canonical(request: Request, feature: str, field: str) -> list[str]:
+    """The fields of the canonical request that ask for a feature. None: only the client's own body does, which a target
+    that lacks the feature never sees."""
+    if not isinstance(request, chat.ChatRequest) or field in request.__struct_fields__:
+        return [field] if field in request.__struct_fields__ else []
+    return [asking for asked_for, asking, _ in chat.needs(request) if asked_for == feature]
 
 
 def _check_dimensions(request: EmbeddingRequest, capabilities: Capabilities, model: str) -> None:

@@ -258,7 +258,7 @@ async def test_a_slow_first_token_and_no_other_target(house: House) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_total_deadline_covers_everything(house: House, stream: bool) -> None:
-    house.route("m", "silent", "silent", deadlines=Deadlines(total=0.3))
+    house.route("m", "silent", "silent", deadlines=Deadlines(total=0.3, whole=5.0))
     response = await house.chat("m", stream=stream)
     assert (response.status, (await response.json())["error"]["code"]) == (504, "deadline_exceeded")
     assert len(house.upstream.seen) == 1

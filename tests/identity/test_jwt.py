@@ -52,7 +52,9 @@ def check(token: str, now: float = NOW) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("key", "alg"), [(rsa(), "RS256"), (rsa("rsa-2"), "RS256"), (ec(), "ES256"), (ed(), "EdDSA")], ids=str
+    ("key", "alg"),
+    [(rsa(), "RS256"), (rsa("rsa-2"), "RS256"), (ec(), "ES256"), (ed(), "EdDSA")],
+    ids=["rsa", "another-rsa", "ec", "ed"],
 )
 def test_right_tokens(key: jwk.Key, alg: str) -> None:
     with warnings.catch_warnings():
