@@ -205,7 +205,6 @@ Size = Annotated[
 """Bytes."""
 
 
-
 def _read_percent(value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)

@@ -133,9 +133,7 @@ def test_a_target_that_is_too_small_is_not_asked_again() -> None:
         ([LONG, LATE], LATE),
     ],
 )
-def test_when_nobody_answers_the_most_useful_error_is_told(
-    outcomes: list[OutpostError], told: OutpostError
-) -> None:
+def test_when_nobody_answers_the_most_useful_error_is_told(outcomes: list[OutpostError], told: OutpostError) -> None:
     answer, asked, _ = attempt("abc"[: len(outcomes)], 5, outcomes)
     assert (answer, len(asked)) == (told, len(outcomes))
 

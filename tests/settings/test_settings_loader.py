@@ -164,8 +164,8 @@ def test_all_faults_are_told_at_once_in_the_order_of_the_file(write: Write) -> N
         " – write at least one entry, e.g. [{deployment: small}, {provider: lab, model: llama-3.3-70b}]",
         "outpost.yaml:14: routes[1].targets[0].model: unknown key"
         " – it does not go together with the other keys here: remove it",
-        "outpost.yaml:14: routes[1].targets[1]: a target is a deployment, a provider's model or a route, only one of them"
-        " – write {deployment: NAME}, {provider: NAME, model: NAME} or {route: NAME}",
+        "outpost.yaml:14: routes[1].targets[1]: a target is a deployment, a provider's model or a route, only one "
+        "of them – write {deployment: NAME}, {provider: NAME, model: NAME} or {route: NAME}",
         "outpost.yaml:14: routes[1].targets[2]: expected a target, found 'c'"
         " – write {deployment: NAME}, {provider: NAME, model: NAME} or {route: NAME}",
         "outpost.yaml:14: routes[1].targets[3]: names neither a deployment nor a provider nor a route"
