@@ -36,7 +36,7 @@ from appliance.relay import BYTES_A_TOKEN, Relay
 from appliance.responses.keeper import Prepared, ResponseKeeper
 from appliance.routing.explain import Explanation
 from appliance.routing.health import Health
-from appliance.routing.plan import Plan, Situation, explain_plan, make_plan
+from appliance.routing.plan import Plan, Situation, explain_plan, make_plan, plain_plan
 from appliance.routing.residency import Demand
 from appliance.routing.routes import Route, Router, Shadow
 from appliance.routing.watch import Running, Watch
@@ -171,6 +171,7 @@ class Exchange:
         self._principal = principal
         self._account: Account | None = None
         self._body = b""
+        self._session = ""
         self._told: asyncio.Future[None] | None = None
         self._prepared: Prepared | None = None
         """What is kept of an answer that its caller may ask for again."""
@@ -214,6 +215,7 @@ class Exchange:
         """The body as a typed request. Raises 4xx errors that name the field."""
         header, limited, gateway = self._incoming.header, self._principal.restrictions, self._gateway
         self.row.tags = parse_tags(header(TAGS_HEADER))
+        self._session = parse_session(header(SESSION_HEADER))
         self.row.priority = self._relay.priority = choose_priority(
             header(PRIORITY_HEADER), least_urgent(gateway.max_priority, limited.priority), gateway.default_priority
         )
@@ -238,7 +240,9 @@ class Exchange:
         self.row.stream = bool(request.stream)
         if route.shadows:
             self._draw(route, asked)
-        return make_plan(route, self._kind, asked, limited, self._situation(asked))
+        health = gateway.health
+        plan = None if self.demands else plain_plan(route, self._kind, asked, limited, health.board, health.clock())
+        return plan or make_plan(route, self._kind, asked, limited, self._situation(asked))
 
     def explain(self, asked: Asked) -> Explanation:
         """What `plan` would decide, and why. Raises ModelNotFound."""
@@ -264,7 +268,7 @@ class Exchange:
             wall=self.row.started_at,
             random=health.random,
             count=lambda: gateway.limits.estimate(asked.request),
-            session=parse_session(self._incoming.header(SESSION_HEADER)) or principal.credential,
+            session=self._session or principal.credential,
             partition=principal.credential,
             tags=tuple(self.row.tags),
             teams=_names(principal.team),

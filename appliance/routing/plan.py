@@ -108,6 +108,32 @@ def make_plan(
     raise planner.refusal()
 
 
+def plain_plan(
+    route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, board: Board, now: float
+) -> Plan | None:
+    """What `make_plan` gives in the usual case: every target of a route without conditions or scores can have the
+    request now, and nobody demands anything of it. None: it is another case."""
+    if not route.plain:
+        return None
+    request, candidates = asked.request, []
+    for target in route.targets:
+        assert isinstance(target, Target)  # the route is plain
+        upstream = target.upstream
+        if (allowed is not None and _forbidden(target, allowed)) or not usable(board.standing(target.name, now)):
+            return None
+        try:
+            fitted = fit(asked, kind, upstream.capabilities, drop=route.drop_unsupported, model=route.model)
+        except OutpostError:
+            return None
+        if not upstream.readiness().ready:
+            return None
+        wanted, native = override(fitted, target.overrides), asked.native
+        if native is not None and wanted is not request:
+            native = kind.carry(native, request, wanted)
+        candidates.append(Candidate(target, wanted, native))
+    return Plan(route, tuple(candidates))
+
+
 def fit_shadow(
     route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation, target: Target
 ) -> tuple[Candidate | None, str]:

@@ -105,10 +105,17 @@ class Route(msgspec.Struct, frozen=True):
     """Where the data of its requests must stay."""
     keep_action: Action = "drop"
 
-    @property
-    def scored(self) -> bool:
-        """Whether the order of the targets is more than that of the file."""
-        return self.strategy != "priority" or any(each.share is not None for each in self.targets)
+    scored: bool = False
+    """Whether the order of the targets is more than that of the file. Found out when it is made, like the next."""
+    plain: bool = False
+    """No target has a condition or is a route, nothing is scored, and data may go anywhere."""
+
+    def __post_init__(self) -> None:
+        scored = self.strategy != "priority" or any(each.share is not None for each in self.targets)
+        plain = not scored and self.keep == "any"
+        plain = plain and all(isinstance(each, Target) and each.when is None for each in self.targets)
+        msgspec.structs.force_setattr(self, "scored", scored)
+        msgspec.structs.force_setattr(self, "plain", plain)
 
     @property
     def uses_complexity(self) -> bool:

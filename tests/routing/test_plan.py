@@ -6,10 +6,12 @@ from typing import Any, get_args
 import pytest
 
 from appliance.dialects.kinds import CHAT, COMPLETIONS, EMBEDDINGS, KINDS
-from appliance.errors import BadRequest, ModelLoading, ModelNotFound, Unavailable, UnsupportedParameter
+from appliance.errors import BadRequest, ModelLoading, ModelNotFound, OutpostError, Unavailable, UnsupportedParameter
+from appliance.identity.principal import Restrictions
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness
+from appliance.routing.board import Board
 from appliance.routing.build import build_router, check_overrides
-from appliance.routing.plan import make_plan
+from appliance.routing.plan import Situation, make_plan, plain_plan
 from appliance.routing.routes import Deadlines, Route, Router, Target
 from appliance.routing.strategies import STRATEGIES
 from appliance.settings.routing import Deadlines as DeadlineSettings
@@ -222,3 +224,38 @@ def test_a_router_from_settings() -> None:
 def test_tables_hold_what_they_are_named_after() -> None:
     assert set(STRATEGIES) == set(get_args(Strategy))
     assert all(name == kind.name for name, kind in KINDS.items())
+
+
+@pytest.mark.parametrize("down", [0, 1, 2])
+@pytest.mark.parametrize("zones", [None, ("on_box",), ("cloud",)])
+@pytest.mark.parametrize("fields", [{}, {"logprobs": True}, {"messages": [IMAGE]}])
+@pytest.mark.parametrize("drop", [True, False])
+@pytest.mark.parametrize("failed", [0, 5])
+def test_the_plan_of_the_usual_case_is_the_plan(
+    down: int, zones: Any, fields: dict[str, Any], drop: bool, failed: int
+) -> None:
+    """The short way to a plan, for requests that nothing stands against, leads to the same."""
+    able = Capabilities(kinds=frozenset({"chat.completions"}), features=frozenset({"images", "logprobs"}))
+    stubs = [Stub("a", able), Stub("b"), Stub("c", able)]
+    if down:
+        stubs[down - 1]._readiness = Readiness(False, "it is down")
+    made = Route(
+        "m",
+        tuple(Target(stub, {"temperature": 0.5} if at else {}) for at, stub in enumerate(stubs)),
+        drop_unsupported=drop,
+    )
+    board, limited = Board(lambda: 0.5), Restrictions(zones=zones)
+    for _ in range(failed):
+        flight = board.began("c", 1, 0.0)
+        assert flight is not None
+        flight.ended("failed", 0.0)
+    asked = chat(**fields)
+    short = plain_plan(made, CHAT, asked, limited, board, 0.0)
+    situation = Situation(board, 0.0, 0.0, lambda: 0.5)
+    try:
+        whole = make_plan(made, CHAT, asked, limited, situation)
+    except OutpostError:
+        assert short is None
+    else:
+        assert short in (None, whole)
+        assert (short is None) == bool(whole.why)
