@@ -167,21 +167,29 @@ class Account:
         self.refusal = told
         raise told.error()
 
-    def move(self, candidate: Candidate, used: Used | None) -> None:
-        """Another attempt: what the last one `used` stays used. Then `cover` it.
+    def move(self, candidate: Candidate, used: Used | None, *, done: bool = False) -> None:
+        """Another attempt: what the last one `used` stays used. Then `cover` it. done: it has been made already, so
+        that it counts whatever the limits say.
 
         Raises what `reserve` raises; then all is as it was, and what was used is still to be settled.
         """
         limits, reservation = self._limits, self._reservation
         assert reservation is not None
-        context = self._context_of(candidate)
-        refusal = self.refusal = limits.book.move(reservation, context, self._demand(candidate), limits.clock(), used)
+        context, demand = self._context_of(candidate), self._demand(candidate)
+        refusal = self.refusal = limits.book.move(reservation, context, demand, limits.clock(), used, done=done)
         if refusal is not None:
             error = refusal.error()
             # Whatever it is, another target may need less; and why the last attempt failed is worth more to the caller.
             error.elsewhere = True
             raise error
         self._seen, self.target = context, candidate.target.name
+
+    def allows(self, candidate: Candidate) -> bool:
+        """Whether `move` would let another target do the work."""
+        limits, reservation = self._limits, self._reservation
+        assert reservation is not None
+        context, demand = self._context_of(candidate), self._demand(candidate)
+        return limits.book.refuses(reservation, context, demand, limits.clock()) is None
 
     async def cover(self) -> None:
         """Return when the database allows for what is reserved. Raises RecordsUnavailable."""

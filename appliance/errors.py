@@ -238,3 +238,11 @@ class EngineLost(UpstreamError):
     status = 503
     code = "engine_lost"
     again = True
+
+
+def forget_way(error: BaseException | None) -> None:
+    """Drop the frames that an error has come through, once all is said about it. They hold what belonged to the
+    exchange, and some of them the error: a circle."""
+    while error is not None and error.__traceback__ is not None:
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

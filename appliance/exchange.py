@@ -19,6 +19,7 @@ from appliance.account import Account, Limits
 from appliance.collaborators import Authenticator, Clock, Contents, Incoming, Observer, Recorder
 from appliance.dialects.asked import Asked
 from appliance.dialects.kinds import Kind
+from appliance.dialects.tally import BYTES_A_TOKEN
 from appliance.errors import (
     ClientStalled,
     InternalError,
@@ -26,13 +27,14 @@ from appliance.errors import (
     PermissionDenied,
     RecordsUnavailable,
     UpstreamError,
+    forget_way,
 )
 from appliance.identity.principal import Principal, Priority
 from appliance.limits.admission import Gates, choose_priority, least_urgent
 from appliance.limits.rules import Used
 from appliance.outgoing import Outgoing
 from appliance.records.rows import ExchangeRow, Outcome
-from appliance.relay import BYTES_A_TOKEN, Relay
+from appliance.relay import Relay
 from appliance.responses.keeper import Prepared, ResponseKeeper
 from appliance.routing.explain import Explanation
 from appliance.routing.health import Health
@@ -124,14 +126,14 @@ async def run(gateway: Gateway, kind: Kind, incoming: Incoming, outgoing: Outgoi
             answer = await exchange.relay(plan)
         except OutpostError as error:
             answer = exchange.fail(error)
-            _forget_way(error)
+            forget_way(error)
         except asyncio.CancelledError as error:
             stopped = watch.caught()
             if stopped is None:
                 exchange.abandon()
                 raise
             answer = exchange.fail(stopped)
-            _forget_way(error)
+            forget_way(error)
         except Exception:
             logger.exception("exchange_failed", extra={"request_id": incoming.id})
             answer = exchange.fail(InternalError(MISTAKE))
@@ -450,14 +452,6 @@ def _pass_on(written: asyncio.Future[int], told: asyncio.Future[None]) -> None:
         told.exception()  # perhaps nobody waits for it
     else:
         told.set_result(None)
-
-
-def _forget_way(error: BaseException | None) -> None:
-    """Drop the frames that an error has come through, once all is said about it. They hold what belonged to the
-    exchange, and some of them the error: a circle."""
-    while error is not None and error.__traceback__ is not None:
-        error.__traceback__ = None
-        error = error.__cause__ or error.__context__
 
 
 def _names(*names: str | None) -> frozenset[str]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from appliance.account import Account
 from appliance.dialects.kinds import Kind
-from appliance.dialects.tally import Tally
+from appliance.dialects.tally import Tally, count_unreported
 from appliance.errors import (
     BadRequest,
     ContentFiltered,
@@ -22,6 +22,7 @@ from appliance.errors import (
     InternalError,
     OutpostError,
     UpstreamTimeout,
+    forget_way,
 )
 from appliance.hedged import Heat
 from appliance.identity.principal import Priority
@@ -41,9 +42,6 @@ from appliance.routing.watch import Watch
 T = TypeVar("T")
 Begun = TypeVar("Begun", "_Opened", "_Answered")
 Start = Callable[[Route, Candidate, "Heat[Any] | None"], Coroutine[Any, Any, Begun]]
-
-BYTES_A_TOKEN = 4
-"""What a token of an answer comes to, frame and all, where nobody has counted."""
 
 
 class Relay:
@@ -161,6 +159,7 @@ class Relay:
                         told = turns.told
                         assert told is not None
                         raise told  # noqa: B904 – it may be an earlier one, with a cause of its own
+                    forget_way(error)
                 candidate, pause = step
                 if pause:
                     await self._pause(pause)
@@ -173,7 +172,9 @@ class Relay:
         return rescue is not None and error.retryable and self._seen.whole and rescue.may_resume()
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
-        return (await self._raced(route, candidate, self._answer)).body
+        answered = await self._raced(route, candidate, self._answer)
+        self.response = answered.response
+        return answered.body
 
     async def _stream(self, route: Route, candidate: Candidate) -> bytes:
         return await self._pump(route, await self._raced(route, candidate, self._open))
@@ -186,30 +187,42 @@ class Relay:
         at_s = self._health.hedge_at_s(route.model, candidate.target.name, hedging, route.deadlines.first_token)
         if at_s is None:
             return await start(route, candidate, None)
-        other, heat = candidates[1], Heat[Begun](self._watch.caught)
+        account, other, heat = self.account, candidates[1], Heat[Begun](self._watch.caught)
         try:
             begun = await heat.run(
                 start(route, candidate, heat),
                 lambda: start(route, other, heat),
                 at_s,
-                lambda: self._health.may_hedge(route.model, hedging),
+                lambda: (account is None or account.allows(other)) and self._health.may_hedge(route.model, hedging),
+                _drop,
             )
         except BaseException:
-            self._runners.clear()
+            self._count_race(candidate, other)
             raise
-        self._watch.disarm()
+        finally:
+            self._watch.disarm()
         self.tally, self.row.target = begun.attempt.tally, begun.attempt.target
-        await self._count_loser(begun.attempt, other if heat.won else candidate)
-        self._runners.clear()  # they lead back to here
+        if self._count_race(candidate, other, begun.attempt) and account is not None:
+            try:
+                await account.cover()
+            except BaseException:
+                await _drop(begun)
+                raise
         return begun
 
-    async def _count_loser(self, winner: _Attempt, candidate: Candidate) -> None:
-        """What the target has used that was asked in vain is the caller's all the same."""
-        lost = next((each.used for each in self._runners if each is not winner), None)
-        self.spent = winner.used
-        if self.account is not None and len(self._runners) > 1:
-            self.account.move(candidate, lost)
-            await self.account.cover()
+    def _count_race(self, first: Candidate, second: Candidate, winner: _Attempt | None = None) -> bool:
+        """What was used in vain is the caller's all the same, by the target that was asked; in the end the account is
+        at the winner. Whether that changed anything of it."""
+        runners, self._runners = self._runners, []  # they lead back to here
+        account, used, moved = self.account, None, False
+        if account is None:
+            return False
+        for attempt in sorted(runners, key=lambda each: each is winner):
+            if used is not None or account.target != attempt.target:
+                account.move(first if attempt.target == first.target.name else second, used, done=True)
+                moved = True
+            self.spent = used = attempt.used
+        return moved
 
     async def _answer(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Answered:
         name, watch = candidate.target.name, self._watch
@@ -223,9 +236,8 @@ class Relay:
                     seconds = route.deadlines.whole or (route.deadlines.total - self._now()) / 2
                     watch.arm(seconds, lambda: _silent(name, "an answer", seconds))
                 body = await candidate.target.upstream.whole(call)
-                self.response = call.response
-                _count_unreported(call.tally, call.kind, body)
-                return _Answered(body, attempt)
+                count_unreported(call.tally, body, says=call.kind.name != "embeddings")
+                return _Answered(body, attempt, call.response)
         finally:
             if heat is None:
                 watch.disarm()
@@ -425,7 +437,16 @@ class _Attempt:
         if failure is not None or not self._opening:
             relay._health.ended(self._flight, self.target, failure, self.tally.completion_tokens)
         if stopped is not None:
-            raise stopped from None
+            try:
+                raise stopped from None
+            finally:
+                failure = stopped = None  # its traceback holds this frame
+
+    def drop(self) -> None:
+        """Nobody takes what it has begun; see `Heat.run`."""
+        self._count_abandoned()
+        self._relay.ended(self, self._at, self._started, "cancelled", None)
+        self._relay._health.ended(self._flight, self.target, asyncio.CancelledError(), self.tally.completion_tokens)
 
     def _count_abandoned(self) -> None:
         """A client that leaves before a provider has said anything has had it work all the same: that costs the prompt,
@@ -440,6 +461,8 @@ class _Answered:
 
     body: bytes
     attempt: _Attempt
+    response: Any
+    """The same as data, for kinds that are stored."""
 
 
 @dataclass(slots=True)
@@ -456,11 +479,14 @@ class _Opened:
         return _silent(self.target, "another token", self.idle_s)
 
 
-def _count_unreported(tally: Tally, kind: Kind, body: bytes) -> None:
-    """An answer whose target does not say what it used must not be free: its size tells about how much it was."""
-    if tally.source == "none":
-        tally.source = "estimated"
-        tally.completion_tokens = 0 if kind.name == "embeddings" else -(-len(body) // BYTES_A_TOKEN)
+async def _drop(begun: _Opened | _Answered) -> None:
+    """End what nobody takes."""
+    if isinstance(begun, _Opened):
+        begun.attempt.drop()
+        try:
+            await begun.stream.aclose()
+        finally:
+            begun.visit.leave()
 
 
 def _silent(target: str, what: str, seconds: float) -> OutpostError:

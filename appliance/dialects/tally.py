@@ -115,3 +115,15 @@ class WireUsage(msgspec.Struct, frozen=True):
             0 if before is None else min(_count(before.cache_write_tokens), prompt),
             min(reasoning, completion),
         )
+
+
+BYTES_A_TOKEN = 4
+"""What a token of an answer comes to, frame and all, where nobody has counted."""
+
+
+def count_unreported(tally: Tally, body: bytes, *, says: bool) -> None:
+    """An answer whose target does not say what it used must not be free: its size tells about how much it was. says:
+    it is text, and no vectors."""
+    if tally.source == "none":
+        tally.source = "estimated"
+        tally.completion_tokens = -(-len(body) // BYTES_A_TOKEN) if says else 0

@@ -88,16 +88,11 @@ class Book:
             return self.reserve(context, demand, now, lease_s=lease_s)
         return self._refuse(selection, demand.vector(), now, {})
 
-    def move(
+    def refuses(
         self, reservation: Reservation, context: Context, demand: Demand, now: Now, used: Used | None = None
     ) -> Refusal | None:
-        """Another attempt at another target, or at the same one. `used`: by the attempt that has ended; counts where
-        that one counted. A refusal leaves the reservation as it was. Limits that do not depend on the target count
-        one request, however many attempts it takes."""
-        selection = self._selections.get(context) or self._select(context, now)
-        if selection.outdated:
-            del self._selections[context]
-            selection = self._select(context, now)
+        """What `move` would be refused for."""
+        selection = self._selection(context, now)
         wall, steady = now.wall, now.monotonic + self._offset
         before = {hold.counter: hold for hold in reservation.holds}
         vector = demand.vector()
@@ -108,9 +103,32 @@ class Book:
             need = self._need(counter, before.get(counter), vector, ended)
             if need > own and counter.usage.total - own + need > counter.amount:
                 return self._refuse(selection, vector, now, before, ended)
-        joined = [places for places in selection.places if places not in reservation.places]
-        if any(places.full(now) for places in joined):
+        if any(places.full(now) for places in selection.places if places not in reservation.places):
             return self._refuse(selection, vector, now, before, ended)
+        return None
+
+    def move(
+        self,
+        reservation: Reservation,
+        context: Context,
+        demand: Demand,
+        now: Now,
+        used: Used | None = None,
+        *,
+        done: bool = False,
+    ) -> Refusal | None:
+        """Another attempt at another target, or at the same one. `used`: by the attempt that has ended; counts where
+        that one counted. A refusal leaves the reservation as it was; an attempt that is `done` is not refused. Limits
+        that do not depend on the target count one request, however many attempts it takes."""
+        refusal = self.refuses(reservation, context, demand, now, used)
+        if refusal is not None and not done:
+            return refusal
+        selection = self._selection(context, now)
+        wall, steady = now.wall, now.monotonic + self._offset
+        before = {hold.counter: hold for hold in reservation.holds}
+        vector = demand.vector()
+        ended = (used or Used(requests=0)).vector()
+        joined = [places for places in selection.places if places not in reservation.places]
         holds = []
         for counter in selection.counters:
             hold = before.pop(counter, None)
@@ -380,6 +398,13 @@ class Book:
             counter.usage = usage
             self._parked[key] = counter
         self.change(self._rules, now)
+
+    def _selection(self, context: Context, now: Now) -> Selection:
+        selection = self._selections.get(context) or self._select(context, now)
+        if selection.outdated:
+            del self._selections[context]
+            selection = self._select(context, now)
+        return selection
 
     def _select(self, context: Context, now: Now) -> Selection:
         counters: dict[Counter, None] = {}

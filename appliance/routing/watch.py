@@ -121,17 +121,23 @@ class Watch:
         self._end_reason = reason
         self._set(self._end)
 
-    def suspend(self) -> float:
-        """Let no time count until `resume`; gives what is left of `total`."""
-        left = self._end - self._loop.time()
+    def suspend(self) -> tuple[float, float]:
+        """Let no time count until `resume`; gives what is left of `total` and of `arm`."""
+        now = self._loop.time()
+        left = self._end - now, self._at - now
         self._end = self._at = _NEVER
         return left
 
-    def resume(self, left: float) -> None:
-        """The end of a `suspend`; only `total` counts again."""
-        if left < _NEVER:
-            self._end = self._loop.time() + left
+    def resume(self, left: tuple[float, float]) -> None:
+        """The end of a `suspend`. What was armed since then counts as it was armed; where others have suspended too,
+        who was the first to do so tells what is left."""
+        total, armed = left
+        if total < _NEVER:
+            self._end = self._loop.time() + total
             self._set(self._end)
+        if armed < _NEVER and self._at == _NEVER:
+            self._at = self._loop.time() + armed
+            self._set(self._at)
 
     def arm(self, seconds: float, reason: Reason) -> None:
         """Ring `seconds` from now, unless `touch` or another `arm` comes before."""

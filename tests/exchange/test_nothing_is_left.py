@@ -10,6 +10,7 @@ import contextlib
 import gc
 from collections import Counter
 from collections.abc import AsyncIterator
+from typing import Any
 
 import aiohttp
 import pytest
@@ -18,12 +19,17 @@ from appliance.account import Account
 from appliance.exchange import Exchange
 from appliance.limits.counters import Reservation
 from appliance.relay import Relay
-from appliance.routing.routes import Deadlines
+from appliance.routing.routes import Deadlines, Rescue
 from appliance.routing.watch import Watch
 from tests.fakes.answers import events_of
 from tests.fakes.house import House
 
 SHORT = Deadlines(connect=0.2, first_token=0.2, idle=0.2, total=0.4)
+BODIES: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 9},
+    "/v1/responses": {"input": "Hi"},
+}
 OWN = (Exchange, Relay, Account, Reservation, Watch)
 
 
@@ -78,3 +84,20 @@ async def test_of_one_whose_client_has_gone(house: House) -> None:
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.1):
                     await house.chat("faulty")
+
+
+@pytest.mark.parametrize("fault", ["500", "429", "silent", "stall", "cut"])
+@pytest.mark.parametrize("path", sorted(BODIES))
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("rescue", ["off", "buffer", "resume"])
+async def test_of_one_that_another_target_answers(
+    house: House, fault: str, path: str, stream: bool, rescue: Rescue
+) -> None:
+    house.route("faulty", fault, "ok", deadlines=SHORT, rescue=rescue)
+    async with nothing_left(house):
+        for _ in range(2):
+            if fault == "cut":
+                house.upstream.release.set()
+            with contextlib.suppress(aiohttp.ClientError):
+                await house.post(path, {"model": "faulty", "stream": stream, **BODIES[path]})
+        house.upstream.release.set()
