@@ -22,6 +22,8 @@ class OutpostError(Exception):
     """Whether the same target is worth another try."""
     elsewhere: bool = False
     """Whether another target may take the same request, although this one never will."""
+    at_once: bool = False
+    """Whether it says nothing about the target: only the key was refused, and there is another one."""
 
     def __init__(
         self,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from multidict import CIMultiDict
 
-from appliance.errors import OutpostError, RateLimited, TargetLimited, TargetUsedUp
+from appliance.errors import BadRequest, OutpostError, RateLimited, TargetLimited, TargetUsedUp
 from appliance.redact import MIN_SECRET
 
 logger = logging.getLogger(__name__)
@@ -203,6 +203,8 @@ class Credentials:
         may be asked again at once (`retry_after_s` is 0); where all rest, when the first of them is free."""
         key, keys = credential.key, self._keys
         now = keys.clock()
+        if isinstance(error, BadRequest):
+            return  # what was asked is at fault, whatever the status: OpenRouter's moderation has 403
         if isinstance(error, TargetUsedUp) or status in (401, 403) or error.code == "upstream_credentials":
             if key.out_until <= now:
                 why = "has no quota left" if isinstance(error, TargetUsedUp) else "was not accepted"
@@ -215,6 +217,7 @@ class Credentials:
             return
         if not self._alone:
             error.retry_after_s = max(self._soonest() - now, 0.0)
+            error.at_once = error.retry_after_s == 0.0
 
     def another_is_free(self) -> bool:
         """Whether a request that has been refused for its key may go out with another one at once."""

@@ -35,7 +35,7 @@ READ_AHEAD = 16 * 1024
 """Of an answer whose client is slow the HTTP client takes twice this, and what one read gives; it does so in memory."""
 RECEIVE_BUFFER = 64 * 1024
 """Of an upstream's socket. Left to itself the kernel reads megabytes ahead for a reader that takes nothing."""
-_MAX_ERROR = 64 * 1024
+_MAX_ERROR = 1024 * 1024
 _LINGER_S = 0.2
 _MOST_PATHS = 64
 """Addresses that are remembered as parsed."""
@@ -245,7 +245,7 @@ class HttpUpstream:
         try:
             if response.status == 200:
                 raise errors.UpstreamError(f"{self._name} compressed its answer although it was told not to.")
-            body = await self._read(response, _MAX_ERROR)
+            body = await self._read(response, _MAX_ERROR, cut=True)
         finally:
             response.release()
         raise self._refusal(response, body, credential)
@@ -289,7 +289,8 @@ class HttpUpstream:
             url = self._urls[path] = yarl.URL(self._base + path, encoded=True)
         return url
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
+        """The body. cut: of a longer one only its beginning, which is no failure of the target's."""
         parts: list[bytes] = []
         size = 0
         tap = Tap(response.content, nothing)
@@ -298,6 +299,8 @@ class HttpUpstream:
             while part := await response.content.readany():
                 parts.append(part)
                 size += len(part)
+                if size > limit and cut:
+                    break
                 if size > limit:
                     raise errors.UpstreamError(f"{self._name} gave an answer of more than {limit} bytes.")
         except aiohttp.ClientError as error:

@@ -42,7 +42,9 @@ class RelayedStream:
         self._turn: asyncio.Future[None] | None = None
         """Done when the task has to act: at the end, at an error, at a pause. Nothing is taken without it."""
         self._over = False
-        """The target has said all, and has had time to say that it has."""
+        """The target has said all, and has had time to say that it has: the connection counts as ended."""
+        self._ended = False
+        """The reader knows of it."""
         self._complete = False
         """All that may still come are counts and the end marker; the grace runs."""
         self._grace: asyncio.TimerHandle | None = None
@@ -77,7 +79,7 @@ class RelayedStream:
 
     @property
     def _done(self) -> bool:
-        return self._reader.done or self._over
+        return self._reader.done or self._ended
 
     def _enough(self) -> None:
         """The grace is over."""
@@ -122,10 +124,17 @@ class RelayedStream:
     def _pass_on(self, send: Callable[[bytes], bool]) -> None:
         content, reader = self._content, self._reader
         # Taking what is there may let the HTTP client parse more of what it had put aside.
-        while not self._done and (content.total_bytes > self._taken or content.is_eof() or content.exception()):
+        while not (self._done or self._over) and (
+            content.total_bytes > self._taken or content.is_eof() or content.exception()
+        ):
             data = content.read_nowait(-1)
             self._taken += len(data)
             out = reader.feed(data)
             if out and not send(out):
                 self._full = True
                 return
+        if self._over and not self._done:
+            # It has counts to tell, and knows whether there was anything in the answer at all.
+            self._ended = True
+            if (out := reader.feed(b"")) and not send(out):
+                self._full = True

@@ -65,6 +65,8 @@ def outcome_of(error: BaseException | None) -> Outcome:
     """What an attempt's error says about its target."""
     if error is None:
         return "ok"
+    if isinstance(error, OutpostError) and error.at_once:
+        return "cancelled"
     if isinstance(error, DeadlineExceeded):
         return "cancelled"  # the time of all attempts together was over, whoever used it up
     if isinstance(error, UpstreamError):
