@@ -127,7 +127,7 @@ class Relay:
         self._watch.total(route.deadlines.total, lambda: _total_over(route))
         if self.kept is not None:
             self._outgoing = Keeping(self._outgoing, self.kept, self.keep_most)
-        if route.rescue == "resume":
+        if route.rescue == "resume" and Rescue.suits(plan.candidates[0].request):
             self._rescue = Rescue(self._kind)
             self._outgoing = self._seen = Keeping(self._outgoing, self._rescue.pieces, MOST_RESUMED)
         return await self._in_turn(plan, self._stream)
@@ -169,7 +169,8 @@ class Relay:
     def _resumes(self, error: OutpostError) -> bool:
         """Whether somebody else may go on with a stream that the client has seen the beginning of."""
         rescue = self._rescue
-        return rescue is not None and error.retryable and self._seen.whole and rescue.may_resume()
+        passes = error.retryable or error.elsewhere
+        return rescue is not None and passes and self._seen.whole and rescue.may_resume()
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
         answered = await self._raced(route, candidate, self._answer)

@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from appliance.dialects.chat import AssistantMessage, ChatRequest, UserMessage
-from appliance.dialects.kinds import Kind
+from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.splice import Sent, Splice, sent
 from appliance.errors import BadRequest, Diverged, OutpostError, UpstreamError
 from appliance.providers.upstream import Call
@@ -21,6 +21,8 @@ from runtimes.engine import Event
 
 MOST_RESUMED = 4 * 1024 * 1024
 """Bytes of a stream that is gone on with; of a longer one not enough is known."""
+LEAST_REST = 16
+"""Tokens that the rest may have in any case: some targets take no smaller bound."""
 GO_ON = (
     "Your last message was cut off in the middle. Continue it exactly where it stops: "
     "begin with the very next character, repeat nothing, explain nothing."
@@ -42,11 +44,19 @@ class Rescue:
         """The ways that a target has refused, or that came to nothing with it."""
         self._mode: Mode = "repeat"
 
+    @staticmethod
+    def suits(request: Request) -> bool:
+        """Whether its answer can be gone on with at all: one text, with no logprobs beside it."""
+        return request.choices == 1 and getattr(request, "logprobs", None) in (None, False)
+
     def may_resume(self) -> bool:
         """Whether there is a way to go on with what was sent."""
         if self._kind.make_reader is None:
             return False
-        return sent(self._events("")).resumable
+        try:
+            return sent(self._events("")).resumable
+        except OutpostError:
+            return False  # it holds what only its maker's clients know
 
     def refused(self, target: str, error: OutpostError) -> None:
         """The present way was no good with a target, which is for the next one to know."""
@@ -91,4 +101,9 @@ class Rescue:
 def _asking_for_the_rest(request: ChatRequest, seen: Sent, mode: Mode) -> ChatRequest:
     more = [AssistantMessage(content=seen.text.rstrip())]
     told = more if mode == "prefill" else [*more, UserMessage(content=GO_ON)]
-    return msgspec.structs.replace(request, messages=[*request.messages, *told])
+    changes: dict[str, object] = {"messages": [*request.messages, *told]}
+    for field in ("max_tokens", "max_completion_tokens"):
+        # Pieces are counted, of which each has a token or more: nobody gets less than was asked for.
+        if (most := getattr(request, field)) is not None and not request.reasoning:
+            changes[field] = max(min(most, LEAST_REST), most - seen.pieces)
+    return msgspec.structs.replace(request, **changes)

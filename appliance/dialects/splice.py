@@ -20,6 +20,8 @@ class Sent(msgspec.Struct):
     """What of choice 0 has been sent."""
 
     text: str = ""
+    pieces: int = 0
+    """In which the text came."""
     reasoning: str = ""
     refusal: str = ""
     calls: dict[int, tuple[str, str]] = {}
@@ -49,6 +51,7 @@ def sent(events: Iterable[Event]) -> Sent:
         if isinstance(item, Delta):
             if item.index or item.logprobs:
                 found.others = True
+            found.pieces += bool(item.text)
             text.append(item.text)
             reasoning.append(item.reasoning)
             refusal.append(item.refusal)
@@ -110,7 +113,17 @@ class Splice:
     repeats: the target was asked the same again and must say the same again; else it was told what has been said.
     """
 
-    __slots__ = ("_calls", "_reasoning", "_refusal", "_renderer", "_repeats", "_sent", "_skip_space", "_text")
+    __slots__ = (
+        "_calls",
+        "_reasoning",
+        "_refusal",
+        "_renderer",
+        "_repeats",
+        "_sent",
+        "_skip_space",
+        "_text",
+        "_unmade",
+    )
 
     def __init__(self, renderer: StreamRenderer, sent: Sent, *, repeats: bool, skip_space: bool = False) -> None:
         """skip_space: the target was told the text without the white space at its end, and may begin with some."""
@@ -122,6 +135,8 @@ class Splice:
         self._refusal = _Cut(sent.refusal, repeats)
         self._calls = {index: _Cut(arguments, repeats) for index, (_, arguments) in sent.calls.items()}
         self._skip_space = skip_space
+        self._unmade = set(sent.calls) if repeats else set()
+        """Calls that the client knows of and that were not repeated."""
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """What is new of them, rendered. Raises Diverged."""
@@ -156,6 +171,10 @@ class Splice:
             text = text.lstrip()
             self._skip_space = not text
         refusal = self._refusal.feed(item.refusal) if item.refusal else ""
+        if (text or refusal) and self._unmade:
+            raise _diverged()  # what the client has seen after its text was a call
+        if item.tool_calls and (held := self._text.rest()):
+            text = held + text
         calls = [piece for each in item.tool_calls if (piece := self._call(each)) is not None]
         signature = item.reasoning_signature if reasoning else ""
         if text or reasoning or refusal or calls:
@@ -167,6 +186,7 @@ class Splice:
         if self._repeats and not self._text.over:
             raise _diverged()
         known = self._sent.calls.get(piece.index)
+        self._unmade.discard(piece.index)
         if known is None:
             return piece
         if piece.name and piece.name != known[0]:
@@ -178,6 +198,8 @@ class Splice:
         rest = self._text.rest()
         if rest:
             new.append(Delta(text=rest.lstrip() if self._skip_space else rest))
+        if self._unmade:
+            raise _diverged()
         if self._repeats:
             for cut in (self._reasoning, self._refusal, *self._calls.values()):
                 cut.rest()

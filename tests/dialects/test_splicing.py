@@ -124,3 +124,21 @@ def test_a_call_of_another_tool_is_another_answer() -> None:
     splice = Splice(Listener(), seen, repeats=True)
     with pytest.raises(Diverged):
         splice.feed([Delta(tool_calls=[ToolCallDelta(0, id="d", name="delete", arguments="{}")])])
+
+
+def test_a_call_that_is_not_made_again_is_another_answer() -> None:
+    """Also one of which nothing but its name was sent."""
+    begun = sent([Delta(text="Let me see."), Delta(tool_calls=[ToolCallDelta(0, "c", "search")])])
+    for rest in ([Finished("stop")], [Delta(text=" It is 7."), Finished("stop")]):
+        splice = Splice(Listener(), begun, repeats=True)
+        with pytest.raises(Diverged):
+            splice.feed([Delta(text="Let me see."), *rest])
+
+
+def test_what_was_held_comes_before_a_call() -> None:
+    listener = Listener()
+    splice = Splice(listener, sent([Delta(text="abc")]), repeats=False)
+    splice.feed([Delta(text="ab")])
+    splice.feed([Delta(tool_calls=[ToolCallDelta(0, "c", "search", "{}")]), Finished("tool_calls")])
+    assert [each.text for each in listener.events if isinstance(each, Delta)] == ["ab"]
+    assert said(listener.events)[2] == {0: ("search", "{}")}
