@@ -241,7 +241,7 @@ class Metrics:
         cost = row.cost_nanousd
         tries = row.attempts
         if len(tries) > 1:
-            cost -= self._earlier(row, tries)
+            cost -= self._others(row, tries)
         if cost > 0:
             self.cost.add(places.labels, cost)
         for attempt in tries:
@@ -391,11 +391,13 @@ class Metrics:
             self._attempts[(attempt.target, attempt.outcome, attempt.error_code)] = labels
         return labels
 
-    def _earlier(self, row: ExchangeRow, tries: list[Attempt]) -> int:
-        """Account what earlier attempts used to the targets that did the work; gives their cost."""
+    def _others(self, row: ExchangeRow, tries: list[Attempt]) -> int:
+        """Account what other attempts used to the targets that did the work; gives their cost. The exchange's own
+        counts are those of its target's last attempt: where two have raced, that need not be the last of all."""
         spent = 0
-        for attempt in tries[:-1]:
-            if not (attempt.prompt_tokens or attempt.completion_tokens or attempt.cost_nanousd):
+        last = max((at for at, attempt in enumerate(tries) if attempt.target == row.target), default=len(tries) - 1)
+        for at, attempt in enumerate(tries):
+            if at == last or not (attempt.prompt_tokens or attempt.completion_tokens or attempt.cost_nanousd):
                 continue
             places = self._places.get((row.route, attempt.target)) or self._find(row.route, attempt.target)
             if attempt.prompt_tokens:

@@ -122,6 +122,21 @@ async def test_a_whole_answer_has_no_first_token_and_a_short_or_broken_one_no_pa
     assert value(values, "outpost_time_per_output_token_seconds_count", route="chat", target="small") == 0
 
 
+async def test_the_loser_of_a_race_is_accounted_to_itself() -> None:
+    """The first to be asked has won; the last attempt is not the one that answered."""
+    metrics = make()
+    tries = [
+        Attempt("small", 0.0, 1.0, "completed", None, 10, 21, 1_000_000_000),
+        Attempt("lab/large", 0.5, 0.5, "cancelled", None, 33, 0, 500_000_000),
+    ]
+    metrics.observe(row(attempts=tries, cost_nanousd=1_500_000_000))
+    values = await read(metrics)
+    assert value(values, "outpost_cost_usd_total", route="chat", target="lab/large") == 0.5
+    assert value(values, "outpost_cost_usd_total", route="chat", target="small") == 1.0
+    assert value(values, "outpost_tokens_total", route="chat", target="lab/large", direction="input") == 33
+    assert value(values, "outpost_tokens_total", route="chat", target="small", direction="output") == 21
+
+
 async def test_every_attempt_is_accounted_to_the_target_that_did_the_work() -> None:
     metrics = make()
     tries = [
