@@ -13,6 +13,7 @@ from appliance.dialects import chat
 from appliance.dialects.asked import Asked
 from appliance.dialects.messages.body import CountRequest, MessagesRequest
 from appliance.dialects.messages.canonical import field_name, native_needs, needs
+from appliance.dialects.messages.carry import native_ask
 from appliance.dialects.messages.request import parse, parse_count
 from appliance.errors import BadRequest, UnsupportedParameter
 from tests.dialects.anthropic_shapes import complaints
@@ -328,6 +329,33 @@ def test_what_every_target_can_do_needs_nothing_of_its_own() -> None:
 def test_refusals_name_the_field(raw: bytes, param: str, words: str) -> None:
     error = refusal(raw)
     assert (error.param, words in error.message) == (param, True), error.message
+
+
+@pytest.mark.parametrize(
+    "edits", [None, [], [{"type": "clear_thinking_20251015", "keep": "all"}], [{"type": "clear_thinking_20251015"}]]
+)
+@pytest.mark.parametrize("read", [parse, parse_count])
+def test_how_many_thoughts_are_kept_is_left_to_the_target(edits: Any, read: Any) -> None:
+    """Claude Code sends this with every request; no beta header goes on, without which Anthropic refuses it."""
+    plain = {"model": "m", "messages": [USER], **({"max_tokens": 9} if read is parse else {})}
+    managed = {**plain, "context_management": {} if edits is None else {"edits": edits}}
+    assert read(json.dumps(managed).encode()) == read(json.dumps(plain).encode())
+
+
+def test_edits_that_take_away_more_are_refused() -> None:
+    edits = [{"type": "clear_thinking_20251015"}, {"type": "clear_tool_uses_20250919", "keep": 3}]
+    error = refusal(body(context_management={"edits": edits}))
+    assert error.param == "context_management.edits[1].type" and "clear_tool_uses" in error.message
+
+
+def test_the_scope_of_a_mark_is_forgotten() -> None:
+    system = [{"type": "text", "text": "s", "cache_control": {**MARK, "ttl": "1h", "scope": "global"}}]
+    tools = [{**TOOL, "cache_control": {**MARK, "scope": "global"}}]
+    found = parse(body(system=system, tools=tools))
+    sent = json.loads(native_ask(found.native, "up").body)
+    assert sent["system"] == [{"type": "text", "text": "s", "cache_control": {**MARK, "ttl": "1h"}}]
+    assert sent["tools"] == [{**TOOL, "cache_control": MARK}]
+    assert found.request.tools[0].cache_control == MARK
 
 
 def test_counting_takes_a_prompt_and_nothing_about_an_answer() -> None:

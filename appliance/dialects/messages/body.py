@@ -26,6 +26,13 @@ class CacheMark(Plain, frozen=True):
 
     type: Literal["ephemeral"]
     ttl: Literal["5m", "1h"] | None = None
+    scope: Annotated[str, Meta(max_length=64)] | None = None
+    """Who shares what is kept. Claude Code says it; without the beta header, which is not sent on, Anthropic refuses
+    it, and the answer is the same without: it is read and forgotten."""
+
+    def __post_init__(self) -> None:
+        if self.scope is not None:
+            msgspec.structs.force_setattr(self, "scope", None)
 
 
 # --- media ----------------------------------------------------------------------------------------
@@ -277,6 +284,12 @@ class Metadata(Plain, frozen=True):
     user_id: p.Label | None = None
 
 
+class ContextManagement(Plain, frozen=True):
+    """What Anthropic is to leave out of the conversation."""
+
+    edits: list[dict[str, Any]] | None = None
+
+
 class CountRequest(Plain, frozen=True, kw_only=True):
     """POST /v1/messages/count_tokens: what becomes the prompt."""
 
@@ -290,6 +303,8 @@ class CountRequest(Plain, frozen=True, kw_only=True):
     output_config: OutputConfig | None = None
     output_format: JsonFormat | None = None
     """An older name of `output_config.format`; gone after `request.parse`."""
+    context_management: ContextManagement | None = None
+    """Gone after `request.parse`."""
     cache_control: CacheMark | None = None
 
 

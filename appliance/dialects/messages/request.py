@@ -35,7 +35,6 @@ _MOST_QUOTED = 80
 REFUSED = {
     "container": "code does not run here; leave it out.",
     "mcp_servers": "the gateway connects to no servers that a request names; call them yourself and pass tools.",
-    "context_management": "send the conversation as it is to be read.",
     "compaction": "send the conversation as it is to be read.",
     "fallbacks": "the route decides which models answer.",
     "inference_geo": "the route decides where a request may go.",
@@ -118,6 +117,9 @@ def _asked(native: Any) -> Asked:
 
 def _tidy(native: NativeT) -> NativeT:
     """The request with the older name of a field replaced."""
+    native = _unmanaged(native)
+    if any(map(_scoped, native.tools or ())):
+        native = msgspec.structs.replace(native, tools=[_unscoped(tool) for tool in native.tools or ()])
     older = native.output_format
     if older is None:
         return native
@@ -127,6 +129,34 @@ def _tidy(native: NativeT) -> NativeT:
     return msgspec.structs.replace(
         native, output_format=None, output_config=msgspec.structs.replace(config, format=older)
     )
+
+
+def _scoped(tool: dict[str, Any]) -> bool:
+    mark = tool.get("cache_control")
+    return isinstance(mark, dict) and "scope" in mark
+
+
+def _unscoped(tool: dict[str, Any]) -> dict[str, Any]:
+    """The tool without what `CacheMark` forgets."""
+    if not _scoped(tool):
+        return tool
+    return {**tool, "cache_control": {k: value for k, value in tool["cache_control"].items() if k != "scope"}}
+
+
+def _unmanaged(native: NativeT) -> NativeT:
+    """The request without edits of its conversation that change nothing of what is meant. Claude Code asks with every
+    request for how many earlier thoughts are kept; that is left to the target. Raises for edits that take away more."""
+    if native.context_management is None:
+        return native
+    for i, edit in enumerate(native.context_management.edits or ()):
+        kind = edit.get("type")
+        if not (isinstance(kind, str) and kind.startswith("clear_thinking_")):
+            path = f"context_management.edits[{i}].type"
+            raise UnsupportedParameter(
+                f"{path} cannot be {shown(str(kind), _MOST_QUOTED)!r}: send the conversation as it is to be read.",
+                param=path,
+            )
+    return msgspec.structs.replace(native, context_management=None)
 
 
 def _check_tools(native: CountRequest) -> list[CustomTool]:
