@@ -213,6 +213,23 @@ def test_settings_of_the_text() -> None:
     assert (request.verbosity, request.reasoning_effort, request.reasoning) == ("low", "high", {"summary": "auto"})
 
 
+def test_a_medium_verbosity_asks_for_nothing() -> None:
+    """Codex sends it always; targets without the notion give no other answer for it."""
+    found = asked(text={"verbosity": "medium"})
+    assert found.request.verbosity is None and not list(responses.needs(found))
+    assert found.native.text.verbosity == "medium"
+
+
+def test_a_function_output_may_answer_a_call_of_the_targets_own_tool() -> None:
+    shell = {"type": "local_shell_call", "call_id": "c1", "status": "completed", "action": {"type": "exec"}}
+    assert native(input=[USER, shell, OUTPUT]).items()[2] == OUTPUT
+    assert ("responses_items", "input[1]", False) in needs(input=[USER, shell, OUTPUT])
+    with pytest.raises(BadRequest):
+        asked(input=[USER, {**shell, "call_id": "other"}, OUTPUT])
+    with pytest.raises(BadRequest):
+        asked(input=[USER, {"type": "shell_call_output", "call_id": "c1", "output": []}, OUTPUT])
+
+
 def test_logprobs_need_an_include_or_a_number() -> None:
     assert parse().logprobs is None
     assert parse(top_logprobs=0).logprobs is None

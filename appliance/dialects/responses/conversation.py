@@ -20,6 +20,7 @@ from appliance.dialects.responses.items import (
     InputText,
     Item,
     MessageItem,
+    NativeItem,
     OutputText,
     ReasoningItem,
     Refusal,
@@ -65,6 +66,10 @@ def check_calls(items: Sequence[TypedItem]) -> None:
     for i, item in enumerate(items):
         if isinstance(item, FunctionCallItem):
             called.add(item.call_id)
+        elif isinstance(item, NativeItem):
+            # Calls of a target's own tools may be answered like those of functions: Codex does so with its shell.
+            if item.type.endswith("_call") and isinstance(id := item.item.get("call_id"), str):
+                called.add(id)
         elif isinstance(item, FunctionOutputItem) and item.call_id not in called:
             raise BadRequest(
                 f"input[{i}].call_id: no function_call with this call_id comes before it.", param=f"input[{i}].call_id"

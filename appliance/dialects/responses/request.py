@@ -286,7 +286,8 @@ def _canonical(native: ResponsesRequest, *, provisional: bool) -> chat.ChatReque
         response_format=_form(text.format),
         reasoning_effort=reasoning.effort,
         reasoning={"summary": native.summary} if native.summary else None,
-        verbosity=text.verbosity,
+        # The medium is what everybody gives who is not asked for something else; Codex asks for it with every request.
+        verbosity=None if text.verbosity == "medium" else text.verbosity,
         user=native.user,
         metadata=native.metadata,
         service_tier=native.service_tier,
