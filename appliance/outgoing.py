@@ -6,7 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from appliance.dialects.tally import Tally
-from appliance.errors import ClientStalled, OutpostError
+from appliance.errors import ClientStalled, DeadlineExceeded, OutpostError, UpstreamTimeout
+from appliance.routing.routes import Route
 from appliance.routing.watch import Watch
 
 
@@ -127,3 +128,11 @@ class Held:
 
 def stalled() -> OutpostError:
     return ClientStalled("The client stopped taking its answer.")
+
+
+def silent(target: str, what: str, seconds: float) -> OutpostError:
+    return UpstreamTimeout(f"{target} gave no sign of {what} for {seconds:g} s.")
+
+
+def total_over(route: Route) -> OutpostError:
+    return DeadlineExceeded(f"The request took longer than the {route.deadlines.total:g} s that {route.model} allows.")

@@ -17,18 +17,16 @@ from appliance.dialects.tally import Tally, count_unreported
 from appliance.errors import (
     BadRequest,
     ContentFiltered,
-    DeadlineExceeded,
     Diverged,
     InternalError,
     OutpostError,
-    UpstreamTimeout,
     forget_way,
 )
 from appliance.hedged import Heat
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
 from appliance.limits.rules import Used
-from appliance.outgoing import Held, Keeping, Outgoing, Way, stalled
+from appliance.outgoing import Held, Keeping, Outgoing, Way, silent, stalled, total_over
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.rescue import MOST_RESUMED, Rescue
@@ -116,7 +114,7 @@ class Relay:
 
     async def whole(self, plan: Plan) -> bytes:
         """The body of a whole answer."""
-        self._watch.total(plan.route.deadlines.total, lambda: _total_over(plan.route))
+        self._watch.total(plan.route.deadlines.total, lambda: total_over(plan.route))
         body = await self._in_turn(plan, self._whole)
         self.row.ttft_s = self._now()
         return body
@@ -124,7 +122,7 @@ class Relay:
     async def stream(self, plan: Plan) -> bytes:
         """Pass a streamed answer on; gives its last events, which say that it is complete."""
         route = plan.route
-        self._watch.total(route.deadlines.total, lambda: _total_over(route))
+        self._watch.total(route.deadlines.total, lambda: total_over(route))
         if self.kept is not None:
             self._outgoing = Keeping(self._outgoing, self.kept, self.keep_most)
         if route.rescue == "resume" and Rescue.suits(plan.candidates[0].request):
@@ -149,7 +147,7 @@ class Relay:
                         raise
                     if isinstance(error, ContentFiltered) and route.fallback_on_content_filter:
                         error.elsewhere = True
-                    left_s = route.deadlines.total - self._now()
+                    left_s = self._left_s(route)
                     failed = candidate.target.name
                     step = turns.failed(candidate, error, left_s=left_s, rest_s=health.rest_s(failed))
                     if step is None or (step[0] is candidate and not health.may_retry(failed)):
@@ -165,6 +163,10 @@ class Relay:
                     await self._pause(pause)
         finally:
             turns.told = told = None  # its traceback holds this frame: together they would stay until a collection
+
+    def _left_s(self, route: Route) -> float:
+        """Of the time for all attempts together, in which waits at gates do not count."""
+        return route.deadlines.total - self._now() + (self.queue_s or 0.0)
 
     def _resumes(self, error: OutpostError) -> bool:
         """Whether somebody else may go on with a stream that the client has seen the beginning of."""
@@ -234,8 +236,8 @@ class Relay:
             with attempt:
                 if self._others:
                     # Nothing of a whole answer is seen before its end; some of the time is for who comes next.
-                    seconds = route.deadlines.whole or (route.deadlines.total - self._now()) / 2
-                    watch.arm(seconds, lambda: _silent(name, "an answer", seconds))
+                    seconds = route.deadlines.whole or self._left_s(route) / 2
+                    watch.arm(seconds, lambda: silent(name, "an answer", seconds))
                 body = await candidate.target.upstream.whole(call)
                 count_unreported(call.tally, body, says=call.kind.name != "embeddings")
                 return _Answered(body, attempt, call.response)
@@ -249,7 +251,7 @@ class Relay:
         name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
 
         def started() -> None:
-            watch.arm(deadlines.first_token, lambda: _silent(name, "a first token", deadlines.first_token))
+            watch.arm(deadlines.first_token, lambda: silent(name, "a first token", deadlines.first_token))
 
         visit = await self._enter(candidate, heat)
         try:
@@ -477,7 +479,7 @@ class _Opened:
     idle_s: float
 
     def silent(self) -> OutpostError:
-        return _silent(self.target, "another token", self.idle_s)
+        return silent(self.target, "another token", self.idle_s)
 
 
 async def _drop(begun: _Opened | _Answered) -> None:
@@ -488,11 +490,3 @@ async def _drop(begun: _Opened | _Answered) -> None:
             await begun.stream.aclose()
         finally:
             begun.visit.leave()
-
-
-def _silent(target: str, what: str, seconds: float) -> OutpostError:
-    return UpstreamTimeout(f"{target} gave no sign of {what} for {seconds:g} s.")
-
-
-def _total_over(route: Route) -> OutpostError:
-    return DeadlineExceeded(f"The request took longer than the {route.deadlines.total:g} s that {route.model} allows.")
