@@ -164,6 +164,23 @@ def test_a_tool_loop_runs_to_its_answer(client: anthropic.Anthropic, model: str,
 
 
 @pytest.mark.parametrize("stream", [False, True])
+def test_the_runner_of_tools_goes_on_without_a_thread(client: anthropic.Anthropic, model: str, stream: bool) -> None:
+    """It asks for a thread by itself, which is refused in the words that make it send whole conversations."""
+
+    @anthropic.beta_tool
+    def get_weather(city: str) -> str:
+        """The weather of a city now."""
+        return f"21 degrees in {city}"
+
+    asked: Any = {"role": "user", "content": "What is the weather in Paris?"}
+    runner: Any = client.beta.messages.tool_runner(
+        model=model, max_tokens=300, messages=[asked], tools=[get_weather], stream=stream
+    )
+    last = runner.until_done()
+    assert [block.text for block in last.content if block.type == "text"] == ["The tool says: 21 degrees in Paris"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
 def test_two_tools_at_once(client: anthropic.Anthropic, model: str, stream: bool) -> None:
     messages: list[MessageParam] = [{"role": "user", "content": "Tell me both the weather and the time in Oslo"}]
     fields: dict[str, Any] = {"model": model, "max_tokens": 300, "messages": messages, "tools": [WEATHER, CLOCK]}

@@ -6,7 +6,7 @@ from typing import Any
 
 from appliance.dialects.messages.events import event
 from appliance.dialects.wire import encode
-from appliance.errors import OutpostError
+from appliance.errors import OutpostError, UnsupportedParameter
 from appliance.redact import redact_keys
 
 _TYPES = {
@@ -22,6 +22,12 @@ _TYPES = {
     529: "overloaded_error",
 }
 
+_DETAILS: dict[str | None, dict[str, Any]] = {
+    "thread": {"error_code": "thread_unsupported_request", "unsupported": ["thread"]},
+}
+"""Field that is refused → what Anthropic's SDK wants to read of it. Its runner of tools asks for a thread by itself,
+and sends the whole conversation instead where it is told this."""
+
 
 def error_type(status: int) -> str:
     """Anthropic's type of error for one of our statuses."""
@@ -30,7 +36,10 @@ def error_type(status: int) -> str:
 
 def _error(error: OutpostError) -> dict[str, Any]:
     # A message quotes what its caller wrote, and that may be a key in the wrong place.
-    return {"type": error_type(error.status), "message": redact_keys(error.message)}
+    shape: dict[str, Any] = {"type": error_type(error.status), "message": redact_keys(error.message)}
+    if isinstance(error, UnsupportedParameter) and error.param in _DETAILS:
+        shape["details"] = _DETAILS[error.param]
+    return shape
 
 
 def body(error: OutpostError, request_id: str = "") -> bytes:
