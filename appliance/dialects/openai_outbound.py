@@ -64,7 +64,7 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: Literal["parts", "joined"] = "parts"
     """joined: content that is nothing but texts goes out as one string."""
     tool_images: bool = False
-    """Results of tools may hold images."""
+    """Results of tools may hold images; where not, they follow in a message of the user."""
     cache_control: bool = False
     """It knows Anthropic's marks on parts and tools."""
     names: bool = True
@@ -211,7 +211,7 @@ class OpenAIOutbound:
         if self._quirks.prefix and isinstance(last, AssistantMessage) and not last.tool_calls:
             changed = changed or list(messages)
             changed[-1] = msgspec.to_builtins(changed[-1]) | self._quirks.prefix
-        return changed or messages
+        return _with_images_after(changed) if changed and not self._quirks.tool_images else changed or messages
 
     def _turn(self, messages: list[Message]) -> int:
         """Where the present turn begins; reasoning of earlier ones is of no use to anybody."""
@@ -327,15 +327,36 @@ def _assistant(quirks: Quirks, message: AssistantMessage, at: int, present: bool
 def _tool(quirks: Quirks, message: ToolMessage, at: int, present: bool) -> Any:
     if message.is_error is not None:
         message = msgspec.structs.replace(message, is_error=None)
-    if not quirks.tool_images and isinstance(message.content, list):
-        for k, part in enumerate(message.content):
-            if isinstance(part, ImagePart):
-                field = f"messages[{at}].content[{k}]"
-                raise UnsupportedParameter(
-                    f"{field}: this target takes no images in results of tools; send them in a user message.",
-                    param=field,
-                )
-    return _said(quirks, message)
+    made = _said(quirks, message)
+    if quirks.tool_images or made is not message or not _images(made):
+        return made
+    return msgspec.structs.replace(made)  # another one, so that `_with_images_after` sees it
+
+
+def _images(message: Any) -> list[ImagePart]:
+    content = message.content if isinstance(message, ToolMessage) else None
+    return [part for part in content if isinstance(part, ImagePart)] if isinstance(content, list) else []
+
+
+def _with_images_after(messages: list[Any]) -> list[Any]:
+    """The messages with the images of tools' results behind the last result of their turn, which must all follow their
+    calls at once. A result that was nothing but images says where they are."""
+    out: list[Any] = []
+    waiting: list[Any] = []
+    for message in messages:
+        if waiting and not isinstance(message, ToolMessage):
+            out.append(UserMessage(waiting))
+            waiting = []
+        if found := _images(message):
+            texts = [part for part in message.content if not isinstance(part, ImagePart)]
+            message = msgspec.structs.replace(message, content=texts or _IMAGES_FOLLOW)
+            waiting += [TextPart(_IMAGES_OF.format(message.tool_call_id)), *found]
+        out.append(message)
+    return [*out, UserMessage(waiting)] if waiting else out
+
+
+_IMAGES_FOLLOW = "The result is an image; it follows."
+_IMAGES_OF = "What the tool gave for the call {}:"
 
 
 _BY_ROLE: dict[type, Callable[[Quirks, Any, int, bool], Any]] = {

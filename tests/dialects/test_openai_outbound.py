@@ -248,9 +248,14 @@ def test_images_in_results_of_tools_go_where_they_are_taken() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     given = (USER, PRESENT, {"role": "tool", "tool_call_id": "c", "content": [image]})
     assert messages(Quirks(tool_images=True), *given)[2]["content"] == [image]
-    with pytest.raises(UnsupportedParameter) as caught:
-        messages(Quirks(), *given)
-    assert caught.value.param == "messages[2].content[0]"
+    follow = {"role": "tool", "tool_call_id": "c", "content": "The result is an image; it follows."}
+    shown = {"role": "user", "content": [{"type": "text", "text": "What the tool gave for the call c:"}, image]}
+    assert messages(Quirks(), *given)[2:] == [follow, shown]
+    # Results stay together behind their calls, and what was said stays where it was.
+    said = {"type": "text", "text": "two of them"}
+    second = {"role": "tool", "tool_call_id": "c", "content": "plain"}
+    found = messages(Quirks(), *given[:2], {**given[2], "content": [said, image]}, second, USER)
+    assert found[2:] == [{**given[2], "content": [said]}, second, shown, USER]
 
 
 def test_the_beginning_of_an_answer_is_marked_as_one() -> None:
