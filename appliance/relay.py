@@ -349,7 +349,7 @@ class Relay:
             created=int(self.row.started_at),
             kind=self._kind,
             request=candidate.request,
-            model=candidate.target.model,
+            model=route.told(candidate.target),
             partition=self._partition,
             connect_s=route.deadlines.connect,
             tally=self.tally,

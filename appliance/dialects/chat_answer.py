@@ -43,6 +43,8 @@ class ChatStream:
         self._usage = usage
         self._logprobs = logprobs
         self._started: set[int] = set()
+        self._argued: set[tuple[int, int]] = set()
+        """Choices and calls whose arguments have begun."""
         self._counted = False
         self._blocks: dict[int, int] = {}
         """How many blocks of reasoning a choice has ended."""
@@ -105,9 +107,24 @@ class ChatStream:
         if item.text or not item.tool_calls:
             delta["content"] = item.text
         if item.tool_calls:
-            delta["tool_calls"] = [_call_piece(piece) for piece in item.tool_calls]
+            pieces = [shown for piece in _merged(item.tool_calls) if (shown := self._call_piece(item.index, piece))]
+            if not pieces and not item.text and not item.logprobs:
+                return
+            if pieces:
+                delta["tool_calls"] = pieces
         logprobs = {"content": _positions(item.logprobs), "refusal": None} if item.logprobs else None
         out.append(self._chunk({"index": item.index, "delta": delta, "logprobs": logprobs, "finish_reason": None}))
+
+    def _call_piece(self, index: int, piece: ToolCallDelta) -> dict[str, Any] | None:
+        """None for white space before the arguments, which parsers of unfinished JSON fall over."""
+        arguments = piece.arguments
+        if (index, piece.index) not in self._argued:
+            arguments = arguments.lstrip()
+            if arguments:
+                self._argued.add((index, piece.index))
+            elif not piece.id and not piece.name:
+                return None
+        return _call_piece(piece, arguments)
 
     def _unsaid(self, item: Delta) -> dict[str, Any]:
         """What is not the answer itself."""
@@ -135,12 +152,26 @@ def reasoning_text(text: str, signature: str, at: int) -> dict[str, Any]:
     return {"type": "reasoning.text", "text": text, **({"signature": signature} if signature else {}), "index": at}
 
 
-def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
+def _merged(pieces: list[ToolCallDelta]) -> list[ToolCallDelta]:
+    """Pieces of the same call in one: clients expect a call once in a delta."""
+    if len(pieces) == 1:
+        return pieces
+    found: dict[int, ToolCallDelta] = {}
+    for piece in pieces:
+        first = found.get(piece.index)
+        if first is not None:
+            arguments = first.arguments + piece.arguments
+            piece = ToolCallDelta(piece.index, first.id or piece.id, first.name or piece.name, arguments)
+        found[piece.index] = piece
+    return list(found.values())
+
+
+def _call_piece(piece: ToolCallDelta, arguments: str) -> dict[str, Any]:
     shape: dict[str, Any] = {"index": piece.index}
     if piece.id:
         shape |= {"id": piece.id, "type": "function"}
     named = {"name": piece.name} if piece.name else {}
-    shape["function"] = {**named, "arguments": piece.arguments}
+    shape["function"] = {**named, "arguments": arguments}
     return shape
 
 

@@ -33,8 +33,9 @@ MOST_COOLING_S = 30.0
 """Where a target does not say when to come back."""
 LONGEST_COOLING_S = 86_400.0
 """More than a day is taken for a mistake."""
-BLAMELESS = frozenset({"answer_diverged"})
-"""Codes of failures that are no fault of the target: it was asked to repeat what another one had said."""
+BLAMELESS = frozenset({"answer_diverged", "engine_lost"})
+"""Codes of failures that tell nothing about the next attempt: a target was asked to repeat what another one had said;
+an engine of this box went away, and whoever started it says when there is one again."""
 TRIAL_LEASE_S = 600.0
 """A trial of which nothing was heard for this long is lost; another one may begin."""
 SOON_S = 1.0

@@ -121,6 +121,11 @@ class Route(msgspec.Struct, frozen=True):
     def uses_complexity(self) -> bool:
         return any(each.when is not None and uses_complexity(each.when) for each in self.targets)
 
+    def told(self, target: Target) -> str:
+        """The model that callers are told of: the one that answers; where a deployment is all there is, it has the name
+        that they asked for."""
+        return self.model if target.provider is None and len(self.targets) == 1 else target.model
+
     def all_targets(self) -> Iterator[Target]:
         """Its own, and those of the routes inside it."""
         for each in self.targets:

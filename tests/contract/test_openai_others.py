@@ -228,7 +228,7 @@ ERRORS: dict[str, tuple[str, str, Any, str | None, int, str, str | None]] = {
     "missing-prompt": ("POST", COMPLETION_PATH, {"model": CHAT}, "user", 400, "missing_required_parameter", "prompt"),
     "unknown-path": ("GET", "/v1/nothing", None, "user", 404, "*", None),
     "wrong-method": ("GET", CHAT_PATH, None, "user", 405, "method_not_allowed", None),
-    "later-path": ("POST", "/v1/responses", {"model": CHAT, "input": "Hi"}, "user", 404, "*", None),
+    "later-path": ("POST", "/v1/audio/speech", {"model": CHAT, "input": "Hi"}, "user", 404, "*", None),
     "upstream-busy": ("POST", CHAT_PATH, {"model": "fake-429", **HELLO}, "user", 429, "*", None),
     "upstream-broken": ("POST", CHAT_PATH, {"model": "fake-500", **HELLO}, "user", 502, "*", None),
     "upstream-unavailable": ("POST", CHAT_PATH, {"model": "fake-503", **HELLO}, "user", 503, "*", None),

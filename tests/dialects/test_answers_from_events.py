@@ -188,3 +188,34 @@ def test_completion_chunks_are_valid_but_for_the_reason_that_is_not_there_yet() 
             choice["finish_reason"] = choice["finish_reason"] or "stop"
         chunk["usage"] = chunk["usage"] or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
         assert schema.complaints(schema.COMPLETION, chunk) == []
+
+
+def test_arguments_do_not_begin_with_white_space() -> None:
+    """It means nothing in JSON, and SDKs that parse arguments as they come fall over it."""
+    stream = ChatStream("id", 1, "m", Tally(), usage=False, logprobs=False)
+    pieces = ["", " ", "\n ", ' {"a": ', "1} "]
+    out = stream.feed([e.Delta(tool_calls=[e.ToolCallDelta(0, id="c", name="f")])])
+    for piece in pieces:
+        out += stream.feed([e.Delta(tool_calls=[e.ToolCallDelta(0, arguments=piece)])])
+    chunks = [json.loads(data) for data in Framer().feed(out)[0]]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
+    said = [call["function"]["arguments"] for delta in deltas for call in delta.get("tool_calls", [])]
+    assert said == ["", '{"a": ', "1} "]
+
+
+def test_a_call_stands_once_in_a_delta() -> None:
+    """SDKs put what they get together by its number, and some take only the last of two with the same."""
+    stream = ChatStream("id", 1, "m", Tally(), usage=False, logprobs=False)
+    pieces = [
+        e.ToolCallDelta(0, id="c", name="f"),
+        e.ToolCallDelta(0, arguments='{"'),
+        e.ToolCallDelta(1, id="d", name="g"),
+        e.ToolCallDelta(0, arguments="a"),
+    ]
+    out = stream.feed([e.Delta(tool_calls=pieces)])
+    [*_, chunk] = [json.loads(data) for data in Framer().feed(out)[0]]
+    calls = chunk["choices"][0]["delta"]["tool_calls"]
+    assert [(call["index"], call["id"], call["function"]) for call in calls] == [
+        (0, "c", {"name": "f", "arguments": '{"a'}),
+        (1, "d", {"name": "g", "arguments": ""}),
+    ]

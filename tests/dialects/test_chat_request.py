@@ -49,7 +49,7 @@ ACCEPTED: list[dict[str, Any]] = [
                          "annotations": [], "audio": None, "function_call": None},
                   {"role": "tool", "tool_call_id": "c1", "content": "42"}]},
     {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:image/png,"}}]}]},
-    {"audio": None, "prediction": None, "verbosity": None, "functions": None},
+    {"audio": None, "prediction": None, "functions": None},
     {"max_tokens": 16.0, "n": 1.0, "temperature": 1.0},
     {"reasoning_effort": "none"},
 ]  # fmt: skip
@@ -173,7 +173,6 @@ def test_refused_by_name(fields: dict[str, Any], param: str, says: str) -> None:
         ("modalities", ["text", "audio"], "text"),
         ("prediction", {"type": "content", "content": "x"}, "leave it out"),
         ("web_search_options", {}, "searches the web"),
-        ("verbosity", "low", "length"),
         ("service_tier", "flex", "auto or default"),
         ("store", True, "not stored"),
         ("functions", [{"name": "f"}], "use tools"),

@@ -50,7 +50,7 @@ def ask(route: str, said: str = "Hi", **fields: Any) -> dict[str, Any]:
 
 def worst() -> tuple[int, int]:
     """Tokens of the prompt and of the answer that are reserved for `ask`."""
-    return prompt_bound(CHATS.parse(json.dumps(ask("any")).encode(), 64)), MOST
+    return prompt_bound(CHATS.parse(json.dumps(ask("any")).encode(), 64).request), MOST
 
 
 def with_limits(

@@ -285,7 +285,7 @@ def test_a_shorter_time_never_shortens_a_longer_one() -> None:
         (None, "ok"),
         (UpstreamFailed("x"), "failed"),
         (UpstreamTimeout("x"), "failed"),
-        (EngineLost("x"), "failed"),
+        (EngineLost("x"), "cancelled"),
         (UpstreamFailed("x", code="answer_diverged"), "cancelled"),
         (RateLimited("x"), "limited"),
         (BadRequest("x"), "refused"),
