@@ -43,8 +43,6 @@ class ChatStream:
         self._usage = usage
         self._logprobs = logprobs
         self._started: set[int] = set()
-        self._argued: set[tuple[int, int]] = set()
-        """Choices and calls whose arguments have begun."""
         self._counted = False
         self._blocks: dict[int, int] = {}
         """How many blocks of reasoning a choice has ended."""
@@ -107,24 +105,9 @@ class ChatStream:
         if item.text or not item.tool_calls:
             delta["content"] = item.text
         if item.tool_calls:
-            pieces = [shown for piece in _merged(item.tool_calls) if (shown := self._call_piece(item.index, piece))]
-            if not pieces and not item.text and not item.logprobs:
-                return
-            if pieces:
-                delta["tool_calls"] = pieces
+            delta["tool_calls"] = [_call_piece(piece) for piece in _merged(item.tool_calls)]
         logprobs = {"content": _positions(item.logprobs), "refusal": None} if item.logprobs else None
         out.append(self._chunk({"index": item.index, "delta": delta, "logprobs": logprobs, "finish_reason": None}))
-
-    def _call_piece(self, index: int, piece: ToolCallDelta) -> dict[str, Any] | None:
-        """None for white space before the arguments, which parsers of unfinished JSON fall over."""
-        arguments = piece.arguments
-        if (index, piece.index) not in self._argued:
-            arguments = arguments.lstrip()
-            if arguments:
-                self._argued.add((index, piece.index))
-            elif not piece.id and not piece.name:
-                return None
-        return _call_piece(piece, arguments)
 
     def _unsaid(self, item: Delta) -> dict[str, Any]:
         """What is not the answer itself."""
@@ -166,12 +149,12 @@ def _merged(pieces: list[ToolCallDelta]) -> list[ToolCallDelta]:
     return list(found.values())
 
 
-def _call_piece(piece: ToolCallDelta, arguments: str) -> dict[str, Any]:
+def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
     shape: dict[str, Any] = {"index": piece.index}
     if piece.id:
         shape |= {"id": piece.id, "type": "function"}
     named = {"name": piece.name} if piece.name else {}
-    shape["function"] = {**named, "arguments": arguments}
+    shape["function"] = {**named, "arguments": piece.arguments}
     return shape
 
 

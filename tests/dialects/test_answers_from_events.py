@@ -190,19 +190,6 @@ def test_completion_chunks_are_valid_but_for_the_reason_that_is_not_there_yet() 
         assert schema.complaints(schema.COMPLETION, chunk) == []
 
 
-def test_arguments_do_not_begin_with_white_space() -> None:
-    """It means nothing in JSON, and SDKs that parse arguments as they come fall over it."""
-    stream = ChatStream("id", 1, "m", Tally(), usage=False, logprobs=False)
-    pieces = ["", " ", "\n ", ' {"a": ', "1} "]
-    out = stream.feed([e.Delta(tool_calls=[e.ToolCallDelta(0, id="c", name="f")])])
-    for piece in pieces:
-        out += stream.feed([e.Delta(tool_calls=[e.ToolCallDelta(0, arguments=piece)])])
-    chunks = [json.loads(data) for data in Framer().feed(out)[0]]
-    deltas = [chunk["choices"][0]["delta"] for chunk in chunks]
-    said = [call["function"]["arguments"] for delta in deltas for call in delta.get("tool_calls", [])]
-    assert said == ["", '{"a": ', "1} "]
-
-
 def test_a_call_stands_once_in_a_delta() -> None:
     """SDKs put what they get together by its number, and some take only the last of two with the same."""
     stream = ChatStream("id", 1, "m", Tally(), usage=False, logprobs=False)

@@ -191,7 +191,8 @@ async def test_kill_in_the_middle_and_start_again(new_gateway: NewGateway, upstr
         await asyncio.to_thread(gateway.start)
         asked = collections.Counter(each.body["model"] for each in seen(upstream))
         charged = charges(gateway)
-        found = usage(gateway)
+        # Nothing is known of a limit of which nothing was used before the first kill.
+        found = {f"{name}:{name}": {"measure": name, "reserved": 0, "used": 0} for name in amounts} | usage(gateway)
         for name, amount in amounts.items():
             each = found[f"{name}:{name}"]
             assert each["reserved"] == 0

@@ -181,7 +181,7 @@ async def test_a_mistake_of_ours_is_a_500_that_tells_nothing(
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("secret detail")
 
-    monkeypatch.setattr("appliance.exchange.make_plan", broken)
+    monkeypatch.setattr("appliance.exchange.plain_plan", broken)
     response = await house.chat("local")
     assert response.status == 500
     assert "secret detail" not in await response.text()
