@@ -14,7 +14,8 @@ import msgspec
 from appliance.dialects import chat, thoughts
 from appliance.errors import UnsupportedParameter
 
-_VERSION = re.compile(r"claude-(?:[a-z]+-)?(\d{1,2})(?:[.-](\d{1,2}))?(?![0-9])")
+_VERSION = re.compile(r"claude-(?:[a-z]+-)*?v?(\d{1,2})(?:[.-](\d{1,2}))?(?![0-9])")
+_CLAUDE = re.compile(r"claude-[a-z]")
 _NO_VERSION = (0, 0)
 
 
@@ -25,8 +26,8 @@ class Claude(msgspec.Struct, frozen=True):
     """How hard it may be told to think, where it sees by itself how much there is to think about. Empty: it cannot."""
     budgets: bool = True
     """It may be told how many tokens it has for thinking."""
-    off: Literal["unsaid", "disabled", "never"] = "unsaid"
-    """What keeps it from thinking: to say nothing, to say so, or nothing at all."""
+    off: Literal["unsaid", "disabled", "between_tools", "never"] = "unsaid"
+    """What keeps it from thinking: to say nothing, to say so in one word or the other, or nothing at all."""
     sampling: Literal["free", "one", "none"] = "free"
     """one: of temperature and top_p it takes only one. none: it takes neither, and no top_k."""
     forced: bool = True
@@ -36,20 +37,33 @@ class Claude(msgspec.Struct, frozen=True):
 
 
 OTHER = Claude(strict=False)
-"""A model whose name tells nothing. Models of others that speak the dialect take what Anthropic's took first."""
+"""A model that is none of Anthropic's. Models of others that speak the dialect take what Anthropic's took first."""
 
 _ALL = ("low", "medium", "high", "xhigh", "max")
+_NEWEST = Claude(_ALL, budgets=False, off="never", sampling="none", forced=False)
+_ANY = re.compile("")
 _ALWAYS_THINKS = re.compile(r"claude-(?:fable|mythos)")
-_FABLE = Claude(_ALL, budgets=False, off="never", sampling="none")
-_GENERATIONS = (
-    ((5, 1), Claude(_ALL, budgets=False, off="never", sampling="none", forced=False)),
-    ((5, 0), Claude(_ALL, budgets=False, off="disabled", sampling="none")),
-    ((4, 7), Claude(_ALL, budgets=False, sampling="none")),
-    ((4, 6), Claude(("low", "medium", "high", "max"), sampling="one")),
-    ((4, 1), Claude(sampling="one")),
-    ((1, 0), Claude()),
+# Anthropic's pages of each model, "What's new" and "Migration guide" below platform.claude.com/docs/en/models, as they
+# were in November 2026:
+# - opus-5-5, fable-5-1 and fable-5-2: thinking is always on, and neither a budget, sampling, a beginning of the answer
+#   nor a forced call is taken;
+# - sonnet-5-5: the same, but `between_tools` is its least thinking, up to the effort high;
+# - haiku-5-5: budgets, sampling and beginnings are refused; thinking can be disabled, and nothing is said of calls;
+# - opus-5, sonnet-5: think unless it is disabled (at no more than the effort high); fable-5 always thinks;
+# - opus-4-7: budgets and sampling are refused, xhigh is new; 4-6: effort and max are new, budgets are deprecated;
+# - sonnet-4-5 (and opus-4-1): temperature or top_p, not both.
+_GENERATIONS: tuple[tuple[tuple[int, int], re.Pattern[str], Claude], ...] = (
+    ((5, 1), re.compile("claude-sonnet"), msgspec.structs.replace(_NEWEST, off="between_tools")),
+    ((5, 1), re.compile("claude-haiku"), msgspec.structs.replace(_NEWEST, off="disabled", forced=True)),
+    ((5, 1), _ANY, _NEWEST),
+    ((5, 0), _ALWAYS_THINKS, Claude(_ALL, budgets=False, off="never", sampling="none")),
+    ((5, 0), _ANY, Claude(_ALL, budgets=False, off="disabled", sampling="none")),
+    ((4, 7), _ANY, Claude(_ALL, budgets=False, sampling="none")),
+    ((4, 6), _ANY, Claude(("low", "medium", "high", "max"), sampling="one")),
+    ((4, 1), _ANY, Claude(sampling="one")),
+    ((1, 0), _ANY, Claude()),
 )
-"""Since which version, and what is so since then."""
+"""Since which version, for whose names, and what is so since then."""
 
 
 def version_of(model: str) -> tuple[int, int]:
@@ -59,12 +73,12 @@ def version_of(model: str) -> tuple[int, int]:
 
 
 def claude_of(model: str) -> Claude:
-    """By a model's name, a vendor before it (`anthropic.`) or an ARN around it."""
+    """By a model's name, a vendor before it (`anthropic.`) or an ARN around it. One of Anthropic's whose name tells no
+    version is taken for one of the newest, since every new one has taken less than those before."""
     version = version_of(model)
-    for since, claude in _GENERATIONS:
-        if version >= since:
-            return _FABLE if version < (5, 1) and _ALWAYS_THINKS.search(model) else claude
-    return OTHER
+    if version == _NO_VERSION:
+        return _NEWEST if _CLAUDE.search(model) else OTHER
+    return next((claude for since, names, claude in _GENERATIONS if version >= since and names.search(model)), OTHER)
 
 
 def sampling(request: chat.ChatRequest, claude: Claude, *, thinks: bool) -> tuple[float | None, float | None, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from appliance.dialects.bedrock.outbound import Bedrock
-from appliance.dialects.claude import OTHER, claude_of
+from appliance.dialects.claude import OTHER, claude_of, version_of
 from appliance.dialects.messages.carry import native_ask
 from appliance.dialects.messages.outbound import AnthropicOutbound
 from appliance.dialects.messages.request import parse
@@ -123,9 +123,53 @@ def test_sampling_that_goes_together_is_sent(model: str, fields: Any, sent: dict
 
 
 def test_who_is_no_claude_is_not_judged_as_one() -> None:
-    assert claude_of("kimi-k2") is claude_of("anthropic.claude-v2:1") is OTHER
+    assert claude_of("kimi-k2") is OTHER
     ask = AnthropicOutbound().ask(asked(reasoning_effort="low", temperature=0.5), "kimi-k2", stream=False)
     assert json.loads(ask.body)["temperature"] == 0.5
+
+
+@pytest.mark.parametrize(
+    "model", ["claude-opus-6", "claude-next", "anthropic.claude-ultra-preview", "claude-fast-opus-7-1"]
+)
+def test_one_that_nobody_knows_has_the_rules_of_the_newest(model: str) -> None:
+    assert claude_of(model) == claude_of("claude-opus-5-5") != claude_of("claude-opus-5")
+
+
+@pytest.mark.parametrize(
+    ("model", "version"),
+    [
+        ("anthropic.claude-v2:1", (2, 0)),
+        ("anthropic.claude-instant-v1", (1, 0)),
+        ("claude-3-5-haiku-20241022", (3, 5)),
+        ("us.anthropic.claude-opus-4-20250514-v1:0", (4, 0)),
+        ("anthropic/claude-opus-4.7", (4, 7)),
+        ("claude-haiku-5-5", (5, 5)),
+        ("claude-mythos-preview", (0, 0)),
+    ],
+)
+def test_a_name_tells_the_version(model: str, version: tuple[int, int]) -> None:
+    assert version_of(model) == version
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        ("claude-sonnet-5-5", {"type": "between_tools"}),
+        ("claude-haiku-5-5", {"type": "disabled"}),
+        ("claude-opus-5", {"type": "disabled"}),
+        ("claude-opus-4-8", None),
+        ("claude-opus-5-5", {"type": "adaptive", "display": "omitted"}),
+        ("claude-fable-5", {"type": "adaptive", "display": "omitted"}),
+        ("claude-mythos-preview", {"type": "adaptive", "display": "omitted"}),
+    ],
+)
+def test_each_has_its_own_way_of_thinking_least(model: str, told: Any) -> None:
+    assert thinking(model, reasoning_effort="none") == told
+
+
+def test_haiku_can_be_made_to_call() -> None:
+    body = AnthropicOutbound().ask(asked(tools=[CLOCK], tool_choice="required"), "claude-haiku-5-5", stream=False).body
+    assert json.loads(body)["tool_choice"] == {"type": "any"}
 
 
 # --- clients of the Messages API itself ---------------------------------------------------------------

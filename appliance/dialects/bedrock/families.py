@@ -120,6 +120,7 @@ def _adaptive(asked: Reasoning) -> Wanted:
 _OFF = {
     "unsaid": Wanted(),
     "disabled": Wanted({"thinking": {"type": "disabled"}}),
+    "between_tools": Wanted({"thinking": {"type": "between_tools"}}),
     "never": Wanted({"thinking": {"type": "adaptive", "display": "omitted"}}, "low"),
 }
 """As near to no thinking as there is."""

@@ -189,6 +189,7 @@ _NO_THINKING = {"type": "disabled"}
 _OFF: dict[str, tuple[str | None, dict[str, Any] | None]] = {
     "unsaid": (None, None),
     "disabled": (None, _NO_THINKING),
+    "between_tools": (None, {"type": "between_tools"}),
     "never": ("low", {"type": "adaptive", "display": "omitted"}),
 }
 """output_config.effort and thinking, as near to no thinking as there is."""
