@@ -33,6 +33,7 @@ from appliance.rescue import MOST_RESUMED, Rescue
 from appliance.routing.attempts import Turns
 from appliance.routing.board import Flight
 from appliance.routing.health import Health
+from appliance.routing.hedging import Hedging
 from appliance.routing.plan import Candidate, Plan, unavailable
 from appliance.routing.routes import Route
 from appliance.routing.watch import Watch
@@ -143,7 +144,7 @@ class Relay:
                 try:
                     return await ask(route, candidate)
                 except OutpostError as error:
-                    if self.streaming and not self._resumes(error):
+                    if self.streaming and not await self._resumes(error):
                         raise
                     if isinstance(error, ContentFiltered) and route.fallback_on_content_filter:
                         error.elsewhere = True
@@ -168,24 +169,29 @@ class Relay:
         """Of the time for all attempts together, in which waits at gates do not count."""
         return route.deadlines.total - self._now() + (self.queue_s or 0.0)
 
-    def _resumes(self, error: OutpostError) -> bool:
+    async def _resumes(self, error: OutpostError) -> bool:
         """Whether somebody else may go on with a stream that the client has seen the beginning of."""
         rescue = self._rescue
         passes = error.retryable or error.elsewhere
-        return rescue is not None and passes and self._seen.whole and rescue.may_resume()
+        return rescue is not None and passes and self._seen.whole and await rescue.may_resume()
 
     async def _whole(self, route: Route, candidate: Candidate) -> bytes:
-        answered = await self._raced(route, candidate, self._answer)
+        if route.hedging is None:
+            answered = await self._answer(route, candidate, None)
+        else:
+            answered = await self._raced(route, candidate, self._answer, route.hedging)
         self.response = answered.response
         return answered.body
 
     async def _stream(self, route: Route, candidate: Candidate) -> bytes:
-        return await self._pump(route, await self._raced(route, candidate, self._open))
+        if route.hedging is None:
+            return await self._pump(route, await self._open(route, candidate, None))
+        return await self._pump(route, await self._raced(route, candidate, self._open, route.hedging))
 
-    async def _raced(self, route: Route, candidate: Candidate, start: Start[Begun]) -> Begun:
-        """What a candidate begins with, or another one where the route hedges and the first lets wait."""
-        hedging, candidates = route.hedging, self._plan.candidates
-        if hedging is None or candidate is not candidates[0] or len(candidates) == 1 or self.row.attempts:
+    async def _raced(self, route: Route, candidate: Candidate, start: Start[Begun], hedging: Hedging) -> Begun:
+        """What a candidate begins with, or another one where the first lets wait."""
+        candidates = self._plan.candidates
+        if candidate is not candidates[0] or len(candidates) == 1 or self.row.attempts:
             return await start(route, candidate, None)
         at_s = self._health.hedge_at_s(route.model, candidate.target.name, hedging, route.deadlines.first_token)
         if at_s is None:
@@ -260,7 +266,7 @@ class Relay:
             if self._rescue is not None:
                 call.whole_events = not self._kind.resumes_bytes
                 if self.streaming:
-                    self._rescue.prepare(call, candidate)
+                    await self._rescue.prepare(call, candidate)
             attempt = self._attempt(candidate, call.tally, heat)
             with attempt:
                 started()
@@ -430,7 +436,7 @@ class _Attempt:
         if isinstance(failure, OutpostError):
             outcome, code = "failed", failure.code
             if relay._rescue is not None and relay.streaming:
-                relay._rescue.refused(self.target, failure)
+                relay._rescue.ended(self.target, failure, self.tally)
         elif isinstance(failure, asyncio.CancelledError):
             outcome = "cancelled"
             self._count_abandoned()

@@ -7,6 +7,7 @@ leaves out or refuses is its `Quirks`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -143,8 +144,8 @@ class OpenAIOutbound:
         body: dict[str, Any] = {"model": model}
         if kind is ChatRequest:
             body["messages"] = self._messages(request.messages)
-        for field, name in self._plans[kind]:
-            value = getattr(request, field)
+        values_of, names = self._plans[kind]
+        for name, value in zip(names, values_of(request), strict=True):
             if value is not None:
                 body[name] = value
         for field in self._refused:
@@ -220,15 +221,12 @@ class OpenAIOutbound:
         return max((i for i, message in enumerate(messages) if isinstance(message, UserMessage)), default=-1)
 
 
-def _plan(kind: type, quirks: Quirks) -> list[tuple[str, str]]:
-    """The fields of a request that are sent on, and their names there."""
+def _plan(kind: type, quirks: Quirks) -> tuple[Callable[[Any], tuple[Any, ...]], tuple[str, ...]]:
+    """What gives the values of a request that are sent on, and their names there."""
     idle = set(parameters.ACCEPTED_NO_OPS) - quirks.pass_on
     fields: tuple[str, ...] = kind.__struct_fields__  # type: ignore[attr-defined]
-    return [
-        (field, quirks.rename.get(field, field))
-        for field in fields
-        if field not in idle | _APART | quirks.leave_out | quirks.refuse
-    ]
+    sent = [field for field in fields if field not in idle | _APART | quirks.leave_out | quirks.refuse]
+    return attrgetter(*sent), tuple([quirks.rename.get(field, field) for field in sent])
 
 
 def _refuse(request: Any, field: str) -> None:

@@ -65,6 +65,8 @@ class Tally(msgspec.Struct):
 
 def _count(reported: float | None) -> int:
     """A number that a target has named: whatever it is, nothing is given back for it."""
+    if type(reported) is int and 0 <= reported <= _MOST:
+        return reported
     return int(min(max(reported or 0, 0), _MOST))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 from aiohttp import web
@@ -58,7 +58,7 @@ def peer_certificate(request: web.BaseRequest) -> PeerCertificate | None:
 
     A browser shows it by itself, whoever's page makes it ask; so it does not count for what another site asks for.
     """
-    found: Any = request.get_extra_info("peercert")
+    found = cast(Connection, request.protocol).peer_certificate
     return found if found and not _from_elsewhere(request) else None
 
 
@@ -108,6 +108,13 @@ async def read_body(request: web.BaseRequest, limits: Limits) -> bytes:
 
 def _too_large(limits: Limits) -> BodyTooLarge:
     return BodyTooLarge(f"The body is larger than the {limits.max_body} bytes that are accepted.")
+
+
+class Connection(Protocol):
+    """What the door's own connections tell beside aiohttp's."""
+
+    peer_certificate: Any
+    """The verified certificate that the client has shown as it connected, as `getpeercert()` gives it; else None."""
 
 
 class HttpIncoming:

@@ -46,13 +46,14 @@ def check_http_stack() -> None:
 class _Connection(web.RequestHandler):
     """aiohttp's connection, with a bound on the time that a request's head may take."""
 
-    __slots__ = ("_head_timer", "_server", "_stall_timer")
+    __slots__ = ("_head_timer", "_server", "_stall_timer", "peer_certificate")
 
     def __init__(self, server: _Server, **kwargs: Any) -> None:
         super().__init__(server, loop=server.event_loop, **kwargs)
         self._server = server
         self._head_timer: asyncio.TimerHandle | None = None
         self._stall_timer: asyncio.TimerHandle | None = None
+        self.peer_certificate: Any = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if not self._server.enter(self):
@@ -62,6 +63,7 @@ class _Connection(web.RequestHandler):
             refused.close()
             return
         super().connection_made(transport)
+        self.peer_certificate = transport.get_extra_info("peercert")  # asked here: it costs more than it seems
         self._head_timer = self._loop.call_later(self._server.terms.limits.header_timeout, self._head_late)
 
     def connection_lost(self, exc: BaseException | None) -> None:

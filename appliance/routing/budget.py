@@ -30,13 +30,15 @@ class RetryBudget:
     so that over any time in which `least` is not what counts, retries are at most `ratio` of all requests.
     """
 
-    __slots__ = ("_least", "_ratio", "_requests", "_retries", "_slice", "_slice_s", "_sums")
+    __slots__ = ("_least", "_ratio", "_requests", "_retries", "_slice", "_slice_s", "_sums", "_until")
 
     def __init__(self, ratio: float = RATIO, least: int = LEAST, window_s: float = WINDOW_S) -> None:
         self._ratio = ratio
         self._least = least
         self._slice_s = window_s / SLICES
         self._slice = -1
+        self._until = -math.inf
+        """When the present slice is over."""
         self._requests = [0] * SLICES
         self._retries = [0] * SLICES
         self._sums = [0, 0]
@@ -44,13 +46,15 @@ class RetryBudget:
 
     def request(self, now: float) -> None:
         """A request has come."""
-        self._turn(now)
+        if now >= self._until:
+            self._turn(now)
         self._requests[self._slice % SLICES] += 1
         self._sums[0] += 1
 
     def left(self, now: float) -> int:
         """How many retries may be made now."""
-        self._turn(now)
+        if now >= self._until:
+            self._turn(now)
         requests, retries = self._sums
         # Without the tiny number, 0.2 of 35 would be 6.
         return max(self._least, math.floor(self._ratio * requests + 1e-9)) - retries
@@ -74,6 +78,7 @@ class RetryBudget:
             self._sums[1] -= self._retries[place]
             self._requests[place] = self._retries[place] = 0
         self._slice = at
+        self._until = (at + 1) * self._slice_s
 
 
 def take_all(budgets: Sequence[RetryBudget], now: float) -> bool:

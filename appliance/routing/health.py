@@ -49,7 +49,7 @@ class Health:
 
     def asked(self, target: str) -> None:
         """A request begins with this target."""
-        self._budget(target).request(self.clock())
+        (self._budgets.get(target) or self._budget(target)).request(self.clock())
 
     def may_retry(self, target: str) -> bool:
         """Whether a target that has failed may be asked again for the same request."""

@@ -44,22 +44,19 @@ class Target(msgspec.Struct, frozen=True):
     prefill: bool = False
     """It goes on with an answer that it is told the beginning of."""
 
-    @property
-    def name(self) -> str:
-        """The deployment's, or provider/model."""
-        return self.upstream.name
+    name: str = ""
+    """The deployment's, or provider/model. Found out when it is made, like the next two."""
+    model: str = ""
+    """The model that answers, as callers are told: the deployment's name, or the provider's for it."""
+    provider: str | None = None
+    """None for a deployment of this box."""
 
-    @property
-    def model(self) -> str:
-        """The model that answers, as callers are told: the deployment's name, or the provider's for it."""
-        _, slash, model = self.upstream.name.partition("/")
-        return model if slash else self.upstream.name
-
-    @property
-    def provider(self) -> str | None:
-        """None for a deployment of this box."""
-        provider, slash, _ = self.upstream.name.partition("/")
-        return provider if slash else None
+    def __post_init__(self) -> None:
+        name = self.upstream.name
+        provider, slash, model = name.partition("/")
+        msgspec.structs.force_setattr(self, "name", name)
+        msgspec.structs.force_setattr(self, "model", model if slash else name)
+        msgspec.structs.force_setattr(self, "provider", provider if slash else None)
 
 
 class Nested(msgspec.Struct, frozen=True):
