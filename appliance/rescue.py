@@ -7,30 +7,50 @@ done.
 
 from __future__ import annotations
 
-from typing import Literal
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from appliance.dialects.chat import AssistantMessage, ChatRequest, UserMessage
+from appliance.dialects.answer import Frame, StreamRenderer
+from appliance.dialects.chat import AssistantMessage, ChatRequest, TextPart, UserMessage
 from appliance.dialects.kinds import Kind, Request
-from appliance.dialects.splice import Sent, Splice, sent
+from appliance.dialects.splice import Sent, Spent, Splice, Way, sent
+from appliance.dialects.tally import BYTES_A_TOKEN, Tally
 from appliance.errors import BadRequest, Diverged, OutpostError, UpstreamError
 from appliance.providers.upstream import Call
 from appliance.routing.plan import Candidate
 from runtimes.engine import Event
 
+T = TypeVar("T")
+
 MOST_RESUMED = 4 * 1024 * 1024
 """Bytes of a stream that is gone on with; of a longer one not enough is known."""
+AT_ONCE = 32 * 1024
+"""More bytes are read off the event loop: a mebibyte takes a tenth of a second."""
 LEAST_REST = 16
 """Tokens that the rest may have in any case: some targets take no smaller bound."""
+SHORT = 16
+"""Characters. Whoever is asked again says less than this again mostly word for word, and nothing is lost if not."""
 GO_ON = (
     "Your last message was cut off in the middle. Continue it exactly where it stops: "
     "begin with the very next character, repeat nothing, explain nothing."
 )
+GO_ON_TOKENS = len(GO_ON) // BYTES_A_TOKEN
 
 Mode = Literal["prefill", "repeat", "instruct"]
 """prefill: the target gets the beginning of the answer and goes on with it. repeat: it is asked the same again, and
 what it repeats is left out. instruct: it is told to go on."""
+
+
+class _Read(NamedTuple):
+    """What the first pieces say."""
+
+    pieces: int
+    """How many."""
+    events: list[Event]
+    sent: Sent
 
 
 class Rescue:
@@ -40,70 +60,165 @@ class Rescue:
         self._kind = kind
         self.pieces: list[bytes] = []
         """What the client was sent."""
+        self._read: _Read | None = None
         self._tried: dict[str, list[Mode]] = {}
         """The ways that a target has refused, or that came to nothing with it."""
         self._mode: Mode = "repeat"
+        self._splice: Splice | None = None
+        """What the attempt that runs goes through; None: it is the one that began."""
+        self._prompt_tokens = 0
+        """Of the caller's prompt; 0: nobody has said."""
+        self._spent = Spent()
 
     @staticmethod
     def suits(request: Request) -> bool:
         """Whether its answer can be gone on with at all: one text, with no logprobs beside it."""
         return request.choices == 1 and getattr(request, "logprobs", None) in (None, False)
 
-    def may_resume(self) -> bool:
+    async def may_resume(self) -> bool:
         """Whether there is a way to go on with what was sent."""
         if self._kind.make_reader is None:
             return False
         try:
-            return sent(self._events("")).resumable
+            return (await self._look()).sent.resumable
         except OutpostError:
             return False  # it holds what only its maker's clients know
 
-    def refused(self, target: str, error: OutpostError) -> None:
-        """The present way was no good with a target, which is for the next one to know."""
+    def ended(self, target: str, error: OutpostError, tally: Tally) -> None:
+        """An attempt has failed after the client had seen the beginning. What it has used counts for what the client
+        is told, and whether the present way was no good with a target is for the next one to know."""
         if isinstance(error, (Diverged, BadRequest)):
             self._tried.setdefault(target, []).append(self._mode)
+        else:
+            self._spend(tally)
+        self._splice = None
 
-    def prepare(self, call: Call, candidate: Candidate) -> None:
-        """Have a call ask for the rest. Raises Diverged where no way is left."""
-        target = candidate.target
-        events = self._events(target.name)
-        seen = sent(events)
-        self._mode = mode = self._choose(candidate, seen)
-        frame = self._kind.refit(call.frame(), self.pieces)
-        renderer = self._kind.make_stream(frame, call.tally)
-        renderer.feed(events)  # what it writes of them has been sent
-        call.tally.clear()
+    def _spend(self, tally: Tally) -> None:
+        spent, splice = self._spent, self._splice
+        if splice is None and not self._read:
+            self._spent = Spent(tally.prompt_tokens, tally.completion_tokens, tally.reasoning_tokens)
+        elif splice is not None and splice.repeats:
+            # It had said what was sent again, or some of it.
+            completion = max(spent.completion_tokens, tally.completion_tokens)
+            self._spent = msgspec.structs.replace(spent, completion_tokens=completion)
+        elif splice is not None:
+            said = max(0, tally.completion_tokens - tally.reasoning_tokens)
+            self._spent = msgspec.structs.replace(spent, completion_tokens=spent.completion_tokens + said)
+
+    async def prepare(self, call: Call, candidate: Candidate) -> None:
+        """Have a call ask for the rest. Raises UpstreamError where no way is left."""
+        read = await self._look()
+        self._mode = mode = self._choose(candidate, read.sent)
+        told = Tally()
+        renderer = await self._aside(_begun, self._kind, call.frame(), self.pieces[: read.pieces], read.events, told)
+        told.clear()
+        way: Way = "again"
+        before, told_tokens = "", 0
         if mode != "repeat" and isinstance(call.request, ChatRequest):
-            call.request = _asking_for_the_rest(call.request, seen, mode)
+            before = _beginning(call.request)
+            call.request = _asking_for_the_rest(call.request, read.sent, mode)
             call.native = None
-        call.render = Splice(
-            renderer, seen, repeats=mode == "repeat", skip_space=mode != "repeat" and seen.text[-1:].isspace()
-        )
+            exact = "prefill" in candidate.target.upstream.capabilities.features
+            way = "from_there" if mode == "prefill" and exact else "perhaps"
+            told_tokens = self._spent.completion_tokens + (GO_ON_TOKENS if mode == "instruct" else 0)
+        spent = msgspec.structs.replace(self._spent, told_tokens=told_tokens)
+        call.render = self._splice = Splice(renderer, read.sent, call.tally, told, way=way, before=before, spent=spent)
 
     def _choose(self, candidate: Candidate, seen: Sent) -> Mode:
-        tried = self._tried.get(candidate.target.name, ())
-        request = candidate.request
-        plain = isinstance(request, ChatRequest) and seen.only_text
-        if plain and candidate.target.prefill and "prefill" not in tried:
-            return "prefill"
-        if "repeat" not in tried:
-            return "repeat"
-        if plain and getattr(request, "response_format", None) is None and "instruct" not in tried:
-            return "instruct"
-        raise UpstreamError(f"{candidate.target.name} cannot go on with the answer.", code=Diverged.code)
+        for mode in _modes(candidate, seen):
+            if mode not in self._tried.get(candidate.target.name, ()):
+                return mode
+        error = UpstreamError(f"{candidate.target.name} cannot go on with the answer.", code=Diverged.code)
+        error.elsewhere = True  # nothing was asked of it
+        raise error
 
-    def _events(self, target: str) -> list[Event]:
-        make_reader = self._kind.make_reader
-        assert make_reader is not None  # asked for by may_resume
-        return make_reader(target, None).feed(b"".join(self.pieces))
+    async def _look(self) -> _Read:
+        """What was sent."""
+        read = self._read
+        if read is None or read.pieces != len(self.pieces):
+            read = self._read = await self._aside(_read, self._kind, list(self.pieces))
+        return read
+
+    async def _aside(self, work: Callable[..., T], *args: object) -> T:
+        """Others' tokens would wait for what takes long."""
+        left = AT_ONCE
+        for piece in self.pieces:
+            left -= len(piece)
+            if left < 0:
+                return await asyncio.to_thread(work, *args)
+        return work(*args)
+
+
+def _read(kind: Kind, pieces: list[bytes]) -> _Read:
+    assert kind.make_reader is not None  # asked for by may_resume
+    events = kind.make_reader("the target", None).feed(b"".join(pieces))
+    return _Read(len(pieces), events, sent(events))
+
+
+def _begun(kind: Kind, frame: Frame, pieces: list[bytes], events: Sequence[Event], told: Tally) -> StreamRenderer:
+    """A renderer that has written what was sent."""
+    renderer = kind.make_stream(kind.refit(frame, pieces), told)
+    renderer.feed(events)
+    return renderer
+
+
+def _modes(candidate: Candidate, seen: Sent) -> Iterator[Mode]:
+    """The ways to ask a target for the rest, the best first."""
+    target, request = candidate.target, candidate.request
+    tellable = isinstance(request, ChatRequest) and seen.only_text and not _calls(request)
+    prefill = tellable and target.prefill
+    if prefill and len(seen.text.strip()) < SHORT and "prefill" not in target.upstream.capabilities.features:
+        # Whether it goes on or says it again cannot be told from so little.
+        yield "repeat"
+    if prefill:
+        yield "prefill"
+    yield "repeat"
+    if tellable and getattr(request, "response_format", None) is None:
+        yield "instruct"
+
+
+def _calls(request: ChatRequest) -> bool:
+    """Whether the caller's own beginning of an answer is one that no text can stand behind."""
+    last = request.messages[-1]
+    return isinstance(last, AssistantMessage) and bool(last.tool_calls)
+
+
+def _beginning(request: ChatRequest) -> str:
+    """What the caller has put before the answer."""
+    last = request.messages[-1]
+    if not isinstance(last, AssistantMessage) or last.content is None:
+        return ""
+    if isinstance(last.content, str):
+        return last.content
+    return "".join([part.text for part in last.content if isinstance(part, TextPart)])
 
 
 def _asking_for_the_rest(request: ChatRequest, seen: Sent, mode: Mode) -> ChatRequest:
-    more = [AssistantMessage(content=seen.text.rstrip())]
-    told = more if mode == "prefill" else [*more, UserMessage(content=GO_ON)]
-    changes: dict[str, object] = {"messages": [*request.messages, *told]}
+    messages, text = [*request.messages], seen.text.rstrip()
+    last = messages[-1]
+    if isinstance(last, AssistantMessage):
+        # The caller has begun the answer: it is one message, as most targets would refuse two in a row.
+        messages[-1] = msgspec.structs.replace(last, content=_longer(last, text))
+    else:
+        messages.append(AssistantMessage(content=text))
+    if mode == "instruct":
+        messages.append(UserMessage(content=GO_ON))
+    changes: dict[str, object] = {"messages": messages}
     for field in ("max_tokens", "max_completion_tokens"):
         # Pieces are counted, of which each has a token or more: nobody gets less than was asked for.
         if (most := getattr(request, field)) is not None and not request.reasoning:
             changes[field] = max(min(most, LEAST_REST), most - seen.pieces)
     return msgspec.structs.replace(request, **changes)
+
+
+def _longer(message: AssistantMessage, text: str) -> object:
+    """The content of a message with some text behind it."""
+    content = message.content
+    if content is None or isinstance(content, str):
+        return (content or "") + text
+    parts = [*content]
+    if parts and isinstance(parts[-1], TextPart):
+        parts[-1] = msgspec.structs.replace(parts[-1], text=parts[-1].text + text)
+    else:
+        parts.append(TextPart(text=text))
+    return parts

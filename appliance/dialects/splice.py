@@ -7,13 +7,21 @@ other target repeats is left out, and where it says something else instead, the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from appliance.dialects.answer import StreamRenderer
+from appliance.dialects.chat_answer import take_usage
+from appliance.dialects.tally import Tally
 from appliance.errors import Diverged, OutpostError
 from runtimes.engine import Delta, Event, Finished, ToolCallDelta, Usage
+
+Way = Literal["again", "from_there", "perhaps"]
+"""How a target goes on. again: it was asked the same, and must say the same. from_there: it is known to begin with the
+very next character. perhaps: it was told to, but may say from the beginning what it was told."""
+A_REPETITION = 16
+"""Characters of which a text that stops within a repetition is one that broke off, and not new."""
 
 
 class Sent(msgspec.Struct):
@@ -23,11 +31,13 @@ class Sent(msgspec.Struct):
     pieces: int = 0
     """In which the text came."""
     reasoning: str = ""
+    sealed: bool = False
+    """It has what its maker wants back to trust its reasoning."""
     refusal: str = ""
     calls: dict[int, tuple[str, str]] = {}
     """Tool calls by their index: name and arguments."""
     others: bool = False
-    """More than one choice, logprobs, or reasoning that only its maker can go on with: nothing to splice."""
+    """More than one choice, or logprobs: nothing to splice."""
     finished: str = ""
     """The reason, once it has been told."""
 
@@ -38,7 +48,7 @@ class Sent(msgspec.Struct):
     @property
     def only_text(self) -> bool:
         """Whether another model can be told where to go on."""
-        return bool(self.text) and not self.calls and not self.refusal and not self.finished
+        return not self.text.isspace() and bool(self.text) and not self.calls and not self.refusal and not self.finished
 
 
 def sent(events: Iterable[Event]) -> Sent:
@@ -52,6 +62,7 @@ def sent(events: Iterable[Event]) -> Sent:
             if item.index or item.logprobs:
                 found.others = True
             found.pieces += bool(item.text)
+            found.sealed |= bool(item.reasoning_signature or item.reasoning_data)
             text.append(item.text)
             reasoning.append(item.reasoning)
             refusal.append(item.refusal)
@@ -64,16 +75,28 @@ def sent(events: Iterable[Event]) -> Sent:
     return found
 
 
+class Spent(msgspec.Struct, frozen=True):
+    """What those before have used for what was sent. Tokens."""
+
+    prompt_tokens: int = 0
+    """0: nobody has said."""
+    completion_tokens: int = 0
+    reasoning_tokens: int = 0
+    told_tokens: int = 0
+    """Of the next target's prompt, those that are not the caller's, about."""
+
+
+NOTHING = Spent()
+
+
 class _Cut:
-    """Leaves out the beginning of a text that is known. In two ways: what comes must `repeat` it, or it may be what
-    comes after it; then what looks like a repetition is held until it is known whether it is one."""
+    """Leaves out the beginning of a text, which must be what is known already."""
 
-    __slots__ = ("_at", "_known", "_must_repeat")
+    __slots__ = ("_at", "_known")
 
-    def __init__(self, known: str, must_repeat: bool) -> None:
+    def __init__(self, known: str) -> None:
         self._known = known
         self._at = 0
-        self._must_repeat = must_repeat
 
     @property
     def over(self) -> bool:
@@ -85,22 +108,75 @@ class _Cut:
         if at >= len(known):
             return text
         part = known[at : at + len(text)]
-        if text.startswith(part):
-            self._at = at + len(part)
-            return text[len(part) :]
-        if self._must_repeat:
+        if not text.startswith(part):
             raise _diverged()
-        self._at = len(known)
-        return known[:at] + text
+        self._at = at + len(part)
+        return text[len(part) :]
 
-    def rest(self) -> str:
-        """What was held when nothing more comes."""
-        at, self._at = self._at, len(self._known)
-        if at >= len(self._known):
-            return ""
-        if self._must_repeat:
+    def rest(self, *, cut: bool = False) -> str:
+        """Raises Diverged where something is missing when nothing more comes."""
+        if not self.over:
             raise _diverged()
-        return self._known[:at]
+        return ""
+
+
+class _Perhaps:
+    """Leaves out the beginning of a text where it is one of those that are known: what may become one is held until
+    that is decided, from the first character on. Of two, the longer one is left out."""
+
+    __slots__ = ("_at", "_found", "_held", "_left", "_open")
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self._open = {each for each in known if each}
+        """Those that it may still become."""
+        self._held: list[str] = []
+        self._at = 0
+        self._found = 0
+        self._left = ""
+
+    @property
+    def over(self) -> bool:
+        return not self._open
+
+    @property
+    def repeated(self) -> bool:
+        return self._found > 0
+
+    def feed(self, text: str) -> str:
+        if not self._open:
+            return text
+        at, end = self._at, self._at + len(text)
+        self._held.append(text)
+        self._at = end
+        for known in sorted(self._open, key=len):
+            part = known[at:end]
+            if not text.startswith(part):
+                self._open.discard(known)
+            elif end >= len(known):
+                self._open.discard(known)
+                self._found = len(known)
+        return "" if self._open else self.rest()
+
+    def rest(self, *, cut: bool = False) -> str:
+        """What was held when nothing more comes. cut: not because all was said. Raises Diverged for what is only the
+        beginning of a repetition."""
+        held, self._held = "".join(self._held), []
+        if self._open and held and not self._found and (cut or len(held) >= A_REPETITION):
+            raise _diverged()
+        self._open = set()
+        return held[self._found :]
+
+
+class _FromThere:
+    """Leaves nothing out."""
+
+    over = True
+
+    def feed(self, text: str) -> str:
+        return text
+
+    def rest(self, *, cut: bool = False) -> str:
+        return ""
 
 
 def _diverged() -> OutpostError:
@@ -110,33 +186,69 @@ def _diverged() -> OutpostError:
 class Splice:
     """A renderer that has written the beginning of an answer, for a target that does not know of it.
 
-    repeats: the target was asked the same again and must say the same again; else it was told what has been said.
+    What the attempt uses goes into its own `tally`; the renderer's has what the client is told: the whole answer once.
     """
 
     __slots__ = (
         "_calls",
+        "_counted",
+        "_foreign",
+        "_own",
         "_reasoning",
         "_refusal",
         "_renderer",
         "_repeats",
         "_sent",
-        "_skip_space",
+        "_space",
+        "_spent",
+        "_tally",
         "_text",
+        "_told",
         "_unmade",
     )
 
-    def __init__(self, renderer: StreamRenderer, sent: Sent, *, repeats: bool, skip_space: bool = False) -> None:
-        """skip_space: the target was told the text without the white space at its end, and may begin with some."""
+    def __init__(
+        self,
+        renderer: StreamRenderer,
+        sent: Sent,
+        tally: Tally,
+        told: Tally,
+        *,
+        way: Way = "again",
+        before: str = "",
+        spent: Spent = NOTHING,
+    ) -> None:
+        """told: the renderer's. before: what stands before the answer in the message that the target goes on with, and
+        may be repeated too. A target that is told what was sent is told it without the white space at its end."""
         self._renderer = renderer
         self._sent = sent
-        self._repeats = repeats
-        self._text = _Cut(sent.text, repeats)
-        self._reasoning = _Cut(sent.reasoning, repeats)
-        self._refusal = _Cut(sent.refusal, repeats)
-        self._calls = {index: _Cut(arguments, repeats) for index, (_, arguments) in sent.calls.items()}
-        self._skip_space = skip_space
+        self._tally = tally
+        self._told = told
+        self._spent = spent
+        self._counted = False
+        self._repeats = repeats = way == "again"
+        text = sent.text.rstrip()
+        self._text: _Cut | _Perhaps | _FromThere
+        if repeats:
+            self._text = _Cut(sent.text)
+        else:
+            self._text = _FromThere() if way == "from_there" else _Perhaps((text, before + text))
+        self._space = "" if repeats else sent.text[len(text) :]
+        """White space that the client has and the target may begin with."""
+        self._reasoning = _Cut(sent.reasoning)
+        self._refusal = _Cut(sent.refusal if repeats else "")
+        self._calls = {index: _Cut(arguments) for index, (_, arguments) in sent.calls.items()}
         self._unmade = set(sent.calls) if repeats else set()
         """Calls that the client knows of and that were not repeated."""
+        self._foreign = False
+        """Of the block of reasoning that is open, the client has some from elsewhere, or lacks some."""
+        self._own = not sent.sealed
+        """The block is this target's own and new to the client; an empty one only if none was signed yet."""
+
+    @property
+    def repeats(self) -> bool:
+        """Whether the target says the whole answer, and not only what is missing."""
+        return self._repeats or (isinstance(self._text, _Perhaps) and self._text.repeated)
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """What is new of them, rendered. Raises Diverged."""
@@ -147,10 +259,14 @@ class Splice:
             elif isinstance(item, Finished):
                 self._finish(item, new)
             elif isinstance(item, Usage):
-                new.append(item)
+                new.append(self._used(item))
         return self._renderer.feed(new) if new else b""
 
     def end(self) -> bytes:
+        if not self._counted:
+            # The target has not said; the client may want to know the estimate.
+            take_usage(self._told, self._told_usage(self._tally))
+            self._told.source = "estimated"
         return self._renderer.end()
 
     def fail(self, error: OutpostError) -> bytes:
@@ -164,23 +280,67 @@ class Splice:
     def _delta(self, item: Delta, new: list[Event]) -> None:
         if self._repeats and item.text and not self._reasoning.over:
             raise _diverged()
-        # What another model thinks before it goes on is no part of this answer.
-        reasoning = self._reasoning.feed(item.reasoning) if self._repeats and item.reasoning else ""
-        text = self._text.feed(item.text) if item.text else ""
-        if text and self._skip_space:
-            text = text.lstrip()
-            self._skip_space = not text
+        reasoning, signature, data = self._think(item)
+        text = self._say(item.text) if item.text else ""
         refusal = self._refusal.feed(item.refusal) if item.refusal else ""
         if (text or refusal) and self._unmade:
             raise _diverged()  # what the client has seen after its text was a call
-        if item.tool_calls and (held := self._text.rest()):
+        if item.tool_calls and (held := self._rest()):
             text = held + text
         calls = [piece for each in item.tool_calls if (piece := self._call(each)) is not None]
-        signature = item.reasoning_signature if reasoning else ""
-        if text or reasoning or refusal or calls:
+        if text or reasoning or refusal or calls or signature or data:
             new.append(
-                Delta(text=text, reasoning=reasoning, refusal=refusal, tool_calls=calls, reasoning_signature=signature)
+                Delta(
+                    text=text,
+                    reasoning=reasoning,
+                    refusal=refusal,
+                    tool_calls=calls,
+                    reasoning_signature=signature,
+                    reasoning_data=data,
+                )
             )
+
+    def _think(self, item: Delta) -> tuple[str, str, str]:
+        """What is new of the reasoning: text, signature, and what only its maker can read."""
+        if not self._repeats:
+            return "", "", ""  # what another model thinks before it goes on is no part of this answer
+        reasoning = self._reasoning.feed(item.reasoning) if item.reasoning else ""
+        if reasoning and not self._text.over:
+            reasoning = ""  # it thinks longer before the same text, which the client has
+        self._own |= bool(reasoning)
+        self._foreign |= len(reasoning) < len(item.reasoning)
+        signature = data = ""
+        if item.reasoning_signature:
+            # It vouches for the whole block, as its maker thought it. Where some of that is another's, the maker would
+            # refuse the conversation when it comes back; without the signature it is only a text.
+            if self._own and not self._foreign and self._caught_up:
+                signature = item.reasoning_signature
+            self._foreign, self._own = False, not self._sent.sealed
+        if item.reasoning_data and not self._sent.sealed and self._caught_up:
+            data = item.reasoning_data
+        return reasoning, signature, data
+
+    @property
+    def _caught_up(self) -> bool:
+        """All that the client has has been repeated, so that what comes now is new."""
+        return self._reasoning.over and self._text.over and not self._unmade
+
+    def _say(self, text: str) -> str:
+        """What is new of a text."""
+        text = self._text.feed(text)
+        return self._without_space(text) if self._space and text else text
+
+    def _without_space(self, text: str) -> str:
+        known, most = 0, min(len(text), len(self._space))
+        while known < most and text[known] == self._space[known]:
+            known += 1
+        self._space = self._space[known:] if known == len(text) else ""
+        return text[known:]
+
+    def _rest(self, *, cut: bool = False) -> str:
+        """What was held of the text when no more of it comes."""
+        text = self._text.rest(cut=cut)
+        return self._without_space(text) if self._space and text else text
 
     def _call(self, piece: ToolCallDelta) -> ToolCallDelta | None:
         if self._repeats and not self._text.over:
@@ -192,12 +352,12 @@ class Splice:
         if piece.name and piece.name != known[0]:
             raise _diverged()
         arguments = self._calls[piece.index].feed(piece.arguments)
-        return ToolCallDelta(index=piece.index, arguments=arguments) if arguments else None
+        return ToolCallDelta(index=piece.index, arguments=arguments, custom=piece.custom) if arguments else None
 
     def _finish(self, item: Finished, new: list[Event]) -> None:
-        rest = self._text.rest()
-        if rest:
-            new.append(Delta(text=rest.lstrip() if self._skip_space else rest))
+        self._tally.finish_reasons[item.index] = item.reason
+        if rest := self._rest(cut=item.reason == "length"):
+            new.append(Delta(text=rest))
         if self._unmade:
             raise _diverged()
         if self._repeats:
@@ -205,3 +365,28 @@ class Splice:
                 cut.rest()
         if not self._sent.finished:
             new.append(item)
+
+    def _used(self, item: Usage) -> Usage:
+        """What the attempt has used, into its tally; gives what the client is told."""
+        take_usage(self._tally, item)
+        self._counted = True
+        return item if self._repeats else self._told_usage(item)
+
+    def _told_usage(self, used: Usage | Tally) -> Usage:
+        """The caller's prompt and the whole answer, each once, whoever has said which part of it."""
+        spent = self._spent
+        prompt = spent.prompt_tokens or max(0, used.prompt_tokens - spent.told_tokens)
+        completion, reasoning = used.completion_tokens, used.reasoning_tokens
+        if not self.repeats:
+            # What it thought before it went on was not sent.
+            completion = spent.completion_tokens + max(0, completion - reasoning)
+            reasoning = spent.reasoning_tokens
+        cached = min(used.cached_tokens, prompt)
+        return Usage(
+            prompt_tokens=prompt,
+            completion_tokens=completion,
+            cached_tokens=cached,
+            queue_s=used.queue_s or 0.0,
+            reasoning_tokens=min(reasoning, completion),
+            cache_write_tokens=min(used.cache_write_tokens, prompt - cached),
+        )

@@ -160,9 +160,9 @@ def test_a_stream_that_was_cut_goes_on_as_if_it_had_not_been(data: st.DataObject
 def rest(before: bytes, events: list[e.Event]) -> bytes:
     """What is sent after `before` when another target says it all again."""
     seen = MessagesReader("up").feed(before)
-    renderer = MessagesStream(refit(FRAME, [before]), Tally())
+    renderer = MessagesStream(refit(FRAME, [before]), told := Tally())
     renderer.feed(seen)
-    after = Splice(renderer, sent(seen), repeats=True)
+    after = Splice(renderer, sent(seen), Tally(), told)
     return b"".join(after.feed([event]) for event in events) + after.end()
 
 

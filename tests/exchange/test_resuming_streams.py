@@ -65,11 +65,11 @@ def test_what_was_said_is_no_part_of_the_bound_any_more(pieces: int, most: int, 
     )
 
 
-def test_what_cannot_be_read_is_not_gone_on_with() -> None:
+async def test_what_cannot_be_read_is_not_gone_on_with() -> None:
     rescue = Rescue(MESSAGES)
     start = {"type": "content_block_start", "index": 0, "content_block": {"type": "server_tool_use", "id": "x"}}
     rescue.pieces.append(b"event: content_block_start\ndata: " + json.dumps(start).encode() + b"\n\n")
-    assert not rescue.may_resume()
+    assert not await rescue.may_resume()
 
 
 async def test_each_part_is_on_the_account_of_its_target(house: House) -> None:
