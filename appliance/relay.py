@@ -14,14 +14,7 @@ from typing import Any, TypeVar
 from appliance.account import Account
 from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import Tally, count_unreported
-from appliance.errors import (
-    BadRequest,
-    ContentFiltered,
-    Diverged,
-    InternalError,
-    OutpostError,
-    forget_way,
-)
+from appliance.errors import BadRequest, ContentFiltered, Diverged, InternalError, OutpostError, forget_way
 from appliance.hedged import Heat
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
@@ -150,8 +143,9 @@ class Relay:
                         error.elsewhere = True
                     left_s = self._left_s(route)
                     failed = candidate.target.name
-                    step = turns.failed(candidate, error, left_s=left_s, rest_s=health.rest_s(failed))
-                    if step is None or (step[0] is candidate and not health.may_retry(failed)):
+                    may = partial(health.may_retry, failed)
+                    step = turns.failed(candidate, error, left_s=left_s, rest_s=health.rest_s(failed), may_retry=may)
+                    if step is None:
                         if error.elsewhere and plan.larger is not None and not self.streaming:
                             # Too much for those that are up; a target that is not may take it, once it is.
                             raise unavailable(route.model, plan.larger) from error
@@ -297,6 +291,8 @@ class Relay:
         visit = self._gates.enter(
             candidate.target.name, self.priority, self._partition, choices=candidate.request.choices
         )
+        if visit.enter_at_once():
+            return visit
         left = self._watch.suspend()
         try:
             await visit.enter()

@@ -106,7 +106,8 @@ class WireUsage(msgspec.Struct, frozen=True):
     def counts(self) -> Counts:
         prompt, completion = _count(self.prompt_tokens), _count(self.completion_tokens)
         before, after = self.prompt_tokens_details, self.completion_tokens_details
-        cached = _count(self.prompt_cache_hit_tokens if before is None else before.cached_tokens)
+        hits = self.prompt_cache_hit_tokens if before is None else before.cached_tokens
+        cached = _count(hits) if hits else 0
         reasoning = 0 if after is None else _count(after.reasoning_tokens)
         if reasoning and _count(self.total_tokens) == prompt + completion + reasoning:
             completion += reasoning  # xAI counts them apart
@@ -114,7 +115,7 @@ class WireUsage(msgspec.Struct, frozen=True):
             prompt,
             min(completion, _MOST),
             min(cached, prompt),
-            0 if before is None else min(_count(before.cache_write_tokens), prompt),
+            min(_count(before.cache_write_tokens), prompt) if before is not None and before.cache_write_tokens else 0,
             min(reasoning, completion),
         )
 
