@@ -223,7 +223,9 @@ class Exchange:
         )
         body = self._body = await self._incoming.body()
         self._relay.size = len(body) // BYTES_A_TOKEN
-        asked = self._kind.parse(body, gateway.max_json_depth)
+        kind = self._kind
+        more = (header(kind.header),) if kind.header else ()
+        asked = kind.parse(body, gateway.max_json_depth, *more)
         if self._kind.keeps:
             self._prepared = await gateway.responses.begin(self._principal, asked, self.row.id)
             asked = self._prepared.asked

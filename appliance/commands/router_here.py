@@ -22,7 +22,7 @@ from appliance.identity.key_store import KeyInfo
 from appliance.identity.principal import Principal
 from appliance.pricing import Prices
 from appliance.providers.catalogue import row
-from appliance.providers.kinds import capabilities_of
+from appliance.providers.kinds import betas_of, capabilities_of
 from appliance.providers.shipped import prices_of
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness, Stream, Upstream
 from appliance.routing.build import build_router, override_findings, zones
@@ -65,11 +65,13 @@ def router_of(settings: Settings, catalogue: Catalogue) -> Router:
     if findings := override_findings(settings.routes):
         raise BadRequest("; ".join(f"{dotted(each.path)}: {each.message}; {each.cure}" for each in findings))
     deployments = {each.name: each for each in settings.deployments}
-    kinds = {each.name: each.kind for each in settings.providers}
+    providers = {each.name: each for each in settings.providers}
 
     def upstream_of(target: Any) -> Upstream:
         if not isinstance(target, DeploymentTarget):
-            return Unasked(str(target), capabilities_of(row(kinds[target.provider]), target.model))
+            provider = providers[target.provider]
+            known = row(provider.kind)
+            return Unasked(str(target), capabilities_of(known, target.model, betas_of(known, provider)))
         deployment = deployments[target.deployment]
         try:
             manifest = catalogue.get(deployment.model)

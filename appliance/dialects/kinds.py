@@ -29,6 +29,7 @@ from appliance.dialects.messages import passing as messages_passing
 from appliance.dialects.messages import reader as messages_reader
 from appliance.dialects.messages import request as messages_request
 from appliance.dialects.messages import resuming as messages_resuming
+from appliance.dialects.messages.betas import HEADER, Betas
 from appliance.dialects.responses import answer as responses_answer
 from appliance.dialects.responses import assemble as responses_assemble
 from appliance.dialects.responses import carry as responses_carry
@@ -103,8 +104,9 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     verb: str
     """For messages."""
     id_prefix: str
-    parse: Callable[[bytes, int], Asked]
-    """Raises BadRequest."""
+    parse: Callable[..., Asked]
+    """Of the body and the most levels that it may nest; where there is a `header`, also of what that says. Raises
+    BadRequest."""
     needs: Callable[[Asked], Iterable[Need]]
     make_whole: MakeWhole
     make_stream: MakeStream
@@ -113,8 +115,8 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     make_reader: MakeReader | None = None
     """Reads an answer in this dialect: what a client was sent, and what a target sends that speaks it, where its bytes
     do not pass. None: nothing to read."""
-    native_ask: Callable[[Any, str], Ask] | None = None
-    """The client's own body for a model of a target that speaks the same dialect."""
+    native_ask: Callable[[Any, str, Betas], Ask] | None = None
+    """The client's own body for a model of a target that speaks the same dialect, and may be asked for certain betas."""
     adopt: Callable[[bytes, Frame], tuple[bytes, Any]] | None = None
     """A target's whole answer as one of ours, and the same as data for the store; None: it passes as it is."""
     refit: Callable[[Frame, list[bytes]], Frame] = _same_frame
@@ -129,6 +131,10 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer that a stream adds up to, for the record."""
     error_body: Callable[[OutpostError, str], bytes] = _openai_error
     """For a request of that id."""
+    field_name: Callable[[str], str] = str
+    """A field of the canonical request as its clients call it."""
+    header: str = ""
+    """A header of the request that says more of what is asked, in lower case."""
     id_header: str = ""
     """Another header in which its clients look for the request's id."""
     error_event: Callable[[OutpostError], bytes] = errors.stream_event
@@ -227,6 +233,8 @@ MESSAGES = Kind(
     carry=messages_carry.carry,
     assemble=messages_assemble.assemble,
     error_body=messages_errors.body,
+    field_name=messages_canonical.field_name,
+    header=HEADER,
     id_header="request-id",
     error_event=messages_errors.stream_event,
 )
@@ -248,6 +256,7 @@ RESPONSES = Kind(
     keeps=True,
     carry=responses_carry.carry,
     assemble=responses_assemble.assemble,
+    field_name=responses_request.field_name,
     error_event=responses_errors.stream_event,
 )
 COMPACT = Kind(

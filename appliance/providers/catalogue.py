@@ -103,6 +103,8 @@ class Row(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Kinds of clients' requests that the provider takes as they are."""
     features: frozenset[str] = frozenset()
     """What its models can do, unless their entries say otherwise."""
+    betas: tuple[str, ...] = ()
+    """Patterns of Anthropic's betas that clients may ask it for; see dialects.messages.betas."""
     quirks: Quirks = Quirks()
     """Of OpenAI's dialect."""
     health: str | None = None
@@ -276,6 +278,8 @@ def _problems(found: Row) -> list[tuple[str, str]]:
     ]
     if found.dialect != "openai" and found.quirks != Quirks():
         problems.append(("quirks", "only OpenAI's dialect has any"))
+    if found.dialect != "anthropic" and found.betas:
+        problems.append(("betas", "only Anthropic's dialect has any"))
     priced = any(model.price is not None for model in found.models.values())
     if priced and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", found.prices_as_of or ""):
         problems.append(("prices_as_of", "needs a date such as 2026-01-31"))

@@ -8,7 +8,7 @@ import aiohttp
 
 from appliance.providers import auth, catalogue
 from appliance.providers.credentials import Key, Keys
-from appliance.providers.kinds import Connection
+from appliance.providers.kinds import Connection, betas_of
 from appliance.settings import Provider, resolve
 
 
@@ -35,4 +35,5 @@ def connect(provider: Provider, env: Mapping[str, str], session: aiohttp.ClientS
             requests_per_minute=provider.max_requests_per_minute,
         ),
         headers=provider.headers,
+        betas=betas_of(row, provider),
     )

@@ -21,6 +21,7 @@ from appliance import errors
 from appliance.dialects import embeddings
 from appliance.dialects.answer import Ask, Outbound
 from appliance.dialects.kinds import Passing
+from appliance.dialects.messages.betas import NONE, Betas
 from appliance.dialects.passing import check_secret
 from appliance.providers.auth import Auth
 from appliance.providers.credentials import Credential, Credentials
@@ -84,12 +85,14 @@ class HttpUpstream:
         session: aiohttp.ClientSession,
         capabilities: Capabilities,
         headers: Mapping[str, str] = {},
+        betas: Betas = NONE,
         stream_type: str = "text/event-stream",
         health: str | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """native: the kinds whose answers pass as they are. headers: what the provider always gets. health: an
-        address that answers to GET and costs no tokens, where there is one."""
+        """native: the kinds whose answers pass as they are. headers: what the provider always gets. betas: of
+        Anthropic's, those that it may be asked for. health: an address that answers to GET and costs no tokens, where
+        there is one."""
         self._name = name
         self._model = model
         self._outbound = outbound
@@ -98,6 +101,7 @@ class HttpUpstream:
         self._auth = auth
         self._session = session
         self._capabilities = capabilities
+        self._betas = betas
         self._stream_type = stream_type
         self._wall = wall
         self._base = base_url.rstrip("/") + "/"
@@ -192,7 +196,7 @@ class HttpUpstream:
 
     def _written(self, call: Call, passes: bool) -> Ask:
         if passes and call.native is not None and call.kind.native_ask is not None:
-            return call.kind.native_ask(call.native, self._model)
+            return call.kind.native_ask(call.native, self._model, self._betas)
         if call.kind.operation == "embeddings" and not passes:
             return self._outbound.embed_ask(call.request, self._model)  # type: ignore[attr-defined,no-any-return]
         return self._outbound.ask(call.request, self._model, stream=bool(getattr(call.request, "stream", False)))

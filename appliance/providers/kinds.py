@@ -12,6 +12,7 @@ from appliance.dialects.answer import Outbound
 from appliance.dialects.bedrock.outbound import Bedrock
 from appliance.dialects.cohere_outbound import COHERE
 from appliance.dialects.gemini_outbound import GEMINI, VERTEX
+from appliance.dialects.messages.betas import HEADER, NONE, Betas, patterns
 from appliance.dialects.messages.outbound import AnthropicOutbound
 from appliance.dialects.openai_outbound import OpenAIOutbound
 from appliance.dialects.responses.outbound import ResponsesOutbound
@@ -20,6 +21,7 @@ from appliance.providers.catalogue import Endpoint, Facts, Row, row
 from appliance.providers.credentials import Keys
 from appliance.providers.http import HttpUpstream
 from appliance.providers.upstream import Capabilities
+from appliance.settings import Provider
 
 MOST_OUTPUT = 4096
 """Tokens of an answer, for a dialect that wants to know and a model of which nobody knows."""
@@ -49,6 +51,8 @@ class Connection(msgspec.Struct, frozen=True):
     keys: Keys
     headers: Mapping[str, str] = {}
     """What the settings want every request to have."""
+    betas: Betas = NONE
+    """Those of Anthropic's that clients may ask for."""
 
 
 def make_upstream(
@@ -67,24 +71,32 @@ def make_upstream(
         auth=connection.auth,
         credentials=connection.keys.credentials(name),
         session=session,
-        capabilities=capabilities_of(found, model),
+        capabilities=capabilities_of(found, model, connection.betas),
         headers={**endpoint.headers, **connection.headers},
+        betas=connection.betas,
         stream_type=getattr(outbound, "stream_type", "text/event-stream"),
         health=endpoint.health,
         **options,
     )
 
 
-def capabilities_of(row: Row, model: str) -> Capabilities:
+def betas_of(row: Row, provider: Provider) -> Betas:
+    """What clients may ask a provider of the settings for."""
+    always = next((text for name, text in provider.headers.items() if name.lower() == HEADER), None)
+    return Betas(patterns(row.betas, provider.betas), always)
+
+
+def capabilities_of(row: Row, model: str, betas: Betas = NONE) -> Capabilities:
     """What a model of a provider can do, as far as it is known."""
     facts = row.facts(model)
     outbound = OUTBOUNDS[row.dialect](row, row.paths, facts)
     return Capabilities(
         kinds=facts.operations,
-        features=facts.features,
+        features=facts.features | betas.features,
         refuses=outbound.unknown(model) - KEPT,
         context_length=facts.context_length,
         dimensions=facts.dimensions,
+        betas=betas,
     )
 
 

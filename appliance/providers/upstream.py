@@ -7,8 +7,10 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.dialects.answer import Frame, StreamRenderer
+from appliance.dialects.adapting import adapted
+from appliance.dialects.answer import Frame, StreamRenderer, WholeRenderer
 from appliance.dialects.kinds import Kind, Request
+from appliance.dialects.messages.betas import NONE, Betas
 from appliance.dialects.tally import Tally
 from appliance.errors import OutpostError
 
@@ -24,6 +26,8 @@ class Capabilities(msgspec.Struct, frozen=True):
     """Most tokens (prompt and answer) of one request; None = not known here."""
     dimensions: int | None = None
     """Length of its vectors; None = not known here."""
+    betas: Betas = NONE
+    """Of Anthropic's, those that it may be asked for."""
 
 
 class Readiness(msgspec.Struct, frozen=True):

@@ -26,6 +26,8 @@ class Considered(msgspec.Struct, frozen=True, omit_defaults=True):
     """The strategy's; lower is better."""
     pseudonymise: bool = False
     """It gets pseudonyms instead of what was found sensitive."""
+    without: tuple[str, ...] = ()
+    """What of the request it does not get, by the names that the client has for it."""
 
 
 class Explanation(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,7 +60,11 @@ def rows(explanation: Explanation) -> list[tuple[str, ...]]:
             each.target,
             each.zone,
             "" if each.score is None else f"{each.score:.4g}",
-            f"{each.why}; pseudonymised" if each.pseudonymise else each.why,
+            "; ".join(
+                [each.why]
+                + (["pseudonymised"] if each.pseudonymise else [])
+                + ([f"without {', '.join(each.without)}"] if each.without else [])
+            ),
         )
         for each in in_order(explanation.considered)
     ]

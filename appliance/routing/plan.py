@@ -404,9 +404,19 @@ class _Planner:
                 score=score,
                 why=reason,
                 pseudonymise=candidate.pseudonymise,
+                without=tuple(self._without(candidate)),
             )
         for cut in self._cut:
             yield Considered(target=cut.target.name, zone=cut.target.zone, place=None, why=cut.why)
+
+    def _without(self, candidate: Candidate) -> Iterator[str]:
+        """What of the request a target does not get."""
+        for field in self._asked.request.__struct_fields__:
+            if getattr(self._asked.request, field) is not None and getattr(candidate.request, field) is None:
+                yield self._kind.field_name(field)
+        wanted = getattr(self._asked.native, "betas", None)
+        for beta in candidate.target.upstream.capabilities.betas.without(wanted):
+            yield f"{self._kind.header} {beta}"
 
 
 def _choice(each: Target | Nested, board: Board, now: float) -> Choice:

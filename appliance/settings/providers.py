@@ -45,6 +45,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "bedrock": ("region",),
 }
 """What a kind takes beside; the same as its row's options."""
+TAKES_BETAS = ("anthropic",)
+"""Kinds whose targets may be asked for betas; the same as the rows that have any."""
 _PLACED_BY = {"azure": "resource", "vertex": "project"}
 """What says where a kind is, unless base_url does."""
 _SIGNERS: dict[str, tuple[str, ...]] = {
@@ -189,6 +191,12 @@ class Provider(Section):
         description="Further headers of each request, none of them secret.",
         examples=[{"x-project": "research"}],
     )
+    betas: tuple[Text, ...] | None = Field(
+        default=None,
+        description="anthropic: the betas that clients may ask for (anthropic-beta), as patterns; default stands for "
+        "those that reach nowhere and keep nothing there. Others are left out of the header. Left out, [default].",
+        examples=[["default", "mcp-client-*"]],
+    )
     max_in_flight: Integer | None = Field(
         default=None,
         ge=1,
@@ -241,6 +249,8 @@ class Provider(Section):
             if getattr(self, name) is not None and name not in taken:
                 owner = next(kind for kind, names in (*OPTIONS.items(), *_SIGNERS.items()) if name in names)
                 raise refuse(f"{name} has no use with kind {self.kind}", f"remove it, or write kind: {owner}")
+        if self.betas is not None and self.kind not in TAKES_BETAS:
+            raise refuse(f"betas has no use with kind {self.kind}", "remove it, or write kind: anthropic")
         if self.kind == "bedrock" and self.region is None:
             raise refuse("kind bedrock needs region", "add e.g. region: eu-central-1")
         self._check_keys()

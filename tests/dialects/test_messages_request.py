@@ -103,12 +103,16 @@ def test_choices_of_tools(choice: dict[str, Any], expected: tuple[Any, Any]) -> 
     ("fields", "effort", "reasoning"),
     [
         (
-            {"thinking": {"type": "enabled", "budget_tokens": 4097}},
+            {"max_tokens": 9999, "thinking": {"type": "enabled", "budget_tokens": 4097}},
             None,
             {"enabled": True, "max_tokens": 4097, "effort": "medium"},
         ),
         (
-            {"thinking": {"type": "enabled", "budget_tokens": 2048}, "output_config": {"effort": "max"}},
+            {
+                "max_tokens": 9999,
+                "thinking": {"type": "enabled", "budget_tokens": 2048},
+                "output_config": {"effort": "max"},
+            },
             "max",
             {"enabled": True, "max_tokens": 2048},
         ),
@@ -307,15 +311,21 @@ def test_what_every_target_can_do_needs_nothing_of_its_own() -> None:
         ),
         (body([{"role": "user", "content": []}]), "messages[0].content", "at least 1"),
         (body(temperature=1.5), "temperature", "at most 1"),
-        (body(container="c"), "container", "code does not run here"),
-        (body(mcp_servers=[{}]), "mcp_servers", "connects to no servers"),
+        (body(betas=["x"]), "betas", "belongs into the header anthropic-beta"),
+        (body(anthropic_beta=["x"]), "anthropic_beta", "belongs into the header anthropic-beta"),
+        (body(thinking={"type": "enabled", "budget_tokens": 2048}), "thinking.budget_tokens", "less than max_tokens"),
+        (
+            body(max_tokens=2048, thinking={"type": "enabled", "budget_tokens": 2048}),
+            "thinking.budget_tokens",
+            "less than max_tokens",
+        ),
         (body(response_format={}), "response_format", "output_config"),
         (body(foo=1), "foo", "not a known parameter"),
         (body(tools=[{"name": "f", "input_schema": {}, "foo": 1}]), "tools[0].foo", "not a known parameter"),
         (body(tools=[{"name": "f"}]), "tools[0].input_schema", "required"),
         (body(tools=[{"name": "f", "input_schema": {"type": "array"}}]), "tools[0].input_schema.type", "object"),
         (body(tools=[{"name": "a b", "input_schema": {}}]), "tools[0].name", "pattern"),
-        (body(tools=[{"type": "mcp_toolset"}]), "tools[0].type", "mcp_toolset"),
+        (body(tools=[{"type": "advisor_20260301"}]), "tools[0].type", "advisor_20260301"),
         (body(tools=[{"type": 5}]), "tools[0].type", "5"),
         (body(tools=[TOOL, TOOL]), "tools[1].name", "used twice"),
         (body(tool_choice={"type": "any"}), "tool_choice", "needs tools"),
@@ -336,16 +346,19 @@ def test_refusals_name_the_field(raw: bytes, param: str, words: str) -> None:
 )
 @pytest.mark.parametrize("read", [parse, parse_count])
 def test_how_many_thoughts_are_kept_is_left_to_the_target(edits: Any, read: Any) -> None:
-    """Claude Code sends this with every request; no beta header goes on, without which Anthropic refuses it."""
+    """Claude Code sends this with every request; a target that cannot be told gets it without."""
     plain = {"model": "m", "messages": [USER], **({"max_tokens": 9} if read is parse else {})}
-    managed = {**plain, "context_management": {} if edits is None else {"edits": edits}}
-    assert read(json.dumps(managed).encode()) == read(json.dumps(plain).encode())
+    found = read(json.dumps({**plain, "context_management": {} if edits is None else {"edits": edits}}).encode())
+    without = read(json.dumps(plain).encode())
+    assert found.request == without.request
+    assert native_ask(found.native, "up") == native_ask(without.native, "up")
+    assert list(native_needs(found.native)) == []
 
 
-def test_edits_that_take_away_more_are_refused() -> None:
-    edits = [{"type": "clear_thinking_20251015"}, {"type": "clear_tool_uses_20250919", "keep": 3}]
+def test_edits_that_nobody_knows_are_refused() -> None:
+    edits = [{"type": "clear_tool_uses_20250919"}, {"type": "compact_20260112"}]
     error = refusal(body(context_management={"edits": edits}))
-    assert error.param == "context_management.edits[1].type" and "clear_tool_uses" in error.message
+    assert error.param == "context_management.edits[1].type" and "compact_20260112" in error.message
 
 
 def test_the_scope_of_a_mark_is_forgotten() -> None:

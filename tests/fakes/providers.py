@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import aiohttp
 
+from appliance.dialects.messages.betas import Betas
 from appliance.providers import auth, catalogue
 from appliance.providers.credentials import Key, Keys
 from appliance.providers.http import HttpUpstream
@@ -26,5 +27,6 @@ def upstream(
         endpoint=catalogue.endpoint(kind, base_url, {}),
         auth=auth.make(row.auth, {}, auth.Surroundings(name, session)),
         keys=Keys(name, [Key("test", api_key)] if api_key else []),
+        betas=Betas(row.betas),
     )
     return make_upstream(name, model=model, connection=connection, session=session)

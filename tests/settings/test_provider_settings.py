@@ -14,7 +14,7 @@ from appliance.redact import Secrets
 from appliance.settings import Provider, SettingsError, from_mapping
 from appliance.settings.checks import warn
 from appliance.settings.machine import warn_machine
-from appliance.settings.providers import _SIGNERS, ANY, KINDS, OPTIONS
+from appliance.settings.providers import _SIGNERS, ANY, KINDS, OPTIONS, TAKES_BETAS
 from appliance.telemetry.known import learn
 
 KEY = {"env": "KEY"}
@@ -48,6 +48,7 @@ def test_the_kinds_and_their_options_are_those_of_the_rows() -> None:
         assert (found.base_url is None) == (kind == ANY)
         assert found.zone == (None if kind == ANY else "cloud")
         assert (found.auth_without_key != "none") == (kind in _SIGNERS)
+        assert bool(found.betas) == (kind in TAKES_BETAS)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,6 +72,7 @@ BOTH = {"access_key": KEY, "secret_key": KEY}
     ("keys", "says"),
     [
         ({"kind": "opnai"}, "kind: expected one of"),
+        ({"kind": "openai", "api_key": KEY, "betas": ["*"]}, "betas has no use with kind openai – remove it"),
         ({"kind": ANY, "zone": "on_prem"}, "kind openai_compatible needs base_url – add e.g. base_url"),
         ({"base_url": "http://lab/v1"}, "zone is required – add zone"),
         ({"kind": "azure"}, "kind azure needs resource – add resource, or base_url"),

@@ -369,6 +369,7 @@ STEPS = {
     "providers[].api_version": _provider(**AZURE, api_version="2024-10-21"),
     "providers[].project": _provider(**GOOGLE),
     "providers[].location": _provider(**GOOGLE, location="europe-west4"),
+    "providers[].betas": _provider(kind="anthropic", api_key={"env": "LAB"}, betas=["default", "mcp-client-*"]),
     "providers[].region": _provider(kind="bedrock", api_key={"env": "LAB"}, region="eu-central-1"),
     **{
         f"providers[].{name}.{way}": _signers(kind, name, way == "file")

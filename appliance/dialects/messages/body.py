@@ -168,6 +168,14 @@ class TextEditorResult(ServerToolResult, frozen=True, tag="text_editor_code_exec
 class ToolSearchResult(ServerToolResult, frozen=True, tag="tool_search_tool_result"): ...
 
 
+class McpToolUseBlock(ServerToolUseBlock, frozen=True, tag="mcp_tool_use"):
+    server_name: str | None = None
+
+
+class McpToolResult(ServerToolResult, frozen=True, tag="mcp_tool_result"):
+    is_error: bool | None = None
+
+
 ServerBlock = (
     ServerToolUseBlock
     | WebSearchResult
@@ -176,6 +184,8 @@ ServerBlock = (
     | BashResult
     | TextEditorResult
     | ToolSearchResult
+    | McpToolUseBlock
+    | McpToolResult
     | ContainerUploadBlock
 )
 UserBlock = TextBlock | ImageBlock | DocumentBlock | SearchResultBlock | ToolResultBlock | ContainerUploadBlock
@@ -191,6 +201,8 @@ AssistantBlock = (
     | BashResult
     | TextEditorResult
     | ToolSearchResult
+    | McpToolUseBlock
+    | McpToolResult
     | ContainerUploadBlock
 )
 
@@ -249,16 +261,19 @@ Choice = AutoChoice | AnyChoice | ToolChoice | NoChoice
 
 # --- options --------------------------------------------------------------------------------------
 
-Display = Literal["summarized", "omitted"]
+Display = Literal["summarized", "omitted", "updates"]
 
 
 class ThinkingEnabled(Plain, frozen=True, tag="enabled"):
     budget_tokens: Annotated[int, Meta(ge=1024, le=2**31 - 1)]
     display: Display | None = None
+    block_binding: dict[str, Any] | None = None
+    """What becomes of thoughts that are sent back in another conversation than they were had in."""
 
 
 class ThinkingAdaptive(Plain, frozen=True, tag="adaptive"):
     display: Display | None = None
+    block_binding: dict[str, Any] | None = None
 
 
 class ThinkingDisabled(Plain, frozen=True, tag="disabled"): ...
@@ -278,6 +293,8 @@ class JsonFormat(Plain, frozen=True):
 class OutputConfig(Plain, frozen=True):
     effort: Literal["low", "medium", "high", "xhigh", "max"] | None = None
     format: JsonFormat | None = None
+    task_budget: dict[str, Any] | None = None
+    """How many tokens a task of several requests may take, which the model is told."""
 
 
 class Metadata(Plain, frozen=True):
@@ -304,8 +321,11 @@ class CountRequest(Plain, frozen=True, kw_only=True):
     output_format: JsonFormat | None = None
     """An older name of `output_config.format`; gone after `request.parse`."""
     context_management: ContextManagement | None = None
-    """Gone after `request.parse`."""
+    mcp_servers: Annotated[list[dict[str, Any]], Meta(max_length=64)] | None = None
+    """Servers that Anthropic connects to by itself."""
     cache_control: CacheMark | None = None
+    betas: tuple[str, ...] | None = None
+    """Those of the header, see `betas`: they are in no body."""
 
 
 class MessagesRequest(CountRequest, frozen=True, kw_only=True):
@@ -319,3 +339,5 @@ class MessagesRequest(CountRequest, frozen=True, kw_only=True):
     top_k: Annotated[int, Meta(ge=0, le=2**31 - 1)] | None = None
     metadata: Metadata | None = None
     service_tier: Literal["auto", "standard_only"] | None = None
+    container: str | dict[str, Any] | None = None
+    """Where code runs, at Anthropic's."""

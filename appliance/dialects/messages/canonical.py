@@ -14,11 +14,20 @@ import msgspec
 
 from appliance.dialects import chat
 from appliance.dialects.asked import Asked
+from appliance.dialects.messages import betas
 from appliance.dialects.messages import body as m
 from appliance.dialects.wire import encode
 
-NATIVE_FEATURES = frozenset({"anthropic_tools", "anthropic_content", "citations", "file_ids", "file_addresses"})
+NATIVE_FEATURES = frozenset(
+    {"anthropic_tools", "anthropic_content", "citations", "file_ids", "file_addresses", *betas.FEATURES}
+)
 """Features that `native_needs` may name beside those of `chat.needs`."""
+
+UNMISSED = "clear_thinking_"
+"""The type of an edit of the conversation that changes nothing of what is meant: how many earlier thoughts are kept.
+Claude Code asks for it with every request; where no target can be told, that is left to the target."""
+EDITS = (UNMISSED, "clear_tool_uses_")
+"""Beginnings of the types of edits that are known."""
 
 _NAMES = {
     "max_completion_tokens": "max_tokens",
@@ -134,7 +143,7 @@ def _reasoning(native: m.CountRequest) -> tuple[Any, dict[str, Any] | None]:
             reasoning["effort"] = effort_for(thinking.budget_tokens)
     if thinking.display == "omitted":
         reasoning["exclude"] = True
-    elif thinking.display == "summarized":
+    elif thinking.display is not None:
         reasoning["summary"] = "auto"
     return effort, reasoning
 
@@ -284,7 +293,16 @@ def needs(asked: Asked) -> Iterator[tuple[str, str, bool]]:
 
 def native_needs(native: m.CountRequest) -> Iterator[tuple[str, str, bool]]:
     """Abilities that the canonical request does not show, and those of media under the names that their fields have
-    here: (feature, field, whether it may be dropped, which none of them may)."""
+    here: (feature, field, whether it may be dropped)."""
+    for k, edit in enumerate((native.context_management and native.context_management.edits) or ()):
+        if not edit["type"].startswith(UNMISSED):
+            yield "context_management", f"context_management.edits[{k}].type", True
+    if native.output_config is not None and native.output_config.task_budget is not None:
+        yield "task_budget", "output_config.task_budget", True
+    if native.mcp_servers:
+        yield "mcp_servers", "mcp_servers", False
+    if isinstance(native, m.MessagesRequest) and native.container is not None:
+        yield "container", "container", False
     for i, tool in enumerate(native.tools or ()):
         if not is_custom(tool):
             yield "anthropic_tools", f"tools[{i}].type", False

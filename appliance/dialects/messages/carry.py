@@ -10,8 +10,9 @@ import msgspec
 from appliance.dialects import chat
 from appliance.dialects.answer import Ask
 from appliance.dialects.messages import body as m
+from appliance.dialects.messages.betas import HEADER, NONE, Betas, interleaved
 from appliance.dialects.messages.blocks import as_object
-from appliance.dialects.messages.canonical import native_needs, to_chat
+from appliance.dialects.messages.canonical import UNMISSED, native_needs, to_chat
 from appliance.dialects.messages.outbound import (
     COUNT_PATH,
     LEAST_BUDGET,
@@ -71,7 +72,7 @@ def carry(native: NativeT, before: chat.ChatRequest, after: chat.ChatRequest) ->
     native = msgspec.structs.replace(native, **_those_of(native, changes))
     if any(field in changed for field in _THINKING):
         native = _with_thinking(native, after)
-    return _with_room(native)
+    return native if interleaved(native.betas) else _with_room(native)
 
 
 def _those_of(native: m.CountRequest, changes: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +80,7 @@ def _those_of(native: m.CountRequest, changes: dict[str, Any]) -> dict[str, Any]
 
 
 def _unless_empty(config: m.OutputConfig) -> m.OutputConfig | None:
-    return None if config.effort is None and config.format is None else config
+    return None if config == m.OutputConfig() else config
 
 
 def _tools(native: m.CountRequest, after: chat.ChatRequest) -> list[dict[str, Any]] | None:
@@ -265,8 +266,34 @@ def _calls_without_thought(turns: list[m.Turn]) -> bool:
     )
 
 
-def native_ask(native: m.CountRequest, model: str) -> Ask:
-    """The client's own body under the target's name of the model, as far as the target can take it."""
+def native_ask(native: m.CountRequest, model: str, allowed: Betas = NONE) -> Ask:
+    """The client's own body under the target's name of the model, as far as the target can take it. `allowed`: the
+    betas that it may be asked for."""
     native = _without_late_thinking(_tidy(native))
+    if not interleaved(native.betas) or allowed.without([name for name in native.betas or () if interleaved([name])]):
+        native = _with_room(native)
+    native, needed = _managed(native, allowed)
     path = PATH if isinstance(native, m.MessagesRequest) else COUNT_PATH
-    return Ask(path, encode(msgspec.structs.replace(native, model=model)))
+    header = allowed.header(native.betas, needed)
+    body = encode(msgspec.structs.replace(native, model=model, betas=None))
+    return Ask(path, body, {HEADER: header}) if header else Ask(path, body)
+
+
+def _managed(native: NativeT, allowed: Betas) -> tuple[NativeT, list[str]]:
+    """Without what the target may not be asked for, and what else needs a beta (betas.FEATURES)."""
+    config, managed = native.output_config, native.context_management
+    needed: list[str] = []
+    if config is not None and config.task_budget is not None:
+        if "task_budget" in allowed.features:
+            needed.append("task_budget")
+        else:
+            config = _unless_empty(msgspec.structs.replace(config, task_budget=None))
+    if managed is not None:
+        # Thoughts are managed only where there are any, says Anthropic.
+        thinks = isinstance(native.thinking, m.ThinkingEnabled | m.ThinkingAdaptive)
+        edits = [edit for edit in managed.edits or () if thinks or not edit["type"].startswith(UNMISSED)]
+        managed = m.ContextManagement(edits) if edits and "context_management" in allowed.features else None
+        needed += ["context_management"] if managed is not None else []
+    if config is not native.output_config or managed is not native.context_management:
+        native = msgspec.structs.replace(native, output_config=config, context_management=managed)
+    return native, needed

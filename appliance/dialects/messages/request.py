@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import msgspec
 
 from appliance.dialects import parameters as p
 from appliance.dialects.asked import Asked
+from appliance.dialects.messages import betas
 from appliance.dialects.messages.body import (
     AssistantTurn,
     AutoChoice,
@@ -18,12 +20,13 @@ from appliance.dialects.messages.body import (
     NoChoice,
     OutputConfig,
     ServerToolUseBlock,
+    ThinkingEnabled,
     ToolChoice,
     ToolResultBlock,
     ToolUseBlock,
     UserTurn,
 )
-from appliance.dialects.messages.canonical import is_custom, to_chat
+from appliance.dialects.messages.canonical import EDITS, is_custom, to_chat
 from appliance.dialects.wire import Wire, explain
 from appliance.errors import BadRequest, UnsupportedParameter
 from appliance.redact import shown
@@ -32,9 +35,9 @@ NativeT = TypeVar("NativeT", bound=CountRequest)
 
 _MOST_QUOTED = 80
 
+_HEADER = f"it belongs into the header {betas.HEADER}."
+
 REFUSED = {
-    "container": "code does not run here; leave it out.",
-    "mcp_servers": "the gateway connects to no servers that a request names; call them yourself and pass tools.",
     "compaction": "send the conversation as it is to be read.",
     "fallbacks": "the route decides which models answer.",
     "inference_geo": "the route decides where a request may go.",
@@ -42,7 +45,7 @@ REFUSED = {
     "diagnostics": "leave it out.",
     "user_profile_id": "leave it out.",
     "workspace_id": "leave it out.",
-    "betas": "it belongs into the anthropic-beta header.",
+    "anthropic_beta": _HEADER,
     "thread": "send the whole conversation in messages.",
     "prompt": "the Messages API takes messages.",
     "max_tokens_to_sample": "use max_tokens.",
@@ -77,6 +80,7 @@ HINTS = {
 
 _COUNT_REFUSED = {
     **REFUSED,
+    "container": "a count runs nothing.",
     "max_tokens": "a count has no answer.",
     "stream": "a count is one number.",
     "metadata": "a count has no use for it.",
@@ -92,15 +96,18 @@ COUNT_WIRE = Wire(CountRequest, refused=_COUNT_REFUSED, hints=HINTS)
 
 _THEIRS = re.compile(
     r"(bash|text_editor|computer|computer_toolset|browser_toolset|memory|web_search|web_fetch|code_execution"
-    r"|tool_search_tool_bm25|tool_search_tool_regex)(_20[0-9]{6})?\Z"
+    r"|tool_search_tool_bm25|tool_search_tool_regex|mcp_toolset)(_20[0-9]{6})?\Z"
 )
 """Types of Anthropic's own tools."""
 
 
-def parse(body: bytes, max_depth: int = 64) -> Asked:
-    """The request in `body`, fully checked: (canonical `ChatRequest`, `MessagesRequest`). Raises BadRequest or
-    UnsupportedParameter."""
-    return _asked(WIRE.read(body, max_depth))
+def parse(body: bytes, max_depth: int = 64, header: str | None = None) -> Asked:
+    """The request in `body`, fully checked: (canonical `ChatRequest`, `MessagesRequest`). `header`: what the client
+    says in `anthropic-beta`. Raises BadRequest or UnsupportedParameter."""
+    native: MessagesRequest = WIRE.read(body, max_depth)
+    wanted = betas.read(header)
+    _check_budget(native, wanted)
+    return _asked(native, wanted)
 
 
 def parse_count(body: bytes, max_depth: int = 64) -> Asked:
@@ -108,8 +115,25 @@ def parse_count(body: bytes, max_depth: int = 64) -> Asked:
     return _asked(COUNT_WIRE.read(body, max_depth))
 
 
-def _asked(native: Any) -> Asked:
+def _check_budget(native: MessagesRequest, wanted: Sequence[str]) -> None:
+    """That a budget for thinking leaves room for an answer, which counts against the same limit."""
+    thinking = native.thinking
+    if not isinstance(thinking, ThinkingEnabled) or thinking.budget_tokens < native.max_tokens:
+        return
+    if not betas.interleaved(wanted):
+        raise BadRequest(
+            "thinking.budget_tokens must be less than max_tokens, which counts thinking and answer together; "
+            "lower it, or raise max_tokens.",
+            param="thinking.budget_tokens",
+        )
+
+
+def _asked(native: Any, wanted: tuple[str, ...] = ()) -> Asked:
+    if native.betas is not None:
+        raise UnsupportedParameter(f"betas is not supported: {_HEADER}", param="betas")
     native = _tidy(native)
+    if wanted:
+        native = msgspec.structs.replace(native, betas=wanted)
     tools = _check_tools(native)
     _check_turns(native)
     return Asked(to_chat(native, tools), native)
@@ -117,7 +141,7 @@ def _asked(native: Any) -> Asked:
 
 def _tidy(native: NativeT) -> NativeT:
     """The request with the older name of a field replaced."""
-    native = _unmanaged(native)
+    _check_edits(native)
     if any(map(_scoped, native.tools or ())):
         native = msgspec.structs.replace(native, tools=[_unscoped(tool) for tool in native.tools or ()])
     older = native.output_format
@@ -143,20 +167,17 @@ def _unscoped(tool: dict[str, Any]) -> dict[str, Any]:
     return {**tool, "cache_control": {k: value for k, value in tool["cache_control"].items() if k != "scope"}}
 
 
-def _unmanaged(native: NativeT) -> NativeT:
-    """The request without edits of its conversation that change nothing of what is meant. Claude Code asks with every
-    request for how many earlier thoughts are kept; that is left to the target. Raises for edits that take away more."""
-    if native.context_management is None:
-        return native
-    for i, edit in enumerate(native.context_management.edits or ()):
+def _check_edits(native: CountRequest) -> None:
+    """Raises UnsupportedParameter for edits of the conversation that are not known: they may take away anything."""
+    managed = native.context_management
+    for i, edit in enumerate((managed.edits if managed is not None else None) or ()):
         kind = edit.get("type")
-        if not (isinstance(kind, str) and kind.startswith("clear_thinking_")):
+        if not (isinstance(kind, str) and kind.startswith(EDITS)):
             path = f"context_management.edits[{i}].type"
             raise UnsupportedParameter(
                 f"{path} cannot be {shown(str(kind), _MOST_QUOTED)!r}: send the conversation as it is to be read.",
                 param=path,
             )
-    return msgspec.structs.replace(native, context_management=None)
 
 
 def _check_tools(native: CountRequest) -> list[CustomTool]:
@@ -217,6 +238,8 @@ def _theirs(tool: dict[str, Any], path: str) -> str:
             param=f"{path}.type",
         )
     name = tool.get("name", kind)
+    if kind == "mcp_toolset":
+        name = f"{kind} {tool.get('mcp_server_name')}"  # it has no name of its own
     if not isinstance(name, str):
         raise BadRequest(f"{path}.name must be a string.", param=f"{path}.name", code="invalid_type")
     return name

@@ -167,7 +167,7 @@ def outgoing_native(
     return body
 
 
-def native_ask(native: ResponsesRequest, model: str) -> Ask:
+def native_ask(native: ResponsesRequest, model: str, _betas: object = None) -> Ask:
     """The client's own body for a model of a target that speaks the same dialect."""
     return Ask("responses", encode(outgoing_native(native, model)))
 
