@@ -7,8 +7,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.dialects.adapting import adapted
-from appliance.dialects.answer import Frame, StreamRenderer, WholeRenderer
+from appliance.dialects.answer import Frame, StreamRenderer
 from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.messages.betas import NONE, Betas
 from appliance.dialects.tally import Tally
