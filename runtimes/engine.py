@@ -93,6 +93,8 @@ class ToolCallDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     id: str = ""
     name: str = ""
     arguments: str = ""
+    custom: bool = False
+    """Of a custom tool, which engines do not know: `arguments` is a piece of its input as plain text."""
 
 
 class Started(msgspec.Struct, frozen=True, tag="started"):
