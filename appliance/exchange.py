@@ -322,9 +322,19 @@ class Exchange:
         row.cached_tokens = tally.cached_tokens
         row.completion_tokens = tally.completion_tokens
         row.usage_source = tally.source
+        if len(row.attempts) > 1 or (row.attempts and tally.source == "none"):
+            self._add_up(tally.prompt_tokens, tally.completion_tokens)
         row.finish_reasons = tally.reasons()
         waited = self._relay.queue_s
         row.queue_s = tally.queue_s if waited is None else waited + (tally.queue_s or 0.0)
+
+    def _add_up(self, prompt: int, completion: int) -> None:
+        """What was asked in vain, or gone on with, is used too. Given the counts of the last attempt."""
+        row = self.row
+        row.prompt_tokens = sum([attempt.prompt_tokens for attempt in row.attempts])
+        row.completion_tokens = sum([attempt.completion_tokens for attempt in row.attempts])
+        if (row.prompt_tokens, row.completion_tokens) != (prompt, completion):
+            row.usage_source = "estimated"  # who fails has seldom said what it used
 
     def fail(self, error: OutpostError) -> Answer:
         """The answer that tells of an error: a whole one, or the last event of a stream that has begun."""

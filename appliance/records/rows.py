@@ -65,6 +65,7 @@ class ExchangeRow(msgspec.Struct, kw_only=True):
     """One a choice, in order."""
     attempts: list[Attempt] = []
     prompt_tokens: int = 0
+    """Of all attempts, as `completion_tokens` and the cost; the other counts are the last one's."""
     cached_tokens: int = 0
     completion_tokens: int = 0
     usage_source: UsageSource = "none"

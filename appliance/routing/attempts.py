@@ -17,6 +17,10 @@ MOST_ROUNDS = 16
 """Of waiting for targets that are not to be asked yet, again and again."""
 
 
+def _always() -> bool:
+    return True
+
+
 def _was_not_asked(error: OutpostError) -> bool:
     return error.elsewhere and isinstance(error, TargetResting | TargetLimited)
 
@@ -25,9 +29,10 @@ class Turns:
     """The turns of one exchange. Every candidate gets one, in order; then those whose failure may not happen again get
     another, after a pause that grows.
 
-    At most `retries` + 1 attempts may fail. A target that diverges is asked in another way at once. One that is too
-    small for the request, or that may not be asked now, has not failed. An error that no other target could avoid ends
-    it at once.
+    At most `retries` + 1 attempts may fail, with those that diverge, of which each is work in vain. A target that
+    diverges is asked in another way at once, where its budget allows that; else it is the next one's turn. One that is
+    too small for the request, or that may not be asked now, has not failed. An error that no other target could avoid
+    ends it at once.
     """
 
     __slots__ = ("_again", "_left", "_random", "_round", "_waiting", "told")
@@ -52,17 +57,26 @@ class Turns:
         return bool(self._waiting)
 
     def failed(
-        self, candidate: Candidate, error: OutpostError, *, left_s: float, rest_s: float = 0.0
+        self,
+        candidate: Candidate,
+        error: OutpostError,
+        *,
+        left_s: float,
+        rest_s: float = 0.0,
+        may_retry: Callable[[], bool] = _always,
     ) -> tuple[Candidate, float] | None:
         """Who is next, and the seconds to wait before; None when there is no use in another attempt.
 
         left_s: of the time for the whole request. rest_s: how long the candidate is to be left alone in any case.
+        may_retry: whether its budget allows one more attempt at the same candidate; takes it from there.
         """
         self.told = to_tell(self.told, error)
-        if isinstance(error, Diverged):
-            return candidate, 0.0  # it has not failed, and there is another way to ask it
         left_s = min(left_s, MOST_WAIT_S)
-        if error.again or (self._round and _was_not_asked(error)):
+        diverged = isinstance(error, Diverged)
+        if diverged and self._left > 1 and may_retry():
+            self._left -= 1
+            return candidate, 0.0  # there is another way to ask it
+        if (error.again and not diverged) or (self._round and _was_not_asked(error)):
             # One that was to be asked again, and has been told to rest meanwhile, is only asked later.
             self._again.append((candidate, max(error.retry_after_s or 0.0, rest_s) or None))
         if not error.elsewhere:
@@ -80,7 +94,7 @@ class Turns:
             pause = pause_s(self._round, self._random(), retry_after_s=retry_after_s, left_s=left_s)
             if pause is not None:
                 del self._again[place]
-                return chosen, pause
+                return (chosen, pause) if chosen is not candidate or may_retry() else None
         return None
 
 

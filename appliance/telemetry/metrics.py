@@ -226,11 +226,15 @@ class Metrics:
         if row.queue_s is not None:
             places.queue.observe(row.queue_s)
         add = self.tokens.add
-        if row.prompt_tokens:
-            add(places.tokens[0], row.prompt_tokens)
+        tries, cost, prompt, output = row.attempts, row.cost_nanousd, row.prompt_tokens, row.completion_tokens
+        if len(tries) > 1:
+            others = self._others(row, tries)
+            prompt, output, cost = prompt - others[0], output - others[1], cost - others[2]
+        if prompt > 0:
+            add(places.tokens[0], prompt)
             if row.cached_tokens:
                 add(places.tokens[1], row.cached_tokens)
-        if output := row.completion_tokens:
+        if output > 0:
             add(places.tokens[2], output)
             if row.reasoning_tokens:
                 add(places.tokens[3], row.reasoning_tokens)
@@ -238,10 +242,6 @@ class Metrics:
             places.ttft.observe(row.ttft_s)
             if output > 1 and row.outcome == "completed":
                 places.per_token.observe(max(0.0, row.duration_s - row.ttft_s) / (output - 1))
-        cost = row.cost_nanousd
-        tries = row.attempts
-        if len(tries) > 1:
-            cost -= self._others(row, tries)
         if cost > 0:
             self.cost.add(places.labels, cost)
         for attempt in tries:
@@ -391,10 +391,11 @@ class Metrics:
             self._attempts[(attempt.target, attempt.outcome, attempt.error_code)] = labels
         return labels
 
-    def _others(self, row: ExchangeRow, tries: list[Attempt]) -> int:
-        """Account what other attempts used to the targets that did the work; gives their cost. The exchange's own
-        counts are those of its target's last attempt: where two have raced, that need not be the last of all."""
-        spent = 0
+    def _others(self, row: ExchangeRow, tries: list[Attempt]) -> tuple[int, int, int]:
+        """Account what other attempts used to the targets that did the work; gives their tokens of prompts and answers
+        and their cost. What is left is of the last attempt at the exchange's own target: where two have raced, that
+        need not be the last of all."""
+        prompt = output = spent = 0
         last = max((at for at, attempt in enumerate(tries) if attempt.target == row.target), default=len(tries) - 1)
         for at, attempt in enumerate(tries):
             if at == last or not (attempt.prompt_tokens or attempt.completion_tokens or attempt.cost_nanousd):
@@ -402,12 +403,14 @@ class Metrics:
             places = self._places.get((row.route, attempt.target)) or self._find(row.route, attempt.target)
             if attempt.prompt_tokens:
                 self.tokens.add(places.tokens[0], attempt.prompt_tokens)
+                prompt += attempt.prompt_tokens
             if attempt.completion_tokens:
                 self.tokens.add(places.tokens[2], attempt.completion_tokens)
+                output += attempt.completion_tokens
             if attempt.cost_nanousd > 0:
                 self.cost.add(places.labels, attempt.cost_nanousd)
                 spent += attempt.cost_nanousd
-        return spent
+        return prompt, output, spent
 
 
 class _Ready(Collector):

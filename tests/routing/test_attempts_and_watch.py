@@ -12,6 +12,7 @@ from appliance.errors import (
     BadRequest,
     ContextLengthExceeded,
     DeadlineExceeded,
+    Diverged,
     OutpostError,
     Overloaded,
     RateLimited,
@@ -161,6 +162,40 @@ def test_attempts_end_whatever_the_targets_say(count: int, retries: int, data: s
     assert sum(not error.elsewhere for error in seen) <= retries + 1
     if all(error.elsewhere for error in seen):
         assert (answer, len(asked)) == (seen[0], count)
+
+
+# --- answers that others have begun ---------------------------------------------------------------
+
+ASIDE = Diverged("It said something else.")
+
+
+def test_who_diverges_is_asked_in_another_way_at_once() -> None:
+    assert attempt("abc", 2, [LOST, ASIDE, "x"]) == ("x", ["a", "b", "b"], [])
+
+
+def test_what_diverges_is_an_attempt_like_others() -> None:
+    assert attempt("abc", 2, [LOST, ASIDE, ASIDE]) == (ASIDE, ["a", "b", "b"], [])
+    assert attempt("abc", 0, [ASIDE]) == (ASIDE, ["a"], [])
+
+
+def test_where_the_budget_of_who_diverged_is_used_up_the_next_one_goes_on() -> None:
+    turns: Any = Turns("abc", 5, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    more: dict[str, Any] = {"left_s": 100.0, "may_retry": lambda: False}
+    assert turns.failed("a", LOST, **more) == ("b", 0.0)
+    assert turns.failed("b", ASIDE, **more) == ("c", 0.0)
+    # Who has said something else is not asked once more; who has only failed is.
+    assert turns.failed("c", ASIDE, **more)[0] == "a"
+    assert turns.failed("a", ASIDE, **more) is None
+    assert turns.told is ASIDE
+
+
+@pytest.mark.parametrize(("may", "expected"), [(True, "a"), (False, None)])
+def test_alone_a_target_is_asked_again_only_as_its_budget_allows(may: bool, expected: str | None) -> None:
+    turns: Any = Turns("a", 5, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    step = turns.failed("a", LOST, left_s=100.0, may_retry=lambda: may)
+    assert (step and step[0]) == expected
 
 
 # --- deadlines ------------------------------------------------------------------------------------

@@ -129,11 +129,12 @@ async def test_the_loser_of_a_race_is_accounted_to_itself() -> None:
         Attempt("small", 0.0, 1.0, "completed", None, 10, 21, 1_000_000_000),
         Attempt("lab/large", 0.5, 0.5, "cancelled", None, 33, 0, 500_000_000),
     ]
-    metrics.observe(row(attempts=tries, cost_nanousd=1_500_000_000))
+    metrics.observe(row(attempts=tries, prompt_tokens=43, cost_nanousd=1_500_000_000))
     values = await read(metrics)
     assert value(values, "outpost_cost_usd_total", route="chat", target="lab/large") == 0.5
     assert value(values, "outpost_cost_usd_total", route="chat", target="small") == 1.0
     assert value(values, "outpost_tokens_total", route="chat", target="lab/large", direction="input") == 33
+    assert value(values, "outpost_tokens_total", route="chat", target="small", direction="input") == 10
     assert value(values, "outpost_tokens_total", route="chat", target="small", direction="output") == 21
 
 
@@ -143,7 +144,7 @@ async def test_every_attempt_is_accounted_to_the_target_that_did_the_work() -> N
         Attempt("lab/large", 0.0, 1.0, "failed", "engine_lost", 10, 7, 900_000_000),
         Attempt("small", 1.0, 1.0, "completed", None, 10, 21, 600_000_000),
     ]
-    metrics.observe(row(attempts=tries, cost_nanousd=1_500_000_000))
+    metrics.observe(row(attempts=tries, prompt_tokens=20, completion_tokens=28, cost_nanousd=1_500_000_000))
     values = await read(metrics)
     assert value(values, "outpost_cost_usd_total", route="chat", target="lab/large") == 0.9
     assert value(values, "outpost_cost_usd_total", route="chat", target="small") == 0.6
