@@ -9,50 +9,17 @@ Secrets stay inside: no text of an exception, no `repr` and no log has them.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
-import aiohttp
 import msgspec
 import yarl
 
 from appliance import errors
+from appliance.providers.auth_base import HEADER_VALUE, Auth, Surroundings
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]+")
 HEADER = "header:"
 """A kind that begins like this names the header that holds the key."""
-
-
-class Auth(Protocol):
-    @property
-    def per_request(self) -> bool:
-        """Whether `headers` has to be asked for each request; otherwise once for each key is enough."""
-        ...
-
-    async def headers(
-        self, method: str, url: yarl.URL, body: bytes, sent: Mapping[str, str], key: str | None
-    ) -> Mapping[str, str]:
-        """What to add to the headers `sent`. `url` must be the very one that is asked. `key` is None where there is
-        none, or where the secrets are the Auth's own. Raises UpstreamError, if there is nothing that can be shown."""
-        ...
-
-    def refused(self) -> None:
-        """The provider did not take the last headers (401): a token that is kept is not used again."""
-        ...
-
-
-class Surroundings(msgspec.Struct, frozen=True):
-    """What an Auth may use beside its secrets."""
-
-    name: str
-    """The provider's, for messages."""
-    session: aiohttp.ClientSession | None = None
-    wall: Callable[[], float] = time.time
-    """Unix seconds."""
-    clock: Callable[[], float] = time.monotonic
-    """Seconds."""
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -81,7 +48,7 @@ class InHeader:
     ) -> Mapping[str, str]:
         if not key:
             return {}
-        if not _HEADER_VALUE.fullmatch(key):
+        if not HEADER_VALUE.fullmatch(key):
             raise errors.UpstreamError(
                 f"{self._name}: the gateway's key cannot be sent; the operator must correct it.",
                 code="upstream_credentials",
@@ -163,10 +130,3 @@ def make(kind: str, options: Mapping[str, str], around: Surroundings) -> Auth:
     if unknown:
         raise ValueError(f"{kind} takes no {', '.join(unknown)}")
     return row.make(options, around)
-
-
-def header_value(key: str) -> str:
-    """`key`, if a header can carry it. Raises ValueError, which does not show it."""
-    if not _HEADER_VALUE.fullmatch(key):
-        raise ValueError("it holds blanks or other characters that no header can carry; write it again")
-    return key

@@ -16,7 +16,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
 
 from appliance import errors
-from appliance.providers.auth import Surroundings, header_value
+from appliance.providers.auth_base import Surroundings, header_value
 
 logger = logging.getLogger("outpost.providers")
 

@@ -10,7 +10,7 @@ import yarl
 from botocore.auth import SigV4Auth  # type: ignore[import-untyped]
 from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
 
-from appliance.providers.auth import Surroundings, header_value
+from appliance.providers.auth_base import Surroundings, header_value
 
 _PLACE = re.compile(r"[a-z0-9-]{1,64}")
 _SIGNED = ("content-type",)

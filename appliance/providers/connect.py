@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import aiohttp
 
 from appliance.providers import auth, catalogue
+from appliance.providers.auth_base import Surroundings
 from appliance.providers.credentials import Key, Keys
 from appliance.providers.kinds import Connection, betas_of
 from appliance.settings import Provider, resolve
@@ -27,7 +28,7 @@ def connect(provider: Provider, env: Mapping[str, str], session: aiohttp.ClientS
     return Connection(
         row=row,
         endpoint=catalogue.endpoint(provider.kind, provider.base_url, provider.options),
-        auth=auth.make(kind, taken, auth.Surroundings(provider.name, session)),
+        auth=auth.make(kind, taken, Surroundings(provider.name, session)),
         keys=Keys(
             provider.name,
             keys,

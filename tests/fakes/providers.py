@@ -6,6 +6,7 @@ import aiohttp
 
 from appliance.dialects.messages.betas import Betas
 from appliance.providers import auth, catalogue
+from appliance.providers.auth_base import Surroundings
 from appliance.providers.credentials import Key, Keys
 from appliance.providers.http import HttpUpstream
 from appliance.providers.kinds import Connection, make_upstream
@@ -25,7 +26,7 @@ def upstream(
     connection = Connection(
         row=row,
         endpoint=catalogue.endpoint(kind, base_url, {}),
-        auth=auth.make(row.auth, {}, auth.Surroundings(name, session)),
+        auth=auth.make(row.auth, {}, Surroundings(name, session)),
         keys=Keys(name, [Key("test", api_key)] if api_key else []),
         betas=Betas(row.betas),
     )

@@ -16,7 +16,8 @@ from joserfc import jwt
 
 from appliance.errors import UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from appliance.providers import auth_google
-from appliance.providers.auth import Surroundings, make
+from appliance.providers.auth import make
+from appliance.providers.auth_base import Surroundings
 from appliance.providers.auth_google import RETRY_S, ServiceAccount
 from tests.fakes.issuer import FakeIssuer, ec, open_issuer, rsa
 

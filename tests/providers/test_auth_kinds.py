@@ -16,7 +16,8 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
 from appliance.errors import UpstreamError
-from appliance.providers.auth import Auth, Surroundings, header_value, kind_of, make
+from appliance.providers.auth import kind_of, make
+from appliance.providers.auth_base import Auth, Surroundings, header_value
 from appliance.providers.auth_sigv4 import SigV4
 
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
