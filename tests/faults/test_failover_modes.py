@@ -42,11 +42,15 @@ WHOLE = [
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
+def bench(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     with UpstreamThread() as upstream:
-        settings = settings_of([*TOLD, *HIDDEN, *UNHIDDEN, *WHOLE], upstream)
-        with open_gateway(tmp_path_factory.mktemp("modes"), settings) as gateway:
-            yield Bench(gateway, upstream)
+        cases = [*TOLD, *HIDDEN, *UNHIDDEN, *WHOLE]
+        settings = settings_of(cases, upstream)
+        with (
+            open_gateway(tmp_path_factory.mktemp("modes"), settings) as gateway,
+            Bench(gateway, upstream).ahead(request, cases) as bench,
+        ):
+            yield bench
 
 
 def named(cases: list[Case]) -> pytest.MarkDecorator:
