@@ -356,6 +356,7 @@ class Relay:
             connect_s=route.deadlines.connect,
             tally=self.tally,
             native=candidate.native,
+            drop=route.drop_unsupported,
             ended=visit.give_back,
             traceparent=self._traceparent(),
         )

@@ -287,6 +287,7 @@ class Shadows:
             connect_s=inquiry.route.deadlines.connect,
             tally=Tally(),
             native=candidate.native,
+            drop=inquiry.route.drop_unsupported,
             ended=visit.give_back,
         )
 

@@ -18,7 +18,7 @@ from aiohttp.connector import AddrInfoType
 from multidict import CIMultiDict
 
 from appliance import errors
-from appliance.dialects import embeddings
+from appliance.dialects import dropping, embeddings, naming
 from appliance.dialects.answer import Ask, Outbound
 from appliance.dialects.kinds import Passing
 from appliance.dialects.messages.betas import NONE, Betas
@@ -38,6 +38,10 @@ RECEIVE_BUFFER = 64 * 1024
 """Of an upstream's socket. Left to itself the kernel reads megabytes ahead for a reader that takes nothing."""
 _MAX_ERROR = 1024 * 1024
 _LINGER_S = 0.2
+_MOST_DROPPED = 3
+"""Fields that one request is asked again without, because the target has refused them."""
+_REFUSED_VALUES = frozenset({"unsupported_value", "unsupported_parameter"})
+"""Codes with which OpenAI refuses a field for its value."""
 _MOST_PATHS = 64
 """Addresses that are remembered as parsed."""
 BASE_HEADERS = {
@@ -145,7 +149,7 @@ class HttpUpstream:
 
     async def whole(self, call: Call) -> bytes:
         passes = call.kind.name in self._native
-        response, credential = await self._post(call, self._ask(call, passes))
+        response, credential = await self._asked(call, passes)
         try:
             body = await self._read(response, MAX_ANSWER)
         finally:
@@ -175,7 +179,7 @@ class HttpUpstream:
 
     async def stream(self, call: Call) -> RelayedStream:
         passes = call.kind.name in self._native
-        response, credential = await self._post(call, self._ask(call, passes))
+        response, credential = await self._asked(call, passes)
         reader = self._reader(call, passes, credential.secret)
         stream = RelayedStream(self._name, response, reader, self._leave)
         try:
@@ -187,12 +191,26 @@ class HttpUpstream:
             raise
         return stream
 
+    async def _asked(self, call: Call, passes: bool) -> tuple[aiohttp.ClientResponse, Credential]:
+        """What the target begins to answer; where the route wants it, without what it refuses for its value."""
+        for _ in range(_MOST_DROPPED):
+            try:
+                return await self._post(call, self._ask(call, passes))
+            except errors.BadRequest as error:
+                if error.code not in _REFUSED_VALUES or not _dropped(call, error):
+                    raise
+        return await self._post(call, self._ask(call, passes))
+
     def _ask(self, call: Call, passes: bool) -> Ask:
-        try:
-            return self._written(call, passes)
-        except errors.BadRequest as error:
-            error.elsewhere = True  # this target has no notion for it; another may have
-            raise
+        while True:
+            try:
+                return self._written(call, passes)
+            except errors.BadRequest as error:
+                if isinstance(error, errors.UnsupportedParameter) and _dropped(call, error):
+                    continue  # with one field less each time
+                error.elsewhere = True  # this target has no notion for it; another may have
+                naming.told(error, call.kind.field_name)
+                raise
 
     def _written(self, call: Call, passes: bool) -> Ask:
         if passes and call.native is not None and call.kind.native_ask is not None:
@@ -312,6 +330,17 @@ class HttpUpstream:
         finally:
             tap.let_go()
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _dropped(call: Call, error: errors.BadRequest) -> bool:
+    """Whether the call goes on without what was refused."""
+    fewer = dropping.without(call.request, error.param) if call.drop else None
+    if fewer is None:
+        return False
+    if call.native is not None:
+        call.native = call.kind.carry(call.native, call.request, fewer)
+    call.request = fewer
+    return True
 
 
 async def _linger(response: aiohttp.ClientResponse) -> None:

@@ -14,6 +14,7 @@ from appliance import errors
 from appliance.dialects import chat, completions, embeddings
 from appliance.dialects.answer import StreamRenderer
 from appliance.dialects.kinds import Request
+from appliance.dialects.naming import told
 from appliance.dialects.parameters import as_stop_list
 from appliance.providers.upstream import Call, Capabilities, GeneratedStream, Readiness, told_by
 from runtimes import engine as e
@@ -80,7 +81,7 @@ class LocalUpstream:
                 call.response = told_by(answer)
                 return body
         except e.EngineError as error:
-            raise translate(error, self._name) from error
+            raise told(translate(error, self._name), call.kind.field_name) from error
 
     async def count(self, request: Request) -> int | None:
         """The prompt's tokens, by the model's own tokenizer and template; None where it cannot be asked."""
@@ -117,7 +118,7 @@ class LocalUpstream:
                             yield data
                 _check_complete(call)
         except e.EngineError as error:
-            raise translate(error, self._name) from error
+            raise told(translate(error, self._name), call.kind.field_name) from error
 
 
 def _events(engine: e.Engine, call: Call) -> AsyncGenerator[list[e.Event], None]:

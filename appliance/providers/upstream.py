@@ -64,6 +64,8 @@ class Call(msgspec.Struct):
     """The client's own body, where its dialect is not the canonical one; see appliance.dialects.asked."""
     render: StreamRenderer | None = None
     """What writes a streamed answer that others have begun; None: this call begins it."""
+    drop: bool = False
+    """The route wants fields left out that the target refuses, where the answer is possible without."""
     whole_events: bool = False
     """Read and write the stream again, although its bytes could pass."""
     response: Any = None

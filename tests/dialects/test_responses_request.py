@@ -317,7 +317,7 @@ def test_fields_have_their_own_names_here() -> None:
     assert responses.field_name("messages[3].content[0]") == "input"
     assert responses.field_name("max_completion_tokens") == "max_output_tokens"
     assert responses.field_name("response_format.json_schema") == "text.format.json_schema"
-    assert responses.field_name("tools[0].function") == "tools[0].function"
+    assert responses.field_name("tools[0].function.parameters") == "tools[0].parameters"
 
 
 _scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(max_size=5))

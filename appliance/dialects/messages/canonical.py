@@ -6,8 +6,8 @@ counts or judges texts reads it too; `native_needs` keeps it from targets that w
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from itertools import chain
 from typing import Any, cast
 
 import msgspec
@@ -35,17 +35,28 @@ _NAMES = {
     "user": "metadata.user_id",
     "response_format": "output_config.format",
     "reasoning_effort": "output_config.effort",
+    "reasoning.effort": "output_config.effort",
+    "reasoning.max_tokens": "thinking.budget_tokens",
     "reasoning": "thinking",
     "parallel_tool_calls": "tool_choice.disable_parallel_tool_use",
 }
+_WHOLE = ("output_config.format", "thinking")
+"""Fields whose insides have other names there."""
+_TOOL = re.compile(r"(tools\[\d+\])\.function(?:\.(parameters|name|description|strict))?(?![a-z_])")
+_FIELD = re.compile(r"[a-z_]+(?:\.[a-z_]+)?")
 
 
 def field_name(path: str) -> str:
     """A canonical field path as this dialect calls it."""
-    top, dot, rest = path.partition(".")
-    if top.startswith("messages["):
-        return "messages"
-    return _NAMES[top] if top in _NAMES else top + dot + rest
+    if path.startswith("messages["):
+        return "messages"  # what is a message there may be part of one, or the system prompt
+    if (tool := _TOOL.match(path)) is not None:
+        inner = "input_schema" if tool[2] == "parameters" else tool[2]
+        return (f"{tool[1]}.{inner}" if inner else tool[1]) + path[tool.end() :]
+    for top in (found[0], found[0].partition(".")[0]) if (found := _FIELD.match(path)) else ():
+        if (name := _NAMES.get(top)) is not None:
+            return name if name in _WHOLE else name + path[len(top) :]
+    return path
 
 
 def is_custom(tool: dict[str, Any]) -> bool:
@@ -288,7 +299,9 @@ def _assistant(turn: m.AssistantTurn) -> chat.AssistantMessage:
 
 def needs(asked: Asked) -> Iterator[tuple[str, str, bool]]:
     """All abilities that a target must have, those of the canonical request included; see `chat.needs`."""
-    return chain(native_needs(asked.native), chat.needs(asked.request))
+    yield from native_needs(asked.native)
+    for feature, field, droppable in chat.needs(asked.request):
+        yield feature, field_name(field), droppable
 
 
 def native_needs(native: m.CountRequest) -> Iterator[tuple[str, str, bool]]:

@@ -181,6 +181,8 @@ NAMES = {
 def field_name(path: str) -> str:
     """A field of the canonical request as it is called here. Where a message stood among the items is not known."""
     name = path.partition(".")[0].partition("[")[0]
+    if name == "tools":
+        return path.replace("].function", "]", 1)  # a function's fields are its tool's there
     return "input" if name == "messages" else NAMES.get(name, name) + path[len(name) :]
 
 
