@@ -29,6 +29,8 @@ MOST_RESUMED = 4 * 1024 * 1024
 """Bytes of a stream that is gone on with; of a longer one not enough is known."""
 AT_ONCE = 32 * 1024
 """More bytes are read off the event loop: a mebibyte takes a tenth of a second."""
+FEW_PIECES = 64
+"""Of a stream, that are read at once."""
 LEAST_REST = 16
 """Tokens that the rest may have in any case: some targets take no smaller bound."""
 SHORT = 16
@@ -151,14 +153,17 @@ class Rescue:
 
 def _read(kind: Kind, pieces: list[bytes]) -> _Read:
     assert kind.make_reader is not None  # asked for by may_resume
-    events = kind.make_reader("the target", None).feed(b"".join(pieces))
+    reader, events = kind.make_reader("the target", None), list[Event]()
+    for at in range(0, len(pieces), FEW_PIECES):
+        # All at once would be one long step of the framer's, during which no other thread runs.
+        events += reader.feed(b"".join(pieces[at : at + FEW_PIECES]))
     return _Read(len(pieces), events, sent(events))
 
 
 def _begun(kind: Kind, frame: Frame, pieces: list[bytes], events: Sequence[Event], told: Tally) -> StreamRenderer:
     """A renderer that has written what was sent."""
     renderer = kind.make_stream(kind.refit(frame, pieces), told)
-    renderer.feed(events)
+    renderer.feed(events)  # in one: it takes what it is fed first for what was sent
     return renderer
 
 

@@ -18,8 +18,13 @@ Outcome = Literal["completed", "refused", "client_closed", "upstream_error", "in
 UsageSource = Literal["reported", "estimated", "none"]
 
 
+SHADOW = "shadow"
+"""The outcome of what is no try at an answer: a shadow is to be sent the request. What it uses is nobody's here."""
+
+
 class Attempt(msgspec.Struct, frozen=True):
-    """One try at one target. `started_s` counts from the start of the exchange; both times are seconds."""
+    """One try at one target. `started_s` counts from the start of the exchange; both times are seconds. Those with the
+    outcome SHADOW come last, and are not begun when the row is written."""
 
     target: str
     started_s: float
@@ -94,6 +99,14 @@ class RecordedExchange(ExchangeRow, kw_only=True):
 
     seq: int
     """Rises by one a row in the order of writing; never used twice."""
+
+
+def tries(row: ExchangeRow) -> list[Attempt]:
+    """The attempts at the caller's own answer, without shadows."""
+    attempts = row.attempts
+    if not attempts or attempts[-1].outcome != SHADOW:
+        return attempts
+    return [attempt for attempt in attempts if attempt.outcome != SHADOW]
 
 
 COLUMNS = ("seq", *ExchangeRow.__struct_fields__)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    Column,
     ColumnElement,
     Integer,
     Select,
@@ -22,6 +23,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from appliance.errors import BadRequest
 from appliance.records.database import Database
+from appliance.records.rows import SHADOW
 from appliance.records.tables import exchanges, organizations, service_accounts, teams, users
 from appliance.records.usage_rows import DIMENSIONS, NAMES, NOBODY, Dimension, Usage
 
@@ -59,7 +61,7 @@ def report_query(
     by: Sequence[Dimension], since: float, until: float, organization: str | None, dialect: str
 ) -> Select[Any]:
     """The sums as one SELECT. An exchange with two tags counts for both; attempts are taken apart for `target`."""
-    sources: list[TableValuedAlias] = []
+    sources: list[tuple[TableValuedAlias, ColumnElement[bool]]] = []
     columns: dict[str, ColumnElement[Any]] = {
         "organization": exchanges.c.organization_id,
         "team": exchanges.c.team_id,
@@ -75,30 +77,33 @@ def report_query(
         **{name: func.sum(exchanges.c[name]) for name in _SUMMED},
     }
     if "tag" in by:
-        tags, value = _each(exchanges.c.tags, dialect, "tags")
-        sources.append(tags)
-        columns["tag"] = value if dialect == "sqlite" else value.op("#>>")(literal_column("'{}'"))
+        tags = _each(exchanges.c.tags, dialect, "tags")
+        sources.append((tags, true()))
+        columns["tag"] = tags.c.value if dialect == "sqlite" else tags.c.value.op("#>>")(literal_column("'{}'"))
     if "target" in by:
-        attempts, value = _each(exchanges.c.attempts, dialect, "tries")
-        sources.append(attempts)
-
-        def part(name: str) -> ColumnElement[Any]:
-            return func.json_extract(value, f"$.{name}") if dialect == "sqlite" else value.op("->>")(name)
-
+        attempts, others = [_each(exchanges.c.attempts, dialect, name) for name in ("tries", "others")]
+        part, other = _parts(attempts, dialect), _parts(others, dialect)
+        # A shadow's attempt is none at the caller's answer.
+        sources.append((attempts, part("outcome").is_distinct_from(SHADOW)))
         columns["target"] = part("target")
         # What no target was asked for ended as the exchange did: refused, or its client had left.
         sums["failed"] = func.sum(cast(func.coalesce(part("outcome"), exchanges.c.outcome) != "completed", Integer))
         for name in ("prompt_tokens", "completion_tokens", "cost_nanousd"):
             sums[name] = func.sum(cast(func.coalesce(part(name), "0"), exchanges.c[name].type))
-        # Only the exchange as a whole knows these; its last attempt is the one that they belong to.
-        last = part("target") == exchanges.c.target
+        # Only the exchange as a whole knows these; its target's last attempt is the one that they belong to.
+        last = (
+            select(func.max(others.c.place))
+            .where(other("target") == exchanges.c.target, other("outcome").is_distinct_from(SHADOW))
+            .correlate(exchanges)
+            .scalar_subquery()
+        )
         for name in ("cached_tokens", "reasoning_tokens"):
-            sums[name] = func.sum(exchanges.c[name] * cast(last, Integer))
+            sums[name] = func.sum(exchanges.c[name] * cast(attempts.c.place == last, Integer))
     groups = [func.coalesce(columns[name], NOBODY).label(name) for name in DIMENSIONS if name in by]
     totals = [cast(func.coalesce(value, 0), exchanges.c.cost_nanousd.type).label(name) for name, value in sums.items()]
     source: Any = exchanges
-    for extra in sources:
-        source = source.join(extra, true(), isouter=True)
+    for extra, counts in sources:
+        source = source.join(extra, counts, isouter=True)
     query = (
         select(*groups, *totals)
         .select_from(source)
@@ -137,11 +142,19 @@ def _day(dialect: str) -> ColumnElement[Any]:
     return cast(func.to_char(func.timezone("UTC", func.to_timestamp(exchanges.c.started_at)), "YYYY-MM-DD"), String)
 
 
-def _each(column: ColumnElement[Any], dialect: str, name: str) -> tuple[TableValuedAlias, ColumnElement[Any]]:
-    """The entries of a JSON list as rows."""
+def _each(column: ColumnElement[Any], dialect: str, name: str) -> TableValuedAlias:
+    """The entries of a JSON list as rows: `value`, and `place` in the list."""
     if dialect == "sqlite":
-        table = func.json_each(column).table_valued("value", name=name)
-    else:
-        table = func.jsonb_array_elements(cast(column, JSONB)).table_valued("value", name=name)
-        table = table.render_derived()
-    return table, table.c.value
+        return func.json_each(column).table_valued(Column("value"), Column("key", key="place"), name=name)
+    entries = func.jsonb_array_elements(cast(column, JSONB))
+    return entries.table_valued("value", with_ordinality="place", name=name).render_derived()
+
+
+def _parts(entries: TableValuedAlias, dialect: str) -> Callable[[str], ColumnElement[Any]]:
+    """Gives a field of the entries, as text."""
+    value = entries.c.value
+
+    def part(name: str) -> ColumnElement[Any]:
+        return func.json_extract(value, f"$.{name}") if dialect == "sqlite" else value.op("->>")(name)
+
+    return part

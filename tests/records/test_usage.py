@@ -17,7 +17,7 @@ from sqlalchemy import Table, insert
 
 from appliance.errors import BadRequest
 from appliance.records.database import Database, Where
-from appliance.records.rows import COLUMNS, Attempt, ExchangeRow, flatten
+from appliance.records.rows import COLUMNS, SHADOW, Attempt, ExchangeRow, flatten
 from appliance.records.tables import exchanges, organizations, service_accounts, teams, users
 from appliance.records.usage import UsageStore
 from appliance.records.usage_rows import (
@@ -42,7 +42,7 @@ attempts = st.builds(
     target=names,
     started_s=st.just(0.0),
     duration_s=st.just(1.0),
-    outcome=st.sampled_from(["completed", "failed"]),
+    outcome=st.sampled_from(["completed", "failed", SHADOW]),
     prompt_tokens=tokens,
     completion_tokens=tokens,
     cost_nanousd=st.integers(0, 10**14),
@@ -61,7 +61,7 @@ rows = st.builds(
     target=st.none() | names,
     outcome=st.sampled_from(["completed", "refused"]),
     tags=st.lists(names, max_size=2, unique=True),
-    attempts=st.lists(attempts, max_size=2),
+    attempts=st.lists(attempts, max_size=4),
     prompt_tokens=tokens,
     cached_tokens=tokens,
     completion_tokens=tokens,
@@ -74,7 +74,9 @@ def by_hand(kept: list[ExchangeRow], by: tuple[str, ...]) -> list[Usage]:
     sums: dict[tuple[str, ...], dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for row in kept:
         for tag in (row.tags or [None]) if "tag" in by else [None]:
-            for attempt in (row.attempts or [None]) if "target" in by else [None]:
+            tries = [each for each in row.attempts if each.outcome != SHADOW]
+            last = [each for each in tries if each.target == row.target][-1:]
+            for attempt in (tries or [None]) if "target" in by else [None]:
                 facts = {
                     "organization": row.organization_id,
                     "team": row.team_id,
@@ -94,7 +96,7 @@ def by_hand(kept: list[ExchangeRow], by: tuple[str, ...]) -> list[Usage]:
                     continue
                 for name in ("prompt_tokens", "completion_tokens", "cost_nanousd"):
                     total[name] += getattr(source, name)
-                if "target" not in by or source.target == row.target:
+                if "target" not in by or any(source is each for each in last):
                     total["cached_tokens"] += row.cached_tokens
                     total["reasoning_tokens"] += row.reasoning_tokens
     # Nobody of these is known any more, so that each is called by its id.
@@ -165,6 +167,13 @@ def test_sums_are_those_made_by_hand(
         row for row in given_rows if since <= row.started_at < until and organization in (None, row.organization_id)
     ]
     assert found == (by_hand(kept, by) if kept or by else [Usage()])
+
+
+def test_cached_tokens_are_counted_once_however_often_a_target_was_asked(reports: Reports) -> None:
+    tries = [Attempt("lab/m", 0.0, 1.0, outcome) for outcome in ("failed", "failed", "completed", SHADOW)]
+    asked = row(1.0, target="lab/m", attempts=tries, cached_tokens=7, reasoning_tokens=3)
+    (found,) = reports.report([asked], ("target",), 0.0, 9.0)
+    assert (found.requests, found.failed, found.cached_tokens, found.reasoning_tokens) == (3, 2, 7, 3)
 
 
 def test_a_day_ends_with_its_last_microsecond(reports: Reports) -> None:
