@@ -116,7 +116,7 @@ class Kind(msgspec.Struct, frozen=True, kw_only=True):
     """Reads an answer in this dialect: what a client was sent, and what a target sends that speaks it, where its bytes
     do not pass. None: nothing to read."""
     native_ask: Callable[[Any, str, Betas], Ask] | None = None
-    """The client's own body for a model of a target that speaks the same dialect, and may be asked for certain betas."""
+    """The client's own body for a model of a target that speaks the same dialect and may be asked for these betas."""
     adopt: Callable[[bytes, Frame], tuple[bytes, Any]] | None = None
     """A target's whole answer as one of ours, and the same as data for the store; None: it passes as it is."""
     refit: Callable[[Frame, list[bytes]], Frame] = _same_frame

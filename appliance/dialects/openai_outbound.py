@@ -19,6 +19,7 @@ from appliance.dialects.chat import (
     AssistantMessage,
     ChatRequest,
     DeveloperMessage,
+    FilePart,
     ImagePart,
     Message,
     SystemMessage,
@@ -65,9 +66,11 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     texts: Literal["parts", "joined"] = "parts"
     """joined: content that is nothing but texts goes out as one string."""
     tool_images: bool = False
-    """Results of tools may hold images; where not, they follow in a message of the user."""
+    """Results of tools may hold images; where not, they follow in a message of the user, as files always do."""
     cache_control: bool = False
     """It knows Anthropic's marks on parts and tools."""
+    original_detail: bool = False
+    """Images may be looked at in their original size; where not, high is nearest."""
     names: bool = True
     """Messages may have a name."""
     prefix: dict[str, Any] | None = None
@@ -212,7 +215,7 @@ class OpenAIOutbound:
         if self._quirks.prefix and isinstance(last, AssistantMessage) and not last.tool_calls:
             changed = changed or list(messages)
             changed[-1] = msgspec.to_builtins(changed[-1]) | self._quirks.prefix
-        return _with_images_after(changed) if changed and not self._quirks.tool_images else changed or messages
+        return _with_media_after(changed, self._quirks) if changed else messages
 
     def _turn(self, messages: list[Message]) -> int:
         """Where the present turn begins; reasoning of earlier ones is of no use to anybody."""
@@ -326,35 +329,42 @@ def _tool(quirks: Quirks, message: ToolMessage, at: int, present: bool) -> Any:
     if message.is_error is not None:
         message = msgspec.structs.replace(message, is_error=None)
     made = _said(quirks, message)
-    if quirks.tool_images or made is not message or not _images(made):
+    if made is not message or not _media(made, quirks):
         return made
-    return msgspec.structs.replace(made)  # another one, so that `_with_images_after` sees it
+    return msgspec.structs.replace(made)  # another one, so that `_with_media_after` sees it
 
 
-def _images(message: Any) -> list[ImagePart]:
+def _media(message: Any, quirks: Quirks) -> list[ImagePart | FilePart]:
+    """What a tool's result may not hold."""
     content = message.content if isinstance(message, ToolMessage) else None
-    return [part for part in content if isinstance(part, ImagePart)] if isinstance(content, list) else []
+    if not isinstance(content, list):
+        return []
+    kinds = (FilePart,) if quirks.tool_images else (FilePart, ImagePart)
+    return [part for part in content if isinstance(part, kinds)]
 
 
-def _with_images_after(messages: list[Any]) -> list[Any]:
-    """The messages with the images of tools' results behind the last result of their turn, which must all follow their
-    calls at once. A result that was nothing but images says where they are."""
+def _with_media_after(messages: list[Any], quirks: Quirks) -> list[Any]:
+    """The messages with the images and files of tools' results behind the last result of their turn, which must all
+    follow their calls at once. A result that was nothing else says where they are."""
     out: list[Any] = []
     waiting: list[Any] = []
     for message in messages:
         if waiting and not isinstance(message, ToolMessage):
             out.append(UserMessage(waiting))
             waiting = []
-        if found := _images(message):
-            texts = [part for part in message.content if not isinstance(part, ImagePart)]
-            message = msgspec.structs.replace(message, content=texts or _IMAGES_FOLLOW)
-            waiting += [TextPart(_IMAGES_OF.format(message.tool_call_id)), *found]
+        if found := _media(message, quirks):
+            left = [part for part in message.content if part not in found]
+            message = msgspec.structs.replace(message, content=left or _follows(found))
+            waiting += [TextPart(_MEDIA_OF.format(message.tool_call_id)), *found]
         out.append(message)
     return [*out, UserMessage(waiting)] if waiting else out
 
 
-_IMAGES_FOLLOW = "The result is an image; it follows."
-_IMAGES_OF = "What the tool gave for the call {}:"
+def _follows(media: list[ImagePart | FilePart]) -> str:
+    return f"The result is {'an image' if isinstance(media[0], ImagePart) else 'a file'}; it follows."
+
+
+_MEDIA_OF = "What the tool gave for the call {}:"
 
 
 _BY_ROLE: dict[type, Callable[[Quirks, Any, int, bool], Any]] = {

@@ -19,7 +19,7 @@ WORDS = {
     "image_addresses": "takes images only as data: URLs, because addresses are not fetched",
     "audio_input": "cannot take audio",
     "files": "cannot take files",
-    "tool_images": "cannot take images in the results of tools",
+    "tool_images": "cannot take images or files in the results of tools",
     "verbosity": "cannot be told how much to say",
     "reasoning": "does not reason",
     "anthropic_tools": "cannot use what only Anthropic's own models know",

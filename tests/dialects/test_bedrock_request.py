@@ -202,6 +202,19 @@ def test_images_files_and_sounds_travel_as_bytes() -> None:
     assert blocks[3]["document"]["source"] == {"bytes": "JVBERi0="}
 
 
+def test_a_tool_may_answer_with_a_file() -> None:
+    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": PDF}}
+    messages = [
+        {"role": "user", "content": [file]},
+        {"role": "assistant", "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "call_1", "content": [file]},
+    ]
+    turns = body(messages=messages, tools=[WEATHER])["messages"]
+    (inner,) = turns[2]["content"][0]["toolResult"]["content"]
+    # Names of documents differ in a whole request.
+    assert (turns[0]["content"][0]["document"]["name"], inner["document"]["name"]) == ("a", "a 2")
+
+
 def test_a_tool_may_answer_with_an_image() -> None:
     result = [{"type": "text", "text": "seen"}, {"type": "image_url", "image_url": {"url": PNG}}]
     messages = [

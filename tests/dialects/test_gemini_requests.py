@@ -159,6 +159,14 @@ def test_images_in_results_go_where_the_model_takes_them() -> None:
     assert old[2] == image
 
 
+def test_files_in_results_go_where_the_model_takes_them() -> None:
+    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,JVBERg=="}}
+    result = {"role": "tool", "tool_call_id": "c1", "content": [file]}
+    made = {"inlineData": {"mimeType": "application/pdf", "data": "JVBERg=="}}
+    assert sent(asked([USER, CALLED, result]), NEW)["contents"][2]["parts"][0]["functionResponse"]["parts"] == [made]
+    assert sent(asked([USER, CALLED, result]), OLD)["contents"][2]["parts"][1] == made
+
+
 def test_the_settings() -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
     assert config(
@@ -258,7 +266,6 @@ def test_calls_of_other_models_are_said_to_be_unsigned_where_that_matters(model:
         ({"repetition_penalty": 1.1}, "repetition_penalty"),
         ({"verbosity": "low"}, "verbosity"),
         ({"n": 9}, "n"),
-        ({"parallel_tool_calls": False, "tools": [CLOCK]}, "parallel_tool_calls"),
     ],
 )
 def test_what_it_has_no_notion_for_is_refused_by_name(fields: dict[str, Any], param: str) -> None:

@@ -256,11 +256,6 @@ FOUND = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content
             ("anthropic_content", "messages[1].content[0].type"),
         ),
         (
-            [{"role": "user", "content": [{"type": "document", "source": PDF, "citations": {"enabled": True}}]}],
-            {},
-            ("citations", "messages[0].content[0].citations"),
-        ),
-        (
             [
                 {
                     "role": "user",
@@ -283,7 +278,7 @@ FOUND = {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content
         (
             [USER, calls("a"), {"role": "user", "content": [result("a", [{"type": "document", "source": PDF}])]}],
             {},
-            ("anthropic_content", "messages[2].content[0].content[0]"),
+            ("tool_images", "messages[2].content[0].content[0]"),
         ),
     ],
 )
@@ -291,6 +286,36 @@ def test_what_a_target_must_be_able_to_do(messages: Any, fields: dict[str, Any],
     found = parse(body(messages, **fields))
     assert (*expected, False) in list(native_needs(found.native))
     assert next(iter(needs(found)))[2] is False
+
+
+FOUND = {"type": "search_result", "source": "S", "title": "T", "content": [{"type": "text", "text": "W"}]}
+FILE = {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "W"}}
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("block", [FOUND, FILE], ids=["search", "document"])
+def test_citations_may_be_done_without(block: dict[str, Any], inside: bool) -> None:
+    """The texts are read all the same. What asks for none asks for nothing."""
+
+    def told(citations: Any) -> list[Any]:
+        cited = {**block, **({"citations": citations} if citations else {})}
+        content = [result("a", [cited])] if inside else [cited]
+        found = asked([USER, calls("a"), {"role": "user", "content": [result("a"), *content]}])
+        assert "W" in repr(found.request.messages[-1].content)
+        return list(needs(found))
+
+    path = "messages[2].content[1]" + (".content[0]" if inside else "")
+    assert told({"enabled": True}) == [("citations", f"{path}.citations", True)]
+    assert told({"enabled": False}) == told({}) == []
+
+
+def test_files_in_results_of_tools_are_files() -> None:
+    document = {"type": "document", "source": PDF, "title": "a.pdf"}
+    found = asked([USER, calls("a"), {"role": "user", "content": [result("a", [document])]}])
+    data = "data:application/pdf;base64,JVBERg=="
+    assert found.request.messages[-1].content == [chat.FilePart({"filename": "a.pdf", "file_data": data})]
+    assert {feature for feature, _, _ in needs(found)} == {"files", "tool_images"}
+    assert {path for _, path, _ in native_needs(found.native)} == {"messages[2].content[0].content[0]"}
 
 
 def test_what_every_target_can_do_needs_nothing_of_its_own() -> None:

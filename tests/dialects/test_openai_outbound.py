@@ -244,6 +244,21 @@ def test_roles_names_and_texts_of_simpler_servers() -> None:
     assert found == [{"role": "system", "content": "a\nb"}, {"role": "user", "content": [*texts, image]}]
 
 
+def test_files_in_results_of_tools_follow() -> None:
+    file = {"type": "file", "file": {"filename": "a.pdf", "file_data": "data:application/pdf;base64,AA=="}}
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
+    given = (USER, PRESENT, {"role": "tool", "tool_call_id": "c", "content": [file, image]})
+    head = {"type": "text", "text": "What the tool gave for the call c:"}
+    assert messages(Quirks(tool_images=True), *given)[2:] == [
+        {**given[2], "content": [image]},
+        {"role": "user", "content": [head, file]},
+    ]
+    assert messages(Quirks(), *given)[2:] == [
+        {**given[2], "content": "The result is a file; it follows."},
+        {"role": "user", "content": [head, file, image]},
+    ]
+
+
 def test_images_in_results_of_tools_go_where_they_are_taken() -> None:
     image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}}
     given = (USER, PRESENT, {"role": "tool", "tool_call_id": "c", "content": [image]})

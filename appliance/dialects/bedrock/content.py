@@ -122,15 +122,15 @@ def document(part: chat.FilePart, path: str, documents: Documents) -> Block:
     return {"document": {"format": form, "name": name, "source": {"bytes": content}}}
 
 
-def tool_result(message: chat.ToolMessage, path: str, *, caches: bool) -> list[Block]:
+def tool_result(message: chat.ToolMessage, path: str, documents: Documents, *, caches: bool) -> list[Block]:
     """A tool's answer, and the cache point behind it if one of its parts has one: inside it may be none."""
     content = message.content
-    inner = parts(content, f"{path}.content", Documents(), caches=False) or [{"text": _NOTHING}]
+    inner = parts(content, f"{path}.content", documents, caches=False) or [{"text": _NOTHING}]
     result: Block = {"toolUseId": tool_use_id(message.tool_call_id), "content": inner}
     if message.is_error:
         result["status"] = "error"
     blocks: list[Block] = [{"toolResult": result}]
     if caches and isinstance(content, list):
-        marks = [part.cache_control for part in content if part.cache_control is not None]
+        marks = [mark for part in content if (mark := getattr(part, "cache_control", None)) is not None]
         blocks += cache_point(marks[-1] if marks else None)
     return blocks

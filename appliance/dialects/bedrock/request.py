@@ -118,7 +118,7 @@ def _conversation(
             if not blocks:
                 continue  # it said nothing
         elif isinstance(message, chat.ToolMessage):
-            role, blocks = "user", tool_result(message, path, caches=caches)
+            role, blocks = "user", tool_result(message, path, documents, caches=caches)
         else:
             role, blocks = "user", parts(message.content, f"{path}.content", documents, caches=caches)
             if not blocks:

@@ -130,9 +130,10 @@ def _answer(message: chat.AssistantMessage) -> dict[str, Any]:
 
 def _result(message: chat.ToolMessage, i: int) -> Any:
     for k, part in enumerate(message.content):
-        if isinstance(part, chat.ImagePart):
+        if isinstance(part, chat.ImagePart | chat.FilePart):
             field = f"messages[{i}].content[{k}]"
-            raise UnsupportedParameter(f"{field}: this target takes no images in results of tools.", param=field)
+            what = "images" if isinstance(part, chat.ImagePart) else "files"
+            raise UnsupportedParameter(f"{field}: this target takes no {what} in results of tools.", param=field)
     if isinstance(message.content, str):
         return message.content
     return [{"type": "text", "text": part.text} for part in message.content if isinstance(part, chat.TextPart)]

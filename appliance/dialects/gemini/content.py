@@ -128,22 +128,22 @@ class _Results:
         self._ids = ids
         self._parts: list[Part] = []
         self._beside: list[Part] = []
-        """Images of results, for models that take none in them."""
+        """Images and files of results, for models that take none in them."""
 
     def add(self, message: chat.ToolMessage, name: str, i: int) -> None:
         text: Any = joined(message.content)
         shape: dict[str, Any] = {"name": name, "response": {"error" if message.is_error else "output": text}}
         if self._ids:
             shape["id"] = message.tool_call_id
-        images = [
-            _image(part, f"messages[{i}].content[{k}]")
+        media = [
+            _user_part(part, f"messages[{i}].content[{k}]")
             for k, part in enumerate(message.content)
-            if isinstance(part, chat.ImagePart)
+            if isinstance(part, chat.ImagePart | chat.FilePart)
         ]
-        if self._model.newest and images:
-            shape["parts"] = images
+        if self._model.newest and media:
+            shape["parts"] = media
         else:
-            self._beside += images
+            self._beside += media
         self._parts.append({"functionResponse": shape})
 
     def flush(self, turns: list[dict[str, Any]]) -> None:

@@ -205,7 +205,7 @@ def _user(blocks: list[Any], found: list[chat.Message]) -> None:
         if isinstance(block, m.ToolResultBlock):
             content = block.content or ""
             if not isinstance(content, str):
-                content = _short([part for inner in content for part in _parts(inner, files=False)])
+                content = _short([part for inner in content for part in _parts(inner, files=True)])
             found.append(chat.ToolMessage(content, block.tool_use_id, is_error=block.is_error))
         else:
             parts += _parts(block, files=True)
@@ -339,11 +339,12 @@ def _block_needs(block: Any, path: str) -> Iterator[tuple[str, str, bool]]:
     elif isinstance(block, m.ToolResultBlock):
         for k, inner in enumerate(block.content if isinstance(block.content, list) else ()):
             at = f"{path}.content[{k}]"
-            if isinstance(inner, m.ImageBlock):
-                yield "tool_images", at, False
-            if isinstance(inner, m.DocumentBlock) and isinstance(inner.source, m.Base64Source):
-                yield "anthropic_content", at, False
-            yield from _block_needs(inner, at)
+            for need in _block_needs(inner, at):
+                yield need
+                if need[0] in ("images", "files"):
+                    yield "tool_images", at, False
+    elif isinstance(block, m.SearchResultBlock):
+        yield from _citation_needs(block, path)
     else:
         yield "anthropic_content", f"{path}.type", False
 
@@ -356,10 +357,15 @@ def _image_needs(block: m.ImageBlock, path: str) -> Iterator[tuple[str, str, boo
         yield "file_ids", f"{path}.source.file_id", False
 
 
+def _citation_needs(block: m.DocumentBlock | m.SearchResultBlock, path: str) -> Iterator[tuple[str, str, bool]]:
+    """Without the notion the text is read all the same; the answer does not say where it has something from."""
+    if block.citations is not None and block.citations.enabled:
+        yield "citations", f"{path}.citations", True
+
+
 def _document_needs(block: m.DocumentBlock, path: str) -> Iterator[tuple[str, str, bool]]:
     source = block.source
-    if block.citations is not None and block.citations.enabled:
-        yield "citations", f"{path}.citations", False
+    yield from _citation_needs(block, path)
     if isinstance(source, m.Base64Source):
         yield "files", path, False
     elif isinstance(source, m.UrlSource):

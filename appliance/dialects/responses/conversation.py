@@ -195,16 +195,19 @@ def _image(part: InputImage) -> chat.ImagePart | chat.FilePart:
 
 
 def _address(part: InputImage) -> chat.ImageUrl:
-    return chat.ImageUrl(part.image_url or "", "high" if part.detail == "original" else part.detail)
+    return chat.ImageUrl(part.image_url or "", part.detail)
 
 
-def _output(item: FunctionOutputItem) -> str | list[chat.TextPart | chat.ImagePart]:
+def _output(item: FunctionOutputItem) -> str | list[chat.TextPart | chat.ImagePart | chat.FilePart]:
     if isinstance(item.output, str):
         return item.output
-    parts: list[chat.TextPart | chat.ImagePart] = []
+    parts: list[chat.TextPart | chat.ImagePart | chat.FilePart] = []
     for part in item.output:
         if isinstance(part, InputText):
             parts.append(chat.TextPart(part.text))
         elif isinstance(part, InputImage) and part.image_url:
             parts.append(chat.ImagePart(_address(part)))
+        elif isinstance(part, InputFile) and part.file_data:
+            named = {"filename": part.filename, "file_data": part.file_data}
+            parts.append(chat.FilePart({name: value for name, value in named.items() if value is not None}))
     return _lone(parts) if parts else ""

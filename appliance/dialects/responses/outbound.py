@@ -31,7 +31,7 @@ FEATURES = frozenset(
 )
 """What the dialect has a notion for, of the features of a canonical request."""
 
-NATIVE_FEATURES = FEATURES | {"responses_tools", "responses_items", "tool_files", "truncation"}
+NATIVE_FEATURES = FEATURES | {"responses_tools", "responses_items", "truncation"}
 """What OpenAI's own endpoint takes of a client that speaks the dialect itself. Not among them is what would let a
 caller name files of the provider's account (`file_ids`) or have addresses fetched (`file_addresses`)."""
 

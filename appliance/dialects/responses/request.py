@@ -333,9 +333,6 @@ def native_needs(native: ResponsesRequest) -> Iterator[tuple[str, str, bool]]:
         elif isinstance(typed, MessageItem) and isinstance(typed.content, list):
             yield from _media(typed.content, f"{path}.content")
         elif isinstance(typed, FunctionOutputItem) and isinstance(typed.output, list):
-            for k, part in enumerate(typed.output):
-                if isinstance(part, InputFile):
-                    yield "tool_files", f"{path}.output[{k}]", False
             yield from _media(typed.output, f"{path}.output")
 
 
