@@ -57,6 +57,7 @@ UserParts = Annotated[list[TextPart | ImagePart | AudioPart | FilePart], Meta(mi
 ToolParts = Annotated[list[TextPart | ImagePart | FilePart], Meta(min_length=1)]
 AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\s<|\\/>]+$")]
+ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class SystemMessage(
@@ -381,7 +382,7 @@ def needs(request: ChatRequest) -> Iterator[tuple[str, str, bool]]:
                 if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
                     # A caller never makes the gateway or a target fetch an address: media travels in the request.
                     yield "image_addresses", f"messages[{i}].content[{k}].image_url.url", False
-        elif isinstance(message, ToolMessage):
+        elif isinstance(message, ToolMessage) and isinstance(message.content, list):
             for k, part in enumerate(message.content):
                 if isinstance(part, FilePart):
                     yield "files", f"messages[{i}].content[{k}]", False

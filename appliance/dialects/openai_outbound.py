@@ -69,8 +69,6 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Results of tools may hold images; where not, they follow in a message of the user, as files always do."""
     cache_control: bool = False
     """It knows Anthropic's marks on parts and tools."""
-    original_detail: bool = False
-    """Images may be looked at in their original size; where not, high is nearest."""
     names: bool = True
     """Messages may have a name."""
     prefix: dict[str, Any] | None = None

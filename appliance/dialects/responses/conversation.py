@@ -195,7 +195,7 @@ def _image(part: InputImage) -> chat.ImagePart | chat.FilePart:
 
 
 def _address(part: InputImage) -> chat.ImageUrl:
-    return chat.ImageUrl(part.image_url or "", part.detail)
+    return chat.ImageUrl(part.image_url or "", "high" if part.detail == "original" else part.detail)
 
 
 def _output(item: FunctionOutputItem) -> str | list[chat.TextPart | chat.ImagePart | chat.FilePart]:
