@@ -40,10 +40,11 @@ from appliance.routing.explain import Explanation
 from appliance.routing.health import Health
 from appliance.routing.plan import Plan, Situation, explain_plan, make_plan, plain_plan
 from appliance.routing.residency import Demand
-from appliance.routing.routes import Route, Router, Shadow
+from appliance.routing.routes import Route, Router
 from appliance.routing.watch import Running, Watch
 from appliance.settings.recording import Content
-from appliance.shadows import PIECES, Given, Shadows
+from appliance.shadow_answers import Given
+from appliance.shadows import PIECES, Drawn, Shadows
 from appliance.wishes import PRIORITY_HEADER, SESSION_HEADER, TAGS_HEADER, parse_session, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
@@ -179,7 +180,7 @@ class Exchange:
         """What is kept of an answer that its caller may ask for again."""
         self._error: OutpostError | None = None
         self._policy: Content = "none"
-        self._drawn: tuple[tuple[Shadow, ...], Route, Asked] | None = None
+        self._drawn: Drawn | None = None
         """Shadows that the request falls to."""
         self.demands: list[Demand] = []
         """Where verdicts about its texts want the data to stay; what the key and the route want comes on top."""
@@ -242,7 +243,7 @@ class Exchange:
         elif request.stream:
             self._relay.kept, self._relay.keep_most = [], STREAM_OVERHEAD * gateway.contents.most
         self.row.stream = bool(request.stream)
-        if route.shadows:
+        if route.shadowed:
             self._draw(route, asked)
         health = gateway.health
         plan = None if self.demands else plain_plan(route, self._kind, asked, limited, health.board, health.clock())
@@ -257,8 +258,8 @@ class Exchange:
 
     def _draw(self, route: Route, asked: Asked) -> None:
         """Choose the shadows that the request falls to; the caller's answer is kept for them."""
-        if drawn := self._gateway.shadows.draw(route, self._kind):
-            self._drawn = drawn, route, asked
+        if drawn := self._gateway.shadows.draw(route, self._kind, asked):
+            self._drawn = drawn
             if self.row.stream:
                 relay = self._relay
                 relay.kept, relay.keep_most = [] if relay.kept is None else relay.kept, max(relay.keep_most, PIECES)
@@ -339,6 +340,8 @@ class Exchange:
     def fail(self, error: OutpostError) -> Answer:
         """The answer that tells of an error: a whole one, or the last event of a stream that has begun."""
         row, self._error = self.row, error
+        if self._drawn is not None:
+            self._drawn.drop(row)
         self.settle()
         row.error_code = error.code
         if notes := getattr(error, "__notes__", None):
@@ -369,6 +372,8 @@ class Exchange:
     async def record(self, answer: Answer) -> Answer:
         """Make the row durable; without that the answer is withheld."""
         self.row.duration_s = self._now()
+        if (drawn := self._drawn) is not None and self.row.outcome == "completed":
+            drawn.name(self.row, self._principal.restrictions, self._situation(drawn.asked))
         if self._policy != "none" or self._prepared is not None:
             # It may take a while, and a client that leaves meanwhile changes nothing.
             return await asyncio.shield(self._gateway.spawn(self._record_with_texts(answer)))
@@ -416,11 +421,8 @@ class Exchange:
 
     def shadow(self, answer: Answer) -> None:
         """Have shadows asked what the caller has been answered, if it has. Waits for none of them."""
-        if self._drawn is None or self.row.outcome != "completed":
-            return
-        drawn, route, asked = self._drawn
-        allowed, given = self._principal.restrictions, Given(self.row, answer.body, self._relay.kept or ())
-        self._gateway.shadows.ask(drawn, route, self._kind, asked, allowed, self._situation(asked), given)
+        if self._drawn is not None:
+            self._drawn.ask(Given(self.row, answer.body, self._relay.kept or ()))
 
     def _submit(self) -> asyncio.Future[None]:
         """Done once the row is on record and the limits know, or raises RecordsUnavailable. Whoever waits for it may be

@@ -1,8 +1,8 @@
 """Shadows: targets that get a share of a route's requests too, so that their answers can be compared.
 
-A shadow is asked once the caller's answer is on record, in the background and in one piece. Nobody waits for it, nobody
-is charged for it, and it takes a place at a busy target from nobody who waits there. Of its answer nothing is kept but
-how it compares.
+A shadow is asked once the caller's answer is on record, in the background and in one piece. The record names it: whom a
+request may have been sent to can be proved. Nobody waits for it, nobody is charged for it, and it takes a place at a
+busy target from nobody who waits there. Of its answer nothing is kept but how it compares.
 """
 
 from __future__ import annotations
@@ -11,27 +11,24 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
-from appliance.dialects import openai_reader
 from appliance.dialects.asked import Asked
 from appliance.dialects.kinds import Kind
-from appliance.dialects.messages import reader as messages_reader
-from appliance.dialects.responses import reader as responses_reader
 from appliance.dialects.tally import Tally
 from appliance.errors import OutpostError, UpstreamTimeout
 from appliance.pricing import FREE, Consumption, Prices, cost
 from appliance.providers.upstream import Call
-from appliance.records.rows import ExchangeRow
+from appliance.records.rows import SHADOW, Attempt, ExchangeRow, tries
 from appliance.routing.breaker import usable
 from appliance.routing.health import Health
 from appliance.routing.plan import Allowed, Candidate, Situation, fit_shadow
 from appliance.routing.routes import Route, Shadow
 from appliance.routing.shadow import COMPARED, Comparison, Said, compare
-from runtimes.engine import Delta, Event, Finished
+from appliance.shadow_answers import READERS, Given, Result, heard, result_of, said_by_given
+from runtimes.engine import Event
 
 logger = logging.getLogger("outpost.shadows")
 
@@ -41,19 +38,6 @@ KEPT = 100
 """Comparisons that are kept of a route, the latest."""
 PIECES = 64 * COMPARED * 4
 """Bytes of a stream that are kept to be compared: frames and fields are most of it."""
-
-Result = Literal["same", "different", "failed", "skipped", "dropped"]
-"""failed: the shadow gave no answer. skipped: it could not have the request, or had no room for it. dropped: too many
-were under way."""
-ReadWhole = Callable[[bytes, str, Any], list[Event]]
-
-READERS: Mapping[str, ReadWhole] = {
-    "chat.completions": openai_reader.read_whole,
-    "completions": openai_reader.read_whole,
-    "messages": lambda body, target, request: messages_reader.read_whole(body, target),
-    "responses": lambda body, target, request: responses_reader.read_events(body, target),
-}
-"""Kinds of requests that have shadows, and what reads their whole answers."""
 
 
 class Visit(Protocol):
@@ -77,16 +61,6 @@ class Clock(Protocol):
 
 Told = Callable[[str, str, str, float | None, int], None]
 """Gets route, shadow, result, similarity (None where nothing was compared) and nano-USD."""
-
-
-class Given(NamedTuple):
-    """A complete answer that a caller was given."""
-
-    row: ExchangeRow
-    last: bytes
-    """The whole answer, or the last events of a stream."""
-    pieces: Sequence[bytes] = ()
-    """Of a stream, from its beginning, perhaps not to its end."""
 
 
 class Compared(msgspec.Struct, frozen=True):
@@ -158,31 +132,47 @@ class Shadows:
         self._closed = False
         self.running: set[asyncio.Task[None]] = set()
 
-    def draw(self, route: Route, kind: Kind) -> tuple[Shadow, ...]:
-        """Those of a route's shadows whose share a request falls into."""
+    def draw(self, route: Route, kind: Kind, asked: Asked) -> Drawn | None:
+        """Those of a route's shadows whose share a request falls into; None: it falls into none's."""
         if self._closed or kind.name not in READERS:
-            return ()
+            return None
         random = self._health.random
-        return tuple([shadow for shadow in route.shadows if random() < shadow.share])
+        lots = [_Lot(shadow, (route,), {}) for shadow in route.shadows if random() < shadow.share]
+        lots += [
+            _Lot(each.shadow, (route, *each.routes), each.overrides)
+            for each in route.inside
+            if random() < each.shadow.share
+        ]
+        return Drawn(self, lots, kind, asked) if lots else None
 
-    def ask(
-        self,
-        drawn: Iterable[Shadow],
-        route: Route,
-        kind: Kind,
-        asked: Asked,
-        allowed: Allowed | None,
-        situation: Situation,
-        given: Given,
-    ) -> None:
-        """Have shadows asked what a caller has been answered. Returns at once."""
-        for shadow in drawn:
-            name = shadow.target.name
+    def choose(
+        self, lots: Iterable[_Lot], kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation, target: str
+    ) -> list[_Inquiry]:
+        """Those that may have what `target` has answered, and could have it now."""
+        found: list[_Inquiry] = []
+        for lot in lots:
+            own, name = lot.routes[-1], lot.shadow.target.name
+            if len(lot.routes) > 1 and all(each.name != target for each in own.all_targets()):
+                continue  # another route's target has answered
             if self._closed or len(self.running) >= self._most:
-                self._count(route.model, name, "dropped", None, 0)
+                self._count(own.model, name, "dropped", None, 0)
                 continue
-            inquiry = _Inquiry(shadow, route, kind, asked, allowed, situation, given)
-            task = asyncio.create_task(self._try(inquiry))
+            try:
+                candidate = _fitted(lot, kind, asked, allowed, situation)
+                self._check_up(name)
+            except _Skipped as skipped:
+                self._skip(own.model, name, skipped)
+            else:
+                found.append(_Inquiry(lot.routes, candidate, kind, asked, situation.partition))
+        return found
+
+    def ask(self, inquiries: Iterable[_Inquiry], given: Given) -> None:
+        """Have shadows asked what a caller has been answered. Returns at once."""
+        for inquiry in inquiries:
+            if self._closed or len(self.running) >= self._most:
+                self._count(inquiry.route, inquiry.name, "dropped", None, 0)
+                continue
+            task = asyncio.create_task(self._try(inquiry, given))
             self.running.add(task)
             task.add_done_callback(self.running.discard)
 
@@ -219,32 +209,34 @@ class Shadows:
 
     # --- one of them --------------------------------------------------------------------------------
 
-    async def _try(self, inquiry: _Inquiry) -> None:
+    async def _try(self, inquiry: _Inquiry, given: Given) -> None:
         """Nothing that goes wrong in here is anybody's error but ours."""
-        route, name = inquiry.route.model, inquiry.shadow.target.name
+        route, name = inquiry.route, inquiry.name
         try:
-            await self._compare(inquiry)
+            outcome = await self._asked(inquiry, given.row)
+            # Not on the event loop: long texts take milliseconds.
+            comparison = await asyncio.to_thread(_compared, inquiry, given, outcome)
+            self._put(inquiry, given.row, comparison, outcome.cost_nanousd)
         except _Skipped as skipped:
-            self._of(route).skipped_for[name] = str(skipped)
-            self._count(route, name, "skipped", None, 0)
+            self._skip(route, name, skipped)
         except Exception:
             logger.exception("shadow_broken", extra={"route": route, "shadow": name})
             self._count(route, name, "failed", None, 0)
 
-    async def _compare(self, inquiry: _Inquiry) -> None:
-        candidate = _fitted(inquiry)
-        outcome = await self._asked(inquiry, candidate)
-        # Not on the event loop: long texts take milliseconds.
-        comparison = await asyncio.to_thread(_compared, inquiry, candidate, outcome)
-        self._put(inquiry, comparison, outcome.cost_nanousd)
+    def _skip(self, route: str, name: str, skipped: _Skipped) -> None:
+        self._of(route).skipped_for[name] = str(skipped)
+        self._count(route, name, "skipped", None, 0)
 
-    async def _asked(self, inquiry: _Inquiry, candidate: Candidate) -> _Outcome:
+    def _check_up(self, name: str) -> None:
         """Raises _Skipped."""
-        health, name = self._health, candidate.target.name
-        partition = inquiry.situation.partition
-        visit = self._gates.enter(name, "batch", partition, choices=candidate.request.choices)
-        if not usable(health.board.standing(name, health.clock())):
+        if not usable(self._health.board.standing(name, self._health.clock())):
             raise _Skipped("it is left alone")
+
+    async def _asked(self, inquiry: _Inquiry, row: ExchangeRow) -> _Outcome:
+        """Raises _Skipped."""
+        health, name, candidate = self._health, inquiry.name, inquiry.candidate
+        visit = self._gates.enter(name, "batch", inquiry.partition, choices=candidate.request.choices)
+        self._check_up(name)
         if not visit.enter_at_once():
             raise _Skipped("it is busy")
         try:
@@ -253,11 +245,11 @@ class Shadows:
                 flight = health.began(_card(name), 0)
             except OutpostError as resting:
                 raise _Skipped(f"it is left alone: {resting.message}") from None
-            call = self._call(inquiry, candidate, visit)
+            call = self._call(inquiry, row, visit)
             began, error, body = self._clock.monotonic(), "", b""
             failure: BaseException | None = None
             try:
-                async with asyncio.timeout(inquiry.route.deadlines.total):
+                async with asyncio.timeout(inquiry.routes[0].deadlines.total):
                     body = await candidate.target.upstream.whole(call)
             except TimeoutError:
                 failure = UpstreamTimeout(f"{name} did not answer in time.")
@@ -275,19 +267,19 @@ class Shadows:
         finally:
             visit.leave()
 
-    def _call(self, inquiry: _Inquiry, candidate: Candidate, visit: Visit) -> Call:
-        row = inquiry.given.row
+    def _call(self, inquiry: _Inquiry, row: ExchangeRow, visit: Visit) -> Call:
+        candidate = inquiry.candidate
         return Call(
             id=row.id,
             created=int(row.started_at),
             kind=inquiry.kind,
             request=candidate.request,
             model=candidate.target.model,
-            partition=inquiry.situation.partition,
-            connect_s=inquiry.route.deadlines.connect,
+            partition=inquiry.partition,
+            connect_s=inquiry.routes[0].deadlines.connect,
             tally=Tally(),
             native=candidate.native,
-            drop=inquiry.route.drop_unsupported,
+            drop=inquiry.routes[0].drop_unsupported,
             ended=visit.give_back,
         )
 
@@ -310,8 +302,8 @@ class Shadows:
 
     # --- what comes of it ---------------------------------------------------------------------------
 
-    def _put(self, inquiry: _Inquiry, comparison: Comparison, cost_nanousd: int) -> None:
-        row, route, name = inquiry.given.row, inquiry.route.model, inquiry.shadow.target.name
+    def _put(self, inquiry: _Inquiry, row: ExchangeRow, comparison: Comparison, cost_nanousd: int) -> None:
+        route, name = inquiry.route, inquiry.name
         result = result_of(comparison)
         found = Compared(self._clock.wall(), row.id, row.target or "", name, result, comparison)
         self._of(route).latest.append(found)
@@ -337,16 +329,59 @@ class Shadows:
         return self._routes.setdefault(route, _Route())
 
 
-class _Inquiry(NamedTuple):
-    """What a shadow is to be asked, and what to compare its answer with."""
+class Drawn:
+    """The shadows that one request falls to."""
+
+    def __init__(self, shadows: Shadows, lots: list[_Lot], kind: Kind, asked: Asked) -> None:
+        self.asked = asked
+        self._shadows = shadows
+        self._lots = lots
+        self._kind = kind
+        self._chosen: list[_Inquiry] = []
+
+    def name(self, row: ExchangeRow, allowed: Allowed | None, situation: Situation) -> None:
+        """Put those that are to be asked on record. To be done once the caller is answered, and before the row is
+        written."""
+        found = self._shadows.choose(self._lots, self._kind, self.asked, allowed, situation, row.target or "")
+        self._chosen = found
+        row.attempts += [Attempt(each.name, row.duration_s, 0.0, SHADOW) for each in found]
+
+    def drop(self, row: ExchangeRow) -> None:
+        """None is asked: the caller was not answered after all."""
+        self._chosen = []
+        row.attempts = tries(row)
+
+    def ask(self, given: Given) -> None:
+        """To be done once the row is written."""
+        self._shadows.ask(self._chosen, given)
+
+
+class _Lot(NamedTuple):
+    """A shadow that a request falls to."""
 
     shadow: Shadow
-    route: Route
+    routes: tuple[Route, ...]
+    """See routing.plan.fit_shadow."""
+    overrides: Mapping[str, object]
+
+
+class _Inquiry(NamedTuple):
+    """What a shadow is to be asked."""
+
+    routes: tuple[Route, ...]
+    candidate: Candidate
     kind: Kind
     asked: Asked
-    allowed: Allowed | None
-    situation: Situation
-    given: Given
+    partition: str
+
+    @property
+    def route(self) -> str:
+        """Whose shadow it is."""
+        return self.routes[-1].model
+
+    @property
+    def name(self) -> str:
+        return self.candidate.target.name
 
 
 class _Outcome(NamedTuple):
@@ -372,11 +407,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _fitted(inquiry: _Inquiry) -> Candidate:
+def _fitted(lot: _Lot, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation) -> Candidate:
     """The request as the shadow gets it. Raises _Skipped."""
-    _, route, kind, asked, allowed, situation, _ = inquiry
+    whole = _whole(kind, asked)
     try:
-        candidate, why = fit_shadow(route, kind, _whole(kind, asked), allowed, situation, inquiry.shadow.target)
+        candidate, why = fit_shadow(lot.routes, kind, whole, allowed, situation, lot.shadow.target, lot.overrides)
     except OutpostError as error:
         raise _Skipped(error.message) from None
     if candidate is None:
@@ -397,27 +432,16 @@ def _whole(kind: Kind, asked: Asked) -> Asked:
     return Asked(plain, native)
 
 
-# --- comparing: pure --------------------------------------------------------------------------------
-
-
-def result_of(comparison: Comparison) -> Result:
-    """Same: the same text but for its spacing and upper case, the same calls of tools, the same end."""
-    if comparison.error:
-        return "failed"
-    alike = comparison.similarity == 1.0 and comparison.same_tool_calls and comparison.same_finish_reason
-    return "same" if alike else "different"
-
-
-def _compared(inquiry: _Inquiry, candidate: Candidate, outcome: _Outcome) -> Comparison:
-    said = said_by_given(inquiry.kind, inquiry.asked.request, inquiry.given)
+def _compared(inquiry: _Inquiry, given: Given, outcome: _Outcome) -> Comparison:
+    said = said_by_given(inquiry.kind, inquiry.asked.request, given)
     events: list[Event] = []
     error = outcome.error
     if not error:
         try:
-            events = READERS[inquiry.kind.name](outcome.body, candidate.target.name, candidate.request)
+            events = READERS[inquiry.kind.name](outcome.body, inquiry.name, inquiry.candidate.request)
         except OutpostError as unreadable:
             error = unreadable.code
-    told = _heard(events)
+    told = heard(events)
     shadow = Said(
         *told,
         seconds=outcome.seconds,
@@ -426,44 +450,3 @@ def _compared(inquiry: _Inquiry, candidate: Candidate, outcome: _Outcome) -> Com
         error=error,
     )
     return compare(said, shadow)
-
-
-def said_by_given(kind: Kind, request: Any, given: Given) -> Said:
-    """What the caller was told. Of an answer that was too long to be kept whole, as far as it was."""
-    row = given.row
-    events: list[Event] = []
-    target = row.target or "target"
-    with suppress(OutpostError):
-        if not row.stream:
-            events = READERS[kind.name](given.last, target, request)
-        elif kind.make_reader is not None:
-            reader = kind.make_reader(target, request)
-            for piece in (*given.pieces, given.last):
-                events += reader.feed(piece) if piece else []
-    told = _heard(events)
-    if not told[2] and row.finish_reasons:
-        told = (told[0], told[1], row.finish_reasons[0])
-    return Said(
-        *told,
-        ttft_s=row.ttft_s if row.stream else None,
-        seconds=row.duration_s,
-        completion_tokens=row.completion_tokens,
-        cost_nanousd=row.cost_nanousd,
-    )
-
-
-def _heard(events: Iterable[Event]) -> tuple[str, tuple[tuple[str, str], ...], str]:
-    """Text, calls of tools (name, arguments) and finish reason of the first choice."""
-    text: list[str] = []
-    calls: dict[int, list[str]] = {}
-    reason = ""
-    for event in events:
-        if isinstance(event, Delta) and event.index == 0:
-            text.append(event.text or event.refusal)
-            for piece in event.tool_calls:
-                call = calls.setdefault(piece.index, ["", ""])
-                call[0] += piece.name
-                call[1] += piece.arguments
-        elif isinstance(event, Finished) and event.index == 0:
-            reason = event.reason
-    return "".join(text), tuple([(name, arguments) for name, arguments in calls.values()]), reason

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -25,6 +25,9 @@ from appliance.routing.strategies import Asking, Choice, Zone, rank
 
 EXPECTED_OUTPUT = 256
 """Tokens of an answer of which nobody says how long it may be, for comparing targets."""
+
+
+_NO_OVERRIDES: Mapping[str, object] = {}
 
 
 class Candidate(msgspec.Struct, frozen=True):
@@ -135,12 +138,19 @@ def plain_plan(
 
 
 def fit_shadow(
-    route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation, target: Target
+    routes: Sequence[Route],
+    kind: Kind,
+    asked: Asked,
+    allowed: Allowed | None,
+    situation: Situation,
+    target: Target,
+    overrides: Mapping[str, object] = _NO_OVERRIDES,
 ) -> tuple[Candidate | None, str]:
     """The request as a shadow gets it, where the same rules let it have the request as hold for targets; else None, and
-    why."""
-    planner = _Planner(route, kind, asked, allowed, situation)
-    candidate = planner.shadow(target)
+    why. routes: that which was asked for, and the way from there to the one whose shadow it is; overrides: of the way.
+    """
+    planner = _Planner(routes[0], kind, asked, allowed, situation)
+    candidate = planner.shadow(target, routes[1:], dict(overrides))
     return candidate, "; ".join(planner.why())
 
 
@@ -184,12 +194,17 @@ class _Planner:
         if route.keep != "any":
             self._demands.append(residency.Demand(route.keep, f"the route {route.model}", route.keep_action))
 
-    def _inside(self, nested: Nested, overrides: dict[str, object]) -> list[Candidate]:
-        """The candidates of a route inside the route. What it demands holds also when it is reached through another."""
-        outer, known = self._within, len(self._demands)
-        self._demand(nested.route)
+    def _go_inside(self, route: Route) -> None:
+        """What a route inside the route demands holds also when it is reached through another."""
+        known = len(self._demands)
+        self._demand(route)
         if len(self._demands) > known:
             self._within = residency.strictest(self._demands)
+
+    def _inside(self, nested: Nested, overrides: dict[str, object]) -> list[Candidate]:
+        """The candidates of a route inside the route."""
+        outer, known = self._within, len(self._demands)
+        self._go_inside(nested.route)
         found = self.candidates(nested.route, {**overrides, **nested.overrides})
         self._within = outer
         del self._demands[known:]
@@ -266,9 +281,11 @@ class _Planner:
             native = self._kind.carry(native, request, wanted)
         return Candidate(target, wanted, native, verdict.pseudonymise)
 
-    def shadow(self, target: Target) -> Candidate | None:
+    def shadow(self, target: Target, way: Sequence[Route], overrides: dict[str, object]) -> Candidate | None:
         """A target that is asked beside the plan. Nothing is masked for it: what must be, it does not get."""
-        candidate = self._fitted(target, {})
+        for route in way:
+            self._go_inside(route)
+        candidate = self._fitted(target, overrides)
         if candidate is None or not candidate.pseudonymise:
             return candidate
         self._cut.append(_Cut(target, "what is sensitive would have to be masked for it"))

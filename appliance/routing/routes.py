@@ -80,6 +80,16 @@ class Shadow(msgspec.Struct, frozen=True):
     share: float = 1.0
 
 
+class Inside(msgspec.Struct, frozen=True):
+    """A shadow of a route inside another one, as the outer one sees it."""
+
+    shadow: Shadow
+    routes: tuple[Route, ...]
+    """The way to it: the routes inside the outer one, the last is the shadow's own."""
+    overrides: Mapping[str, Any]
+    """Of the way."""
+
+
 class Route(msgspec.Struct, frozen=True):
     model: str
     targets: tuple[Target | Nested, ...]
@@ -106,6 +116,10 @@ class Route(msgspec.Struct, frozen=True):
     """Whether the order of the targets is more than that of the file. Found out when it is made, like the next."""
     plain: bool = False
     """No target has a condition or is a route, nothing is scored, and data may go anywhere."""
+    inside: tuple[Inside, ...] = ()
+    """The shadows of routes inside it, which get what these routes have answered."""
+    shadowed: bool = False
+    """There are shadows, its own or inside."""
 
     def __post_init__(self) -> None:
         scored = self.strategy != "priority" or any(each.share is not None for each in self.targets)
@@ -113,6 +127,9 @@ class Route(msgspec.Struct, frozen=True):
         plain = plain and all(isinstance(each, Target) and each.when is None for each in self.targets)
         msgspec.structs.force_setattr(self, "scored", scored)
         msgspec.structs.force_setattr(self, "plain", plain)
+        inside = tuple(found for each in self.targets if isinstance(each, Nested) for found in _inside(each))
+        msgspec.structs.force_setattr(self, "inside", inside)
+        msgspec.structs.force_setattr(self, "shadowed", bool(self.shadows or inside))
 
     @property
     def uses_complexity(self) -> bool:
@@ -130,6 +147,13 @@ class Route(msgspec.Struct, frozen=True):
                 yield from each.route.all_targets()
             else:
                 yield each
+
+
+def _inside(nested: Nested) -> Iterator[Inside]:
+    for shadow in nested.route.shadows:
+        yield Inside(shadow, (nested.route,), nested.overrides)
+    for each in nested.route.inside:
+        yield Inside(each.shadow, (nested.route, *each.routes), {**nested.overrides, **each.overrides})
 
 
 class Router:

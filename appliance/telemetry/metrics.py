@@ -19,6 +19,7 @@ from prometheus_client.registry import Collector
 
 from appliance.errors import OutpostError
 from appliance.records.rows import Attempt, ExchangeRow, Outcome
+from appliance.records.rows import tries as tries_of
 from appliance.settings.admission import PRIORITIES
 from appliance.settings.limiting import Scope
 from appliance.telemetry.series import (
@@ -226,7 +227,7 @@ class Metrics:
         if row.queue_s is not None:
             places.queue.observe(row.queue_s)
         add = self.tokens.add
-        tries, cost, prompt, output = row.attempts, row.cost_nanousd, row.prompt_tokens, row.completion_tokens
+        tries, cost, prompt, output = tries_of(row), row.cost_nanousd, row.prompt_tokens, row.completion_tokens
         if len(tries) > 1:
             others = self._others(row, tries)
             prompt, output, cost = prompt - others[0], output - others[1], cost - others[2]

@@ -37,7 +37,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from appliance.records.rows import Attempt, ExchangeRow
+from appliance.records.rows import Attempt, ExchangeRow, tries
 from appliance.settings.telemetry import Otlp
 from appliance.telemetry import semconv
 from appliance.telemetry.semconv import Described
@@ -238,7 +238,7 @@ class Exporter:
         told = semconv.common(row, target)
         record = self._instruments
         record[semconv.REQUEST_DURATION].record(row.duration_s, told)
-        for attempt in row.attempts:
+        for attempt in tries(row):
             about = semconv.of_attempt(row, attempt, self.targets.get(attempt.target))
             record[semconv.CLIENT_DURATION].record(attempt.duration_s, about)
         for kind, tokens in (("input", row.prompt_tokens), ("output", row.completion_tokens)):
@@ -268,7 +268,7 @@ class Exporter:
         if row.outcome in _FAILURES:
             span.set_status(Status(StatusCode.ERROR))
         above = _below(trace.trace_id, trace.span_id, remote=False)
-        for index, attempt in enumerate(row.attempts):
+        for index, attempt in enumerate(tries(row)):
             self._tell_attempt(row, attempt, above, _attempt_id(trace, index))
         span.end(begin + _nanoseconds(row.duration_s))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from appliance.records.rows import Attempt, ExchangeRow
+from appliance.records.rows import Attempt, ExchangeRow, tries
 from appliance.settings.providers import ANY, OPENAI_BASE_URL, Provider
 from appliance.settings.routing import DeploymentTarget
 from appliance.settings.schema import Settings
@@ -139,7 +139,7 @@ def common(row: ExchangeRow, target: Described | None) -> Attributes:
 def of_exchange(row: ExchangeRow, target: Described | None) -> Attributes:
     """The attributes of an exchange's span."""
     told = common(row, target)
-    told |= {HTTP_STATUS: row.status, RESPONSE_ID: row.id, ATTEMPTS: len(row.attempts), OUTCOME: row.outcome}
+    told |= {HTTP_STATUS: row.status, RESPONSE_ID: row.id, ATTEMPTS: len(tries(row)), OUTCOME: row.outcome}
     if row.usage_source != "none" or row.prompt_tokens or row.completion_tokens:
         told |= {INPUT_TOKENS: row.prompt_tokens, OUTPUT_TOKENS: row.completion_tokens}
     if row.cached_tokens:

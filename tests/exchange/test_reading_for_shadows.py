@@ -14,7 +14,7 @@ from appliance.dialects.kinds import CHAT, COMPLETIONS, KINDS, MESSAGES, RESPONS
 from appliance.dialects.tally import Tally
 from appliance.records.rows import ExchangeRow
 from appliance.routing.shadow import Comparison, Said, compare
-from appliance.shadows import READERS, Given, result_of, said_by_given
+from appliance.shadow_answers import READERS, Given, result_of, said_by_given
 from runtimes.engine import Delta, Event, Finished, ToolCallDelta, Usage
 
 WORD = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=8)

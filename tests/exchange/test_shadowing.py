@@ -16,6 +16,7 @@ from appliance.identity.principal import Principal, Restrictions
 from appliance.limits.admission import Opening
 from appliance.limits.fair_queue import Rules
 from appliance.pricing import Prices
+from appliance.records.rows import tries
 from appliance.routing.residency import Action
 from appliance.routing.routes import Deadlines, Shadow
 from appliance.settings.limiting import Price
@@ -108,8 +109,8 @@ async def test_the_caller_and_the_record_are_as_without_it(house: House, stream:
         row = await house.recorder.wait_for(count)
         await done(house)
         told.append((response.status, body.replace(response.headers["x-request-id"], "ID"), sorted(response.headers)))
-        tries = [each.target for each in row.attempts]
-        rows.append((row.outcome, row.target, row.cost_nanousd, row.prompt_tokens, row.completion_tokens, tries))
+        asked = [each.target for each in tries(row)]
+        rows.append((row.outcome, row.target, row.cost_nanousd, row.prompt_tokens, row.completion_tokens, asked))
     assert told[0] == told[1]
     assert rows[0] == rows[1]
     assert len(house.recorder.rows) == 2, "a shadow has no row"
@@ -205,7 +206,7 @@ async def test_a_shadow_that_fails_is_nobody_elses_trouble(house: House, fault: 
     assert results(house) == {f"fake/{fault}": {"failed": 1}}
     assert latest(house).comparison.error
     row = house.recorder.rows[-1]
-    assert (row.outcome, [each.target for each in row.attempts]) == ("completed", ["fake/ok"])
+    assert (row.outcome, [each.target for each in tries(row)]) == ("completed", ["fake/ok"])
 
 
 async def test_its_failures_keep_no_caller_away_from_the_same_target(house: House) -> None:

@@ -78,6 +78,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "outgoing",
             "relay",
             "responses",
+            "shadow_answers",
             "shadows",
             "identity",
             "limits",
@@ -89,7 +90,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "pricing",
         }
     ),
-    "shadows": frozenset({"identity", "routing", "records", "dialects", "providers", "settings", "pricing"}),
+    "shadows": frozenset(
+        {"identity", "routing", "records", "dialects", "providers", "settings", "pricing", "shadow_answers"}
+    ),
+    "shadow_answers": frozenset({"routing", "records", "dialects"}),
     "counting": frozenset({"exchange", "identity", "routing", "dialects", "providers"}),
     "explaining": frozenset({"collaborators", "outgoing", "exchange", "identity", "routing", "dialects"}),
     "door": frozenset(

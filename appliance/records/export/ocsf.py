@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from appliance.records.export.source import Record, RecordedEvent
-from appliance.records.rows import RecordedExchange
+from appliance.records.rows import RecordedExchange, tries
 
 OCSF_VERSION = "1.5.0"
 _CLASS, _CATEGORY = 6003, 6
@@ -37,7 +37,7 @@ def _exchange(row: RecordedExchange) -> dict[str, Any]:
     used = {
         "kind": row.kind, "outcome": row.outcome, "target": row.target, "stream": row.stream, "team_id": row.team_id,
         "service_account_id": row.service_account_id, "tags": row.tags, "priority": row.priority,
-        "finish_reasons": row.finish_reasons, "attempts": len(row.attempts), "prompt_tokens": row.prompt_tokens,
+        "finish_reasons": row.finish_reasons, "attempts": len(tries(row)), "prompt_tokens": row.prompt_tokens,
         "cached_tokens": row.cached_tokens, "completion_tokens": row.completion_tokens,
         "reasoning_tokens": row.reasoning_tokens, "usage_source": row.usage_source, "cost_nanousd": row.cost_nanousd,
         "content_digest": row.content_digest,
