@@ -157,3 +157,32 @@ LONG_PIECES = {f" {word}" for word in LONG_TEXT.split(" ")}
 def test_connections_break_in_each_dialect(fake: UpstreamThread, name: str, stream: bool, model: str) -> None:
     with httpx.Client(timeout=10.0) as http, pytest.raises(httpx.TransportError):
         _post(fake, name, model, stream=stream, http=http)
+
+
+CALL = {"id": "c1", "type": "function", "function": {"name": "clock", "arguments": ""}}
+CLOCK = {"type": "function", "function": {"name": "clock"}}
+SHAPES: list[dict[str, Any]] = [
+    {"messages": [{"role": "assistant"}]},
+    {"messages": [{"role": "assistant", "content": None, "refusal": "No."}]},
+    {"messages": [{"role": "assistant", "tool_calls": [CALL]}, {"role": "tool", "tool_call_id": "c1", "content": []}]},
+    {"messages": [{"role": "assistant", "tool_calls": [{"id": "c1", "type": "custom", "custom": {"name": "a"}}]}]},
+    {"messages": [{"role": "assistant", "tool_calls": [{**CALL, "function": {"name": "a", "arguments": "{"}}]}]},
+    {"tools": [CLOCK], "tool_choice": {"type": "function", "function": {"name": "clock"}}},
+    {"tools": [CLOCK], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": []}}},
+    {
+        "tools": [{"type": "custom", "custom": {"name": "a"}}],
+        "tool_choice": {"type": "custom", "custom": {"name": "a"}},
+    },
+    {"tools": [], "tool_choice": None},
+    {"response_format": {"type": "json_schema"}},
+    {"response_format": {"type": "text"}, "stop": None, "n": None, "stream_options": None},
+]
+
+
+@pytest.mark.parametrize("at", range(len(SHAPES)))
+def test_it_reads_whatever_a_chat_may_be(fake: UpstreamThread, at: int) -> None:
+    user = {"role": "user", "content": "Hi"}
+    body = {"model": "capable", **SHAPES[at], "messages": [user, *SHAPES[at].get("messages", ()), user]}
+    for stream in (False, True):
+        response = httpx.post(f"{fake.fake.root}/v1/chat/completions", json={**body, "stream": stream})
+        assert response.status_code == 200, response.text

@@ -95,34 +95,58 @@ def error(status: int, message: str, code: str | None = None, headers: dict[str,
 
 
 def read_tool(tool: dict[str, Any]) -> Tool:
-    function = tool.get("function", tool)
-    return Tool(function["name"], function.get("description") or "", function.get("parameters") or {"type": "object"})
+    """A function, flat or in its wrapping; of a custom tool as much as is like one."""
+    function = tool.get("function") or tool.get("custom") or tool
+    name = function.get("name") or str(tool.get("type"))
+    return Tool(name, function.get("description") or "", function.get("parameters") or {"type": "object"})
+
+
+def _call(call: dict[str, Any]) -> Call:
+    function = call.get("function") or call.get("custom") or {}
+    written = function.get("arguments") or function.get("input") or "{}"
+    try:
+        arguments = json.loads(written)
+    except ValueError:
+        arguments = written
+    return Call(
+        call.get("id") or "",
+        function.get("name") or "",
+        arguments if isinstance(arguments, dict) else {"input": written},
+    )
 
 
 def _turn(message: dict[str, Any]) -> Turn:
     text, media = text_of(message.get("content"), "text", "refusal")
-    if message["role"] == "tool":
+    role = message.get("role")
+    if role in ("tool", "function"):
         return Turn("tool", media=media, results=[text])
-    calls = [
-        Call(call["id"], call["function"]["name"], json.loads(call["function"]["arguments"]))
-        for call in message.get("tool_calls") or ()
-    ]
-    role = "system" if message["role"] == "developer" else message["role"]
-    return Turn(role, text, media, calls)  # type: ignore[arg-type]
+    calls = [_call(call) for call in message.get("tool_calls") or ()]
+    text = text or message.get("refusal") or ""
+    return Turn("system" if role == "developer" else role or "user", text, media, calls)
+
+
+def _choice(choice: Any) -> str:
+    """auto, none, required, or the name of a tool."""
+    if not isinstance(choice, dict):
+        return choice or "auto"
+    allowed = choice.get("allowed_tools") or (choice if choice.get("type") == "allowed_tools" else None)
+    if allowed is not None:
+        return str(allowed.get("mode") or "auto")
+    named = choice.get("function") or choice.get("custom") or choice
+    return str(named.get("name") or "required")
 
 
 def _question(seen: Seen) -> Question:
     body = seen.body
-    choice = body.get("tool_choice") or "auto"
     form = body.get("response_format") or {}
-    schema = form["json_schema"].get("schema") if form.get("type") == "json_schema" else None
+    schema = (form.get("json_schema") or {}).get("schema") if form.get("type") == "json_schema" else None
     stop = body.get("stop") or []
     return Question(
         model=seen.model,
         stream=bool(body.get("stream")),
         turns=[_turn(message) for message in body.get("messages", ())],
         tools=[read_tool(tool) for tool in body.get("tools") or ()],
-        choice=choice if isinstance(choice, str) else choice["function"]["name"],
+        choice=_choice(body.get("tool_choice")),
         parallel=body.get("parallel_tool_calls") is not False,
         schema={} if form.get("type") == "json_object" else schema,
         stop=[stop] if isinstance(stop, str) else stop,
