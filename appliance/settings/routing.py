@@ -308,7 +308,8 @@ class Route(Section):
     )
     drop_unsupported: Switch = Field(
         default=False,
-        description="Drop request fields that a target cannot honour, rather than refuse the request.",
+        description="Drop request fields that a target cannot honour, or not with their value, rather than refuse the "
+        "request.",
     )
 
     @property
