@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -13,7 +13,7 @@ from appliance.dialects.kinds import Kind, Request
 from appliance.errors import ModelLoading, OutpostError, PermissionDenied, TargetLimited, TargetResting, Unavailable
 from appliance.providers.upstream import Readiness, Upstream
 from appliance.routing import conditions, residency
-from appliance.routing.board import Board, TargetState
+from appliance.routing.board import Board
 from appliance.routing.breaker import Standing, usable
 from appliance.routing.complexity import assess
 from appliance.routing.explain import Considered, Explanation
@@ -86,6 +86,13 @@ class Situation(msgspec.Struct):
     keys: frozenset[str] = frozenset()
     demands: tuple[residency.Demand, ...] = ()
     """Where the data must stay, beside what the route says."""
+
+
+class _Place(NamedTuple):
+    """What stands in one place of a route, with whom it would have asked: the best first, never empty."""
+
+    each: Target | Nested
+    candidates: list[Candidate]
 
 
 class _Cut(msgspec.Struct, frozen=True):
@@ -212,23 +219,18 @@ class _Planner:
 
     def candidates(self, route: Route, overrides: dict[str, object]) -> list[Candidate]:
         """Of a route, with those of the routes inside it in their place, the best first."""
-        fitting: list[Target | Nested] = []
-        fitted: dict[int, Candidate] = {}
+        fitting: list[_Place] = []
         for each in route.targets:
             if not self._holds(each):
                 continue
             if isinstance(each, Nested):
-                fitting.append(each)
+                if inside := self._inside(each, overrides):
+                    fitting.append(_Place(each, inside))
             elif (candidate := self._fitted(each, overrides)) is not None:
-                fitted[len(fitting)] = candidate
-                fitting.append(each)
+                fitting.append(_Place(each, [candidate]))
         found: list[Candidate] = []
         for at in self._order(route, fitting):
-            inner = fitting[at]
-            if isinstance(inner, Nested):
-                found += self._inside(inner, overrides)
-            else:
-                found.append(fitted[at])
+            found += fitting[at].candidates
         return found
 
     # --- who can ------------------------------------------------------------------------------------
@@ -293,14 +295,14 @@ class _Planner:
 
     # --- who first ----------------------------------------------------------------------------------
 
-    def _order(self, route: Route, fitting: Sequence[Target | Nested]) -> Iterator[int]:
+    def _order(self, route: Route, fitting: Sequence[_Place]) -> Iterator[int]:
         """Places in `fitting`, the best first; who is not to be asked now is left out."""
         situation = self._situation
         if situation is None:
             yield from range(len(fitting))
             return
         if route.strategy == "priority" and not route.scored:
-            for at, each in enumerate(fitting):
+            for at, (each, _) in enumerate(fitting):
                 if isinstance(each, Nested):
                     yield at
                     continue
@@ -314,10 +316,10 @@ class _Planner:
         choices = [_choice(each, board, now) for each in fitting]
         ranking = rank(route.strategy, choices, self._asking(route), situation.random)
         for at, score, reason in ranking.order:
-            self._scores[fitting[at].name] = (score, reason)
+            self._scores[fitting[at].each.name] = (score, reason)
             yield at
         for at, _, _ in ranking.out:
-            each = fitting[at]
+            each = fitting[at].each
             if isinstance(each, Target):
                 self._rests(each, board.standing(each.name, now))
 
@@ -436,16 +438,17 @@ class _Planner:
             yield f"{self._kind.header} {beta}"
 
 
-def _choice(each: Target | Nested, board: Board, now: float) -> Choice:
-    if isinstance(each, Nested):
-        return Choice(TargetState(each.name), weight=each.weight, share=each.share)
+def _choice(place: _Place, board: Board, now: float) -> Choice:
+    """A route inside a route is to a strategy what its first target is, by its own name and weight."""
+    each, first = place.each, place.candidates[0].target
+    state = board.snapshot(first.name, now)
     return Choice(
-        board.snapshot(each.name, now),
+        state if each is first else msgspec.structs.replace(state, name=each.name),
         weight=each.weight,
         share=each.share,
-        zone=each.zone,
-        price=each.price,
-        context_length=each.upstream.capabilities.context_length,
+        zone=first.zone,
+        price=first.price,
+        context_length=first.upstream.capabilities.context_length,
     )
 
 
