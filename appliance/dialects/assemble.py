@@ -73,15 +73,27 @@ def _add(choice: dict[str, Any], piece: dict[str, Any]) -> None:
 
 def _add_call(calls: dict[int, dict[str, Any]], part: dict[str, Any]) -> None:
     index = part.get("index")
-    call = calls.setdefault(index if isinstance(index, int) else len(calls), {"id": "", "name": "", "arguments": []})
-    function = part.get("function")
+    place = index if isinstance(index, int) else len(calls)
+    call = calls.setdefault(place, {"id": "", "kind": "function", "name": "", "said": []})
     if isinstance(part.get("id"), str):
         call["id"] = call["id"] or part["id"]
-    if isinstance(function, dict):
-        if isinstance(function.get("name"), str):
-            call["name"] = call["name"] or function["name"]
-        if isinstance(function.get("arguments"), str):
-            call["arguments"].append(function["arguments"])
+    for kind, field in _SAID.items():
+        called = part.get(kind)
+        if isinstance(called, dict):
+            call["kind"] = kind
+            if isinstance(called.get("name"), str):
+                call["name"] = call["name"] or called["name"]
+            if isinstance(called.get(field), str):
+                call["said"].append(called[field])
+
+
+_SAID = {"function": "arguments", "custom": "input"}
+"""Kinds of tool calls, and the field that comes in pieces."""
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    kind = call["kind"]
+    return {"id": call["id"], "type": kind, kind: {"name": call["name"], _SAID[kind]: "".join(call["said"])}}
 
 
 def _choice(choice: dict[str, Any]) -> dict[str, Any]:
@@ -92,13 +104,6 @@ def _choice(choice: dict[str, Any]) -> dict[str, Any]:
         }
         if "tool_calls" in message:
             calls = message["tool_calls"]
-            message["tool_calls"] = [
-                {
-                    "id": calls[index]["id"],
-                    "type": "function",
-                    "function": {"name": calls[index]["name"], "arguments": "".join(calls[index]["arguments"])},
-                }
-                for index in sorted(calls)
-            ]
+            message["tool_calls"] = [_call(calls[index]) for index in sorted(calls)]
         made["message"] = message
     return made

@@ -7,17 +7,27 @@ say (tool calls that answer each other, options that need each other) is checked
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
 
 from appliance.dialects import parameters as p
+from appliance.dialects import tools as t
 from appliance.dialects.wire import Wire
 from appliance.errors import BadRequest, UnsupportedParameter
 
-CacheControl = dict[str, Any]
-"""Anthropic's mark that a prompt is worth keeping up to here; targets without the notion never see it."""
+CacheControl = t.CacheControl
+Choice = t.Choice
+ChosenFunction = t.ChosenFunction
+CustomTool = t.CustomTool
+Function = t.Function
+FunctionCall = t.FunctionCall
+Tool = t.Tool
+ToolCall = t.ToolCall
+ToolChoice = t.ToolChoice
+ToolName = t.ToolName
 
 
 class TextPart(msgspec.Struct, frozen=True, tag="text", omit_defaults=True, forbid_unknown_fields=True):
@@ -31,7 +41,7 @@ class RefusalPart(msgspec.Struct, frozen=True, tag="refusal", forbid_unknown_fie
 
 class ImageUrl(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     url: str
-    detail: Literal["auto", "low", "high"] | None = None
+    detail: Literal["auto", "low", "high", "original"] | None = None
 
 
 class ImagePart(msgspec.Struct, frozen=True, tag="image_url", omit_defaults=True, forbid_unknown_fields=True):
@@ -57,7 +67,6 @@ UserParts = Annotated[list[TextPart | ImagePart | AudioPart | FilePart], Meta(mi
 ToolParts = Annotated[list[TextPart | ImagePart | FilePart], Meta(min_length=1)]
 AssistantParts = Annotated[list[TextPart | RefusalPart], Meta(min_length=1)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\s<|\\/>]+$")]
-ToolName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
 class SystemMessage(
@@ -79,22 +88,6 @@ class UserMessage(
 ):
     content: str | UserParts
     name: Name | None = None
-
-
-class FunctionCall(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(min_length=1, max_length=64)]
-    arguments: str
-    parsed_arguments: Any = None
-    """Left over from an SDK's parsed answer; see `tidy`."""
-
-
-class ToolCall(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    id: Annotated[str, Meta(min_length=1, max_length=256)]
-    function: FunctionCall
-    type: Literal["function"] | None = None
-    """`tidy` fills it in: a default would be left out when the call is sent on."""
-    index: int | None = None
-    """Left over from a stream's deltas; see `tidy`."""
 
 
 class AssistantMessage(
@@ -132,28 +125,6 @@ class ToolMessage(
 
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage
-
-
-class Function(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    name: ToolName
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    function: Function
-    type: Literal["function"]
-    cache_control: CacheControl | None = None
-
-
-class ChosenFunction(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: ToolName
-
-
-class ToolChoice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    function: ChosenFunction
-    type: Literal["function"]
 
 
 class TextFormat(msgspec.Struct, frozen=True, tag="text", forbid_unknown_fields=True):
@@ -202,7 +173,7 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     tools: Annotated[list[Tool], Meta(max_length=128)] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    tool_choice: Choice | None = None
     parallel_tool_calls: bool | None = None
     response_format: ResponseFormat | None = None
     reasoning_effort: Effort | None = None
@@ -217,6 +188,7 @@ class ChatRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     safety_identifier: p.Label | None = None
     prompt_cache_key: p.Label | None = None
     prompt_cache_retention: p.Label | None = None
+    prompt_cache_options: p.CacheOptions | None = None
     modalities: list[Literal["text", "audio"]] | None = None
 
     @property
@@ -247,9 +219,13 @@ HINTS = {
     **p.HINTS,
     "messages[].role": "Use system, developer, user, assistant or tool.",
     "messages[].content[].type": "Use text, image_url, input_audio or file, as the role and the model allow.",
-    "tools[].type": "Use function.",
+    "tools[].type": "Use function or custom.",
+    "tools[].custom.format.type": "Use text or grammar.",
+    "tools[].custom.format.grammar.syntax": "Use lark or regex.",
     "tool_choice": "Use none, auto, required or {type: function, function: {name}}.",
-    "tool_choice.type": "Use function.",
+    "tool_choice.type": "Use function, custom or allowed_tools.",
+    "tool_choice.allowed_tools.mode": "Use auto or required.",
+    "messages[].tool_calls[].type": "Use function or custom.",
     "response_format.type": "Use text, json_object or json_schema.",
     "reasoning_effort": "Use none, minimal, low, medium, high, xhigh or max.",
 }
@@ -274,7 +250,7 @@ def tidy(request: ChatRequest) -> ChatRequest:
             or message.parsed is not None
             or message.reasoning is not None
         ):
-            calls = None if message.tool_calls is None else [_tidy_call(call) for call in message.tool_calls]
+            calls = None if message.tool_calls is None else [t.tidy_call(call) for call in message.tool_calls]
             messages = messages or list(request.messages)
             messages[i] = msgspec.structs.replace(
                 message,
@@ -284,17 +260,26 @@ def tidy(request: ChatRequest) -> ChatRequest:
                 reasoning=None,
                 reasoning_content=message.reasoning_content or message.reasoning,
             )
-    return request if messages is None else msgspec.structs.replace(request, messages=messages)
+    changes: dict[str, Any] = {} if messages is None else {"messages": messages}
+    if request.tools:
+        tools, choice = t.tidy_tools(request.tools), t.tidy_choice(request.tool_choice)
+        if tools is not request.tools or choice is not request.tool_choice:
+            changes |= {"tools": tools, "tool_choice": choice}
+    return msgspec.structs.replace(request, **changes) if changes else request
 
 
-def _tidy_call(call: ToolCall) -> ToolCall:
-    return ToolCall(call.id, FunctionCall(call.function.name, call.function.arguments), "function")
+def restricted(request: ChatRequest) -> ChatRequest:
+    """The request for a target that cannot be told which tools are allowed: it gets no others."""
+    choice = request.tool_choice
+    if not isinstance(choice, ToolChoice) or choice.allowed_tools is None:
+        return request
+    tools, mode = t.only_allowed(request.tools or [], choice.allowed_tools)
+    return msgspec.structs.replace(request, tools=tools, tool_choice=mode)
 
 
 def check(request: ChatRequest) -> None:
     """What the types of the fields cannot say. Raises BadRequest or UnsupportedParameter."""
     p.check_stream_options(request.stream, request.stream_options)
-    p.check_service(request.store, request.service_tier)
     if request.logit_bias:
         p.check_logit_bias(request.logit_bias)
     if request.top_logprobs is not None and not request.logprobs:
@@ -309,37 +294,9 @@ def check(request: ChatRequest) -> None:
         raise BadRequest("max_tokens and max_completion_tokens differ; send only one.", param="max_tokens")
     if isinstance(request.response_format, JsonSchemaFormat) and request.response_format.json_schema.schema:
         p.check_schema(request.response_format.json_schema.schema, "response_format.json_schema.schema")
-    _check_tools(request)
+    if request.tools or request.tool_choice is not None:
+        t.check_tools(request.tools, request.tool_choice)
     _check_messages(request.messages)
-
-
-def _check_tools(request: ChatRequest) -> None:
-    names: set[str] = set()
-    for i, tool in enumerate(request.tools or ()):
-        function = tool.function
-        if function.name in names:
-            raise BadRequest(
-                f"tools[{i}].function.name: {function.name} is used twice; names must differ.",
-                param=f"tools[{i}].function.name",
-            )
-        names.add(function.name)
-        if function.parameters:
-            path = f"tools[{i}].function.parameters"
-            p.check_schema(function.parameters, path)
-            if function.parameters.get("type", "object") != "object":
-                raise BadRequest(f"{path}.type must be object: arguments are always an object.", param=f"{path}.type")
-    choice = request.tool_choice
-    if choice is None:
-        return
-    if not names:
-        if choice == "none":
-            return
-        raise BadRequest("tool_choice needs tools.", param="tool_choice")
-    if isinstance(choice, ToolChoice) and choice.function.name not in names:
-        raise BadRequest(
-            f"tool_choice.function.name: there is no tool {choice.function.name}; there is {', '.join(sorted(names))}.",
-            param="tool_choice.function.name",
-        )
 
 
 def _check_messages(messages: list[Message]) -> None:
@@ -347,7 +304,9 @@ def _check_messages(messages: list[Message]) -> None:
     for i, message in enumerate(messages):
         if isinstance(message, AssistantMessage):
             if message.tool_calls:
-                called.update([call.id for call in message.tool_calls])
+                for k, call in enumerate(message.tool_calls):
+                    t.check_call(call, f"messages[{i}].tool_calls[{k}]")
+                    called.add(call.id)
             elif message.content is None and message.refusal is None:
                 raise BadRequest(
                     f"messages[{i}].content is required for an assistant message without tool_calls.",
@@ -367,22 +326,29 @@ def needs(request: ChatRequest) -> Iterator[tuple[str, str, bool]]:
     """Abilities that a target must have: (feature, field that asks for it, whether it may be dropped)."""
     if request.tools:
         yield "tools", "tools", False
+    if request.store:
+        yield "stored_chats", "store", True
+    if request.service_tier not in (None, "auto", "default"):
+        yield "service_tiers", "service_tier", True
     form = request.response_format
     if form is not None and not isinstance(form, TextFormat):
         yield ("json_schema" if isinstance(form, JsonSchemaFormat) else "json_object"), "response_format", True
-    for field, feature in _FEATURES:
-        value = getattr(request, field)
-        if value and value != "none":
-            yield feature, field, True
+    values = _VALUES(request)
+    if any(values):
+        for (field, feature), value in zip(_FEATURES, values, strict=True):
+            if value and value != "none":
+                yield feature, field, True
     for i, message in enumerate(request.messages):
-        if isinstance(message, UserMessage) and isinstance(message.content, list):
+        if not isinstance(message.content, list):
+            continue
+        if isinstance(message, UserMessage):
             for k, part in enumerate(message.content):
                 if type(part) in _MEDIA:
                     yield _MEDIA[type(part)], f"messages[{i}].content[{k}]", False
                 if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
                     # A caller never makes the gateway or a target fetch an address: media travels in the request.
                     yield "image_addresses", f"messages[{i}].content[{k}].image_url.url", False
-        elif isinstance(message, ToolMessage) and isinstance(message.content, list):
+        elif isinstance(message, ToolMessage):
             for k, part in enumerate(message.content):
                 if isinstance(part, FilePart):
                     yield "files", f"messages[{i}].content[{k}]", False
@@ -400,3 +366,4 @@ _FEATURES = (
     ("reasoning", "reasoning"),
     ("verbosity", "verbosity"),
 )
+_VALUES = attrgetter(*[field for field, _ in _FEATURES])

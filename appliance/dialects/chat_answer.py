@@ -144,17 +144,18 @@ def _merged(pieces: list[ToolCallDelta]) -> list[ToolCallDelta]:
         first = found.get(piece.index)
         if first is not None:
             arguments = first.arguments + piece.arguments
-            piece = ToolCallDelta(piece.index, first.id or piece.id, first.name or piece.name, arguments)
+            piece = ToolCallDelta(piece.index, first.id or piece.id, first.name or piece.name, arguments, piece.custom)
         found[piece.index] = piece
     return list(found.values())
 
 
 def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
     shape: dict[str, Any] = {"index": piece.index}
+    kind, said = ("custom", "input") if piece.custom else ("function", "arguments")
     if piece.id:
-        shape |= {"id": piece.id, "type": "function"}
+        shape |= {"id": piece.id, "type": kind}
     named = {"name": piece.name} if piece.name else {}
-    shape["function"] = {**named, "arguments": piece.arguments}
+    shape[kind] = {**named, said: piece.arguments}
     return shape
 
 
@@ -246,12 +247,13 @@ class ChatWhole:
 
 
 def _whole_call(pieces: list[ToolCallDelta]) -> dict[str, Any]:
+    kind, said = ("custom", "input") if pieces[0].custom else ("function", "arguments")
     return {
         "id": next((piece.id for piece in pieces if piece.id), ""),
-        "type": "function",
-        "function": {
+        "type": kind,
+        kind: {
             "name": next((piece.name for piece in pieces if piece.name), ""),
-            "arguments": "".join([piece.arguments for piece in pieces]),
+            said: "".join([piece.arguments for piece in pieces]),
         },
     }
 

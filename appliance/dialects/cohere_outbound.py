@@ -12,7 +12,7 @@ from appliance.dialects.cohere import asking
 from appliance.dialects.cohere.reading import CohereReader
 from appliance.dialects.embeddings import EmbeddingRequest
 from appliance.dialects.passing import BAD_JSON
-from appliance.dialects.translating import counted, refuse, refuse_one_call_at_a_time
+from appliance.dialects.translating import counted, refuse
 from appliance.dialects.vectors import Vectors, packed, texts_of
 from appliance.dialects.wire import encode
 from appliance.errors import UpstreamFailed
@@ -61,11 +61,10 @@ class Cohere:
 
     def unknown(self, model: str) -> frozenset[str]:
         """Fields that the model has no notion for, and without which it answers all the same."""
-        return frozenset(_REFUSED) | {"parallel_tool_calls"}
+        return frozenset(_REFUSED)
 
     def ask(self, request: ChatRequest, model: str, *, stream: bool) -> Ask:
         refuse(request, _REFUSED)
-        refuse_one_call_at_a_time(request)
         return Ask("chat", encode(asking.body(request, model, stream=stream)))
 
     def reader(self, target: str, request: ChatRequest) -> CohereReader:

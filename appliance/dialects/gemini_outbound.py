@@ -18,7 +18,7 @@ from appliance.dialects.gemini import config, vectors
 from appliance.dialects.gemini.content import contents
 from appliance.dialects.gemini.model import model_of, resource
 from appliance.dialects.gemini.reading import GeminiReader
-from appliance.dialects.translating import refuse, refuse_one_call_at_a_time
+from appliance.dialects.translating import refuse
 from appliance.dialects.vectors import Vectors
 from appliance.dialects.wire import encode
 from runtimes.engine import Event
@@ -70,11 +70,10 @@ class Gemini:
 
     def unknown(self, model: str) -> frozenset[str]:
         """Fields that the model has no notion for, and without which it answers all the same."""
-        return frozenset(_REFUSED) | {"parallel_tool_calls"}
+        return frozenset(_REFUSED)
 
     def ask(self, request: ChatRequest, model: str, *, stream: bool) -> Ask:
         refuse(request, _REFUSED)
-        refuse_one_call_at_a_time(request)
         which = model_of(model)
         instruction, turns = contents(request, which, ids=self._ids)
         body: dict[str, Any] = {"contents": turns, **config.tools(request)}

@@ -7,7 +7,9 @@ leaves out or refuses is its `Quirks`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from operator import attrgetter
+from functools import partial
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -25,6 +27,7 @@ from appliance.dialects.chat import (
     SystemMessage,
     TextPart,
     Tool,
+    ToolChoice,
     ToolMessage,
     UserMessage,
 )
@@ -32,6 +35,7 @@ from appliance.dialects.completions import CompletionRequest
 from appliance.dialects.embeddings import EmbeddingRequest
 from appliance.dialects.openai_reader import OpenAIReader, read_whole
 from appliance.dialects.thoughts import unmarked
+from appliance.dialects.tools import custom_call, custom_form, customs
 from appliance.dialects.translating import effort_of, nearest, thinking_budget
 from appliance.dialects.wire import encode
 from appliance.errors import UnsupportedParameter
@@ -69,6 +73,8 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Results of tools may hold images; where not, they follow in a message of the user, as files always do."""
     cache_control: bool = False
     """It knows Anthropic's marks on parts and tools."""
+    original_detail: bool = False
+    """Images may be looked at in their original size; where not, high is nearest."""
     names: bool = True
     """Messages may have a name."""
     prefix: dict[str, Any] | None = None
@@ -111,6 +117,7 @@ _HARMLESS: dict[str, tuple[Any, ...]] = {
 }
 """Values that ask for nothing."""
 _COUNT = {"include_usage": True}
+_is_set = partial(is_not, None)
 
 
 class OpenAIOutbound:
@@ -123,11 +130,15 @@ class OpenAIOutbound:
         quirks: Quirks = Quirks(),  # noqa: B008 - frozen
         paths: Mapping[str, str] | None = None,
         efforts: tuple[str, ...] = (),
+        *,
+        custom_tools: bool = False,
     ) -> None:
         """`paths`: operation → path behind the base URL where it is not OpenAI's; {model} stands for the model.
-        `efforts`: those that the model takes, in their order; empty = it is not known, and all are sent."""
+        `efforts`: those that the model takes, in their order; empty = it is not known, and all are sent.
+        `custom_tools`: the model knows them; where not it gets functions that stand for them."""
         self._quirks = quirks
         self._efforts = efforts
+        self._custom_tools = custom_tools
         paths = paths or {}
         self._paths = {kind: paths.get(OPERATIONS[kind], path) for kind, path in PATHS.items()}
         self._texts = {UserMessage, SystemMessage} | ({DeveloperMessage} if quirks.system_role == "both" else set())
@@ -146,17 +157,18 @@ class OpenAIOutbound:
         if kind is ChatRequest:
             body["messages"] = self._messages(request.messages)
         values_of, names = self._plans[kind]
-        for name, value in zip(names, values_of(request), strict=True):
-            if value is not None:
-                body[name] = value
+        values = values_of(request)
+        body.update(compress(zip(names, values, strict=True), map(_is_set, values)))
         for field in self._refused:
             _refuse(request, field)
-        for field, values in quirks.values.items():
-            _replace(body, quirks.rename.get(field, field), values)
+        for field, others in quirks.values.items():
+            _replace(body, quirks.rename.get(field, field), others)
         if kind is ChatRequest:
             self._reason(request, body)
             if request.tools:
-                body["tools"] = request.tools if quirks.cache_control else [_unmarked_tool(t) for t in request.tools]
+                body["tools"] = [self._tool(tool) for tool in request.tools]
+                if self._custom_tools and (own := customs(request.tools)):
+                    _call_by_own_name(body, own)
             body |= quirks.extra
         if kind is not EmbeddingRequest:
             self._limit(request, body)
@@ -191,6 +203,15 @@ class OpenAIOutbound:
         _REASONING[self._quirks.reasoning](request, effort, budget, body)
         if "reasoning_effort" in body:
             _replace(body, "reasoning_effort", self._quirks.values.get("reasoning_effort", {}))
+
+    def _tool(self, tool: Tool) -> Any:
+        if tool.custom is not None:
+            if self._custom_tools:
+                return custom_form(tool)
+            tool = msgspec.structs.replace(tool, custom=None)
+        if tool.cache_control is None or self._quirks.cache_control:
+            return tool
+        return msgspec.structs.replace(tool, cache_control=None)
 
     # --- messages ---------------------------------------------------------------------------------
 
@@ -383,16 +404,31 @@ def _said(quirks: Quirks, message: Any) -> Any:
         return message
     if quirks.texts == "joined" and all(isinstance(part, TextPart) for part in content):
         return msgspec.structs.replace(message, content="\n".join([part.text for part in content]))
-    if quirks.cache_control or all(getattr(part, "cache_control", None) is None for part in content):
+    parts = [_part(quirks, part) for part in content]
+    if all(made is part for made, part in zip(parts, content, strict=True)):
         return message
-    return msgspec.structs.replace(message, content=[_unmarked(part) for part in content])
+    return msgspec.structs.replace(message, content=parts)
 
 
-def _unmarked(part: Any) -> Any:
-    if getattr(part, "cache_control", None) is None:
-        return part
-    return msgspec.structs.replace(part, cache_control=None)
+def _part(quirks: Quirks, part: Any) -> Any:
+    if not quirks.cache_control and getattr(part, "cache_control", None) is not None:
+        part = msgspec.structs.replace(part, cache_control=None)
+    if not quirks.original_detail and isinstance(part, ImagePart) and part.image_url.detail == "original":
+        part = msgspec.structs.replace(part, image_url=msgspec.structs.replace(part.image_url, detail="high"))
+    return part
 
 
-def _unmarked_tool(tool: Tool) -> Tool:
-    return tool if tool.cache_control is None else msgspec.structs.replace(tool, cache_control=None)
+def _call_by_own_name(body: dict[str, Any], names: frozenset[str]) -> None:
+    """Calls of custom tools, and the choice of one, as the target knows them. names: of those tools."""
+    body["messages"] = [_with_customs(message, names) for message in body["messages"]]
+    choice = body.get("tool_choice")
+    if isinstance(choice, ToolChoice) and choice.allowed_tools is None and choice.function.name in names:
+        body["tool_choice"] = {"type": "custom", "custom": choice.function}
+
+
+def _with_customs(message: Any, names: frozenset[str]) -> Any:
+    calls = message.tool_calls if isinstance(message, AssistantMessage) else None
+    if not calls or not any(call.function.name in names for call in calls):
+        return message
+    made = [custom_call(call) if call.function.name in names else call for call in calls]
+    return msgspec.structs.replace(message, tool_calls=made)

@@ -36,10 +36,16 @@ class _Function(msgspec.Struct, frozen=True):
     arguments: Any = None
 
 
+class _Custom(msgspec.Struct, frozen=True):
+    name: str | None = None
+    input: str | None = None
+
+
 class _Call(msgspec.Struct, frozen=True):
     index: int | None = None
     id: str | None = None
     function: _Function | None = None
+    custom: _Custom | None = None
 
 
 class _Message(msgspec.Struct, frozen=True):
@@ -99,16 +105,19 @@ class _Calls:
         self._last = 0
 
     def piece(self, call: _Call) -> ToolCallDelta:
+        custom = call.custom is not None
         function = call.function or _Function()
+        if call.custom is not None:
+            function = _Function(call.custom.name, call.custom.input)
         place = self._place(call, function)
         self._last = place
         arguments = function.arguments
         if not isinstance(arguments, str):
             arguments = "" if arguments is None else encode(arguments).decode()
         if place < len(self._ids):
-            return ToolCallDelta(index=place, arguments=arguments)
+            return ToolCallDelta(index=place, arguments=arguments, custom=custom)
         self._ids.append(call.id or "")
-        return ToolCallDelta(index=place, id=call.id or "", name=function.name or "", arguments=arguments)
+        return ToolCallDelta(place, call.id or "", function.name or "", arguments, custom)
 
     def _place(self, call: _Call, function: _Function) -> int:
         known = self._by_index.get(call.index) if call.index is not None else None

@@ -24,6 +24,7 @@ Stop = StopText | Annotated[list[StopText], Meta(max_length=4)]
 LogitBias = Annotated[dict[str, float], Meta(max_length=1024)]
 Metadata = Annotated[dict[str, str], Meta(max_length=16)]
 Label = Annotated[str, Meta(max_length=512)]
+CacheOptions = Annotated[dict[str, Any], Meta(max_length=16)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "standard", "fast"]
 
 
@@ -41,6 +42,7 @@ ACCEPTED_NO_OPS = (
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
+    "prompt_cache_options",
     "modalities",
 )
 """Fields that are read and checked but change nothing about the answer. Only targets that are known to take one get it:

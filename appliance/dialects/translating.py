@@ -7,7 +7,9 @@ so (`drop_unsupported`). Without a word go what nobody misses in the answer:
 - `is_error` of a tool's result, where no field is for it: the result itself says so;
 - `detail` of an image, where it cannot be told how closely to look;
 - `cache_control`: what is kept for the next request changes no answer;
-- thoughts of other makers, which no model can use: see dialects.thoughts.
+- thoughts of other makers, which no model can use: see dialects.thoughts;
+- `parallel_tool_calls: false`, where a target cannot be told so: of its answer no more than the first call is given,
+  see dialects.adapting.
 """
 
 from __future__ import annotations
@@ -32,15 +34,6 @@ def refuse(request: Any, fields: Mapping[str, str]) -> None:
 
 _OFF = {"repetition_penalty": 1.0, "n": 1}
 """Values other than zero that change nothing."""
-
-
-def refuse_one_call_at_a_time(request: Any) -> None:
-    """Raises UnsupportedParameter where the target may make several tool calls at once and cannot be told not to."""
-    if request.parallel_tool_calls is False and request.tools:
-        raise UnsupportedParameter(
-            "parallel_tool_calls: false is not supported by this target: it may always make several calls at once.",
-            param="parallel_tool_calls",
-        )
 
 
 def data_url(url: str, field: str) -> tuple[str, str]:

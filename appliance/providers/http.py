@@ -23,7 +23,7 @@ from appliance.dialects.answer import Ask, Outbound
 from appliance.dialects.kinds import Passing
 from appliance.dialects.messages.betas import NONE, Betas
 from appliance.dialects.passing import check_secret
-from appliance.providers.auth import Auth
+from appliance.providers.auth_base import Auth
 from appliance.providers.credentials import Credential, Credentials
 from appliance.providers.http_errors import from_status
 from appliance.providers.relayed import RelayedStream
@@ -162,7 +162,7 @@ class HttpUpstream:
             return body
         if call.kind.operation == "embeddings":
             return self._vectors(body, call)
-        answer = call.kind.make_whole(call.frame(), call.tally)
+        answer = call.whole_renderer()
         answer.feed(self._outbound.read_whole(body, self._name, call.request))
         body = answer.body()
         call.response = told_by(answer)

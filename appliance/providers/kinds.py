@@ -16,7 +16,7 @@ from appliance.dialects.messages.betas import HEADER, NONE, Betas, patterns
 from appliance.dialects.messages.outbound import AnthropicOutbound
 from appliance.dialects.openai_outbound import OpenAIOutbound
 from appliance.dialects.responses.outbound import ResponsesOutbound
-from appliance.providers.auth import Auth
+from appliance.providers.auth_base import Auth
 from appliance.providers.catalogue import Endpoint, Facts, Row, row
 from appliance.providers.credentials import Keys
 from appliance.providers.http import HttpUpstream
@@ -29,10 +29,17 @@ MOST_OUTPUT = 4096
 KEPT = frozenset({"n", "tools"})
 """Fields that are never dropped: without them it is another question."""
 
+IMPLIED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
+    "openai": (frozenset({"tools", "images"}), frozenset({"tool_images"})),
+}
+"""Dialect → what a model can do by what else it can: there images of tools' results follow in a message of the user."""
+
 MakeOutbound = Callable[[Row, Mapping[str, str], Facts], Outbound]
 
 OUTBOUNDS: dict[str, MakeOutbound] = {
-    "openai": lambda row, paths, facts: OpenAIOutbound(row.quirks, paths, facts.efforts),
+    "openai": lambda row, paths, facts: OpenAIOutbound(
+        row.quirks, paths, facts.efforts, custom_tools="custom_tools" in facts.features
+    ),
     "responses": lambda row, paths, facts: ResponsesOutbound(),
     "anthropic": lambda row, paths, facts: AnthropicOutbound(min(facts.max_output or MOST_OUTPUT, 32_000)),
     "gemini": lambda row, paths, facts: VERTEX if row.auth_without_key == "google_service_account" else GEMINI,
@@ -92,12 +99,17 @@ def capabilities_of(row: Row, model: str, betas: Betas = NONE) -> Capabilities:
     outbound = OUTBOUNDS[row.dialect](row, row.paths, facts)
     return Capabilities(
         kinds=facts.operations,
-        features=facts.features | betas.features,
+        features=_with_implied(row, facts.features) | betas.features,
         refuses=outbound.unknown(model) - KEPT,
         context_length=facts.context_length,
         dimensions=facts.dimensions,
         betas=betas,
     )
+
+
+def _with_implied(row: Row, features: frozenset[str]) -> frozenset[str]:
+    given, implied = IMPLIED.get(row.dialect, (frozenset(), frozenset()))
+    return features | implied if given <= features else features
 
 
 def row_of(kind: str) -> Row:

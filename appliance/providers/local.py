@@ -72,7 +72,7 @@ class LocalUpstream:
             async with self._lease(call.request, call.partition) as engine:
                 if isinstance(call.request, embeddings.EmbeddingRequest):
                     return await _embed(engine, call, call.request)
-                answer = call.kind.make_whole(call.frame(), call.tally)
+                answer = call.whole_renderer()
                 async with aclosing(_events(engine, self._completed(call))) as events:
                     async for batch in events:
                         answer.feed(batch)

@@ -7,7 +7,8 @@ from typing import Any, Protocol
 
 import msgspec
 
-from appliance.dialects.answer import Frame, StreamRenderer
+from appliance.dialects.adapting import adapted
+from appliance.dialects.answer import Frame, StreamRenderer, WholeRenderer
 from appliance.dialects.kinds import Kind, Request
 from appliance.dialects.messages.betas import NONE, Betas
 from appliance.dialects.tally import Tally
@@ -92,7 +93,11 @@ class Call(msgspec.Struct):
 
     def renderer(self) -> StreamRenderer:
         """What writes the stream for the client."""
-        return self.render or self.kind.make_stream(self.frame(), self.tally)
+        return adapted(self.render or self.kind.make_stream(self.frame(), self.tally), self.request)
+
+    def whole_renderer(self) -> WholeRenderer:
+        """What writes the answer in one piece for the client."""
+        return adapted(self.kind.make_whole(self.frame(), self.tally), self.request)
 
 
 class Sink(Protocol):

@@ -34,6 +34,8 @@ WORDS = {
     "json_object": "cannot be held to JSON",
     "logprobs": "gives no logprobs",
     "token_prompts": "takes text, not token ids",
+    "stored_chats": "has its chats not stored; POST /v1/responses stores, on the premises",
+    "service_tiers": "has no tiers but auto and default",
 }
 
 
@@ -65,9 +67,16 @@ def fit(asked: Asked, kind: Kind, capabilities: Capabilities, *, drop: bool, mod
         dropped |= dict.fromkeys(refused)
     if isinstance(request, EmbeddingRequest):
         _check_dimensions(request, capabilities, model)
+    elif isinstance(request, chat.ChatRequest) and _is_choice(request.tool_choice, capabilities):
+        request = chat.restricted(request)
     if "logprobs" in dropped and hasattr(request, "top_logprobs"):
         dropped["top_logprobs"] = None
     return msgspec.structs.replace(request, **dropped) if dropped else request
+
+
+def _is_choice(choice: chat.Choice | None, capabilities: Capabilities) -> bool:
+    """Whether it may name several tools, which the target knows nothing of."""
+    return type(choice) is chat.ToolChoice and "allowed_tools" not in capabilities.features
 
 
 def _canonical(request: Request, feature: str, field: str) -> list[str]:

@@ -172,7 +172,7 @@ def test_one_call_at_a_time() -> None:
     assert body(**asked)["additionalModelRequestFields"]["tool_choice"] == one
     forced = body(**asked, tool_choice="required")
     assert forced["additionalModelRequestFields"]["tool_choice"] == {"disable_parallel_tool_use": True}
-    refused("parallel_tool_calls", model=LLAMA, **asked)
+    assert "additionalModelRequestFields" not in body(model=LLAMA, **asked)
     assert "additionalModelRequestFields" not in body(model=LLAMA, tools=[WEATHER], parallel_tool_calls=True)
     assert "additionalModelRequestFields" not in body(parallel_tool_calls=False)
 

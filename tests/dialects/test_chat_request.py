@@ -13,7 +13,15 @@ from appliance.errors import BadRequest, OutpostError, UnsupportedParameter
 
 USER = {"role": "user", "content": "Hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
-CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+CALL: dict[str, Any] = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+GRAMMAR = {"type": "grammar", "grammar": {"syntax": "lark", "definition": "start: /x+/"}}
+PATCH = {"type": "custom", "custom": {"name": "patch", "description": "Changes files.", "format": GRAMMAR}}
+PATCHED = {"id": "c1", "type": "custom", "custom": {"name": "patch", "input": "*** Begin"}}
+
+
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [{"type": "function", "function": {"name": name}} for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
 
 
 def parse(**fields: Any) -> chat.ChatRequest:
@@ -52,6 +60,14 @@ ACCEPTED: list[dict[str, Any]] = [
     {"audio": None, "prediction": None, "functions": None},
     {"max_tokens": 16.0, "n": 1.0, "temperature": 1.0},
     {"reasoning_effort": "none"},
+    {"tools": [PATCH, TOOL], "tool_choice": {"type": "custom", "custom": {"name": "patch"}}},
+    {"tools": [{"type": "custom", "custom": {"name": "p", "format": {"type": "text"}}}]},
+    {"tools": [PATCH, TOOL], "tool_choice": allowed("required", "f")},
+    {"messages": [USER, {"role": "assistant", "tool_calls": [PATCHED]},
+                  {"role": "tool", "tool_call_id": "c1", "content": "Done"}]},
+    {"messages": [{"role": "user", "content": [
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,", "detail": "original"}}]}]},
+    {"service_tier": "flex", "store": True, "prompt_cache_options": {"mode": "explicit"}},
 ]  # fmt: skip
 
 
@@ -63,7 +79,7 @@ def test_accepted(fields: dict[str, Any]) -> None:
 def test_an_answer_as_an_sdk_sends_it_back_is_history() -> None:
     """The SDKs' parsed answers and naively gathered streams carry fields that no request has."""
     call = {**CALL, "index": 0, "function": {**CALL["function"], "parsed_arguments": {"x": 1}}}
-    said = {"role": "assistant", "content": "{}", "parsed": {"a": 1}, "annotations": [], "refusal": None}
+    said: dict[str, Any] = {"role": "assistant", "content": "{}", "parsed": {"a": 1}, "annotations": [], "refusal": None}
     request = parse(
         messages=[
             USER,
@@ -147,7 +163,32 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
      "tools[0].function.parameters.required", "array"),
     ({"tools": [{"type": "function", "function": {"name": "f", "parameters": {"description": "x" * 70_000}}}]},
      "tools[0].function.parameters", "bytes"),
-    ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools[0].type", "Use function"),
+    ({"tools": [{"type": "mcp", "function": {"name": "f"}}]}, "tools[0].type", "Use function or custom"),
+    ({"tools": [{"function": {"name": "f"}}]}, "tools[0].type", "is required. Use function or custom"),
+    ({"tools": [{"type": "function"}]}, "tools[0].function", "is required"),
+    ({"tools": [{"type": "custom", "function": {"name": "f"}}]}, "tools[0].function", "does not go with"),
+    ({"tools": [{"type": "custom"}]}, "tools[0].custom", "is required"),
+    ({"tools": [PATCH, PATCH]}, "tools[1].custom.name", "twice"),
+    ({"tools": [{"type": "custom", "custom": {"name": "f", "format": {"type": "bnf"}}}]},
+     "tools[0].custom.format.type", "Use text or grammar"),
+    ({"tools": [TOOL], "tool_choice": {"function": {"name": "f"}}}, "tool_choice.type", "allowed_tools"),
+    ({"tools": [TOOL], "tool_choice": {"type": "custom", "custom": {"name": "g"}}},
+     "tool_choice.custom.name", "there is no tool g"),
+    ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": []}}},
+     "tool_choice.allowed_tools.tools", "at least 1"),
+    ({"tools": [TOOL], "tool_choice": allowed("some", "f")}, "tool_choice.allowed_tools.mode", "Use auto or required"),
+    ({"tools": [TOOL], "tool_choice": allowed("auto", "f", "g")},
+     "tool_choice.allowed_tools.tools[1].function.name", "there is no tool g"),
+    ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools",
+                                       "allowed_tools": {"mode": "auto", "tools": [{"type": "mcp"}]}}},
+     "tool_choice.allowed_tools.tools[0].function.name", "is required"),
+    ({"tool_choice": allowed("auto", "f")}, "tool_choice", "needs tools"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "c1", "type": "custom"}]}]},
+     "messages[1].tool_calls[0].custom", "is required"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "c1"}]}]},
+     "messages[1].tool_calls[0].function", "is required"),
+    ({"messages": [USER, {"role": "assistant", "tool_calls": [{"id": "c1", "custom": {"name": "f", "input": ""}}]}]},
+     "messages[1].tool_calls[0].type", "is required"),
     ({"response_format": {"type": "yaml"}}, "response_format.type", "Use text"),
     ({"response_format": {"type": "json_schema"}}, "response_format.json_schema", "required"),
     ({"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"properties": 1}}}},
@@ -173,8 +214,6 @@ def test_refused_by_name(fields: dict[str, Any], param: str, says: str) -> None:
         ("modalities", ["text", "audio"], "text"),
         ("prediction", {"type": "content", "content": "x"}, "leave it out"),
         ("web_search_options", {}, "searches the web"),
-        ("service_tier", "flex", "auto or default"),
-        ("store", True, "not stored"),
         ("functions", [{"name": "f"}], "use tools"),
         ("function_call", "auto", "use tool_choice"),
         ("chat_template", "{{ x }}", "templates"),

@@ -174,7 +174,6 @@ def test_thinking(fields: dict[str, Any], thinking: dict[str, Any] | None) -> No
         ({"presence_penalty": -0.5}, "presence_penalty"),
         ({"frequency_penalty": 1.5}, "frequency_penalty"),
         ({"logprobs": True, "top_logprobs": 1}, "top_logprobs"),
-        ({"parallel_tool_calls": False, "tools": [CLOCK]}, "parallel_tool_calls"),
     ],
 )
 def test_what_it_has_no_notion_for_is_refused_by_name(fields: dict[str, Any], param: str) -> None:

@@ -139,7 +139,7 @@ def test_what_was_compacted_is_gone_on_from() -> None:
         ({}, "input"),
         ({"input": "x", "temperature": 1}, "temperature"),
         ({"input": [{"type": "dance"}]}, "input[0].type"),
-        ({"input": "x", "service_tier": "flex"}, "service_tier"),
+        ({"input": "x", "service_tier": "gold"}, "service_tier"),
     ],
 )
 def test_requests_to_compact_that_are_refused(fields: dict[str, Any], param: str) -> None:

@@ -98,7 +98,7 @@ REFUSED: list[tuple[dict[str, Any], type[BadRequest], str]] = [
     ({"stop": ["a"]}, UnsupportedParameter, "stop"),
     ({"messages": []}, UnsupportedParameter, "messages"),
     ({"max_tokens": 3}, UnsupportedParameter, "max_tokens"),
-    ({"service_tier": "flex"}, UnsupportedParameter, "service_tier"),
+    ({"service_tier": "gold"}, BadRequest, "service_tier"),
     ({"stream_options": {}}, BadRequest, "stream_options"),
     ({"stream": True, "stream_options": {"include_usage": True}}, UnsupportedParameter, "stream_options.include_usage"),
     ({"background": True, "store": False}, BadRequest, "background"),
@@ -240,7 +240,10 @@ def test_logprobs_need_an_include_or_a_number() -> None:
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"tools": [{"type": "mcp", "server_label": "x"}, TOOL]}, ("responses_tools", "tools[0]", False)),
+        ({"tools": [{"type": "mcp", "server_label": "x"}, TOOL]}, ("responses_tools", "tools[0]", True)),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "required"}, ("responses_tools", "tools[0]", False)),
+        ({"tools": [TOOL, {"type": "web_search"}], "tool_choice": {"type": "web_search_preview"}},
+         ("responses_tools", "tools[1]", False)),
         ({"tools": [TOOL, {"type": "web_search"}], "tool_choice": {"type": "web_search_preview"}},
          ("responses_tools", "tool_choice", False)),
         ({"input": [USER, SEARCH]}, ("responses_items", "input[1]", False)),

@@ -38,6 +38,9 @@ OPENAI = frozenset(
         "verbosity",
         "prefill",
         "tool_images",
+        "custom_tools",
+        "allowed_tools",
+        "service_tiers",
     ]
 )
 FEATURES = {

@@ -30,8 +30,7 @@ class Bedrock:
     def unknown(self, model: str) -> frozenset[str]:
         """Fields that the model has no notion for, and without which it answers all the same."""
         family = family_of(model)
-        calls = frozenset() if family.one_call else frozenset({"parallel_tool_calls"})
-        return frozenset(NO_NOTION) | calls | (unsampled(claude_of(model)) if family.anthropic else frozenset())
+        return frozenset(NO_NOTION) | (unsampled(claude_of(model)) if family.anthropic else frozenset())
 
     def ask(self, request: Any, model: str, *, stream: bool) -> Ask:
         """`model`: an id of a model or an inference profile, or an ARN."""

@@ -192,11 +192,7 @@ def _tools(request: chat.ChatRequest, family: Family, extra: dict[str, Any]) -> 
         config["toolChoice"] = {"any": {}}
     elif isinstance(choice, chat.ToolChoice):
         config["toolChoice"] = {"tool": {"name": choice.function.name}}
-    if request.parallel_tool_calls is False:
-        if not family.one_call:
-            raise UnsupportedParameter(
-                "parallel_tool_calls: this model cannot be kept to one call; leave it out.", param="parallel_tool_calls"
-            )
+    if request.parallel_tool_calls is False and family.one_call:
         # Where Converse says the type itself, saying it again is an error; otherwise it must be said here.
         kind = {} if "toolChoice" in config else {"type": "auto"}
         extra["tool_choice"] = {**kind, "disable_parallel_tool_use": True}

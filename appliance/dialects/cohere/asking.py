@@ -105,7 +105,8 @@ def _part(part: Any, field: str) -> dict[str, Any]:
     data_url(part.image_url.url, f"{field}.image_url.url")
     image: dict[str, Any] = {"url": part.image_url.url}
     if part.image_url.detail is not None:
-        image["detail"] = part.image_url.detail
+        detail = part.image_url.detail
+        image["detail"] = "high" if detail == "original" else detail
     return {"type": "image_url", "image_url": image}
 
 

@@ -11,6 +11,7 @@ import msgspec
 from appliance.dialects.answer import Frame
 from appliance.dialects.responses import errors, reported, resource
 from appliance.dialects.responses.errors import event
+from appliance.dialects.responses.names import names_of
 from appliance.dialects.responses.output import Output, Said
 from appliance.dialects.responses.resource import ENCRYPTED, Response, asked_of
 from appliance.dialects.responses.resuming import Resumed
@@ -34,6 +35,7 @@ class _Answer:
             frame.id,
             summary=self._skeleton["reasoning"]["summary"] is not None,
             logprobs="message.output_text.logprobs" in self._include or bool(asked.get("top_logprobs")),
+            names=names_of(asked.get("tools")),
         )
         self._reason: str | None = None
         self._final: Response | None = None

@@ -12,6 +12,11 @@ from appliance.dialects.wire import encode
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
+_SAID = {
+    "response.function_call_arguments.delta": "arguments",
+    "response.custom_tool_call_input.delta": "input",
+}
+"""Events with a piece of what a tool is called with, and the item's field."""
 _DELTAS = {
     "response.output_text.delta": ("content", "output_text", "text"),
     "response.refusal.delta": ("content", "refusal", "refusal"),
@@ -73,8 +78,8 @@ class _Made:
             self._add(kind, self._items[at], event, piece)
 
     def _add(self, kind: str, item: dict[str, Any], event: dict[str, Any], piece: str) -> None:
-        if kind == "response.function_call_arguments.delta":
-            item.setdefault("_pieces", []).append(piece)
+        if kind in _SAID:
+            item.setdefault("_pieces", (_SAID[kind], []))[1].append(piece)
         elif kind in _DELTAS:
             where, type, field = _DELTAS[kind]
             index = event.get("summary_index" if where == "summary" else "content_index")
@@ -94,7 +99,7 @@ def _whole(item: dict[str, Any]) -> dict[str, Any]:
     """An item of which not all may have come."""
     pieces, parts = item.pop("_pieces", None), item.pop("_parts", None)
     if pieces is not None:
-        item["arguments"] = "".join(pieces)
+        item[pieces[0]] = "".join(pieces[1])
     for (where, _, type, field), texts in (parts or {}).items():
         found = item.get(where)
         item[where] = [*(found if isinstance(found, list) else ()), {"type": type, field: "".join(texts)}]

@@ -3,7 +3,7 @@ on the way. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -11,8 +11,10 @@ import msgspec
 from appliance.dialects import chat
 from appliance.dialects.answer import Ask
 from appliance.dialects.responses import conversation, outbound
+from appliance.dialects.responses import tools as t
 from appliance.dialects.responses.conversation import INSTRUCTIONS, Sourced
 from appliance.dialects.responses.items import Item, kind_of, read_item
+from appliance.dialects.responses.names import Names, flat, names_of
 from appliance.dialects.responses.reasoning import is_ours
 from appliance.dialects.responses.request import Include, Reasoning, ResponsesRequest, TextConfig
 from appliance.dialects.wire import encode
@@ -35,6 +37,7 @@ _SAME = (
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
+    "prompt_cache_options",
     "service_tier",
     "stream",
 )
@@ -70,13 +73,30 @@ def _reasoning(native: ResponsesRequest, after: chat.ChatRequest) -> dict[str, A
 
 
 def _tools(native: ResponsesRequest, after: chat.ChatRequest) -> dict[str, Any]:
-    """The functions as they are now, behind what else there was of tools."""
-    others = [tool for tool in native.tools or () if tool.get("type") != "function"]
-    functions = [outbound.tool_of(tool) for tool in after.tools or ()]
-    choice: Any = native.tool_choice if others else None
+    """The tools as they are now: those that are unchanged as they came, and what the target has by itself."""
+    left = {tool.function.name: tool for tool in after.tools or ()}
+    kept = [made for tool in native.tools or () if (made := _tool(tool, left, None)) is not None]
+    tools = [*kept, *(outbound.tool_of(tool) for tool in left.values())]
+    choice: Any = native.tool_choice if any(tool.get("type") in t.NATIVE_TOOLS for tool in tools) else None
     if after.tool_choice is not None:
-        choice = outbound.chosen_of(after.tool_choice)
-    return {"tools": [*others, *functions] or None, "tool_choice": choice}
+        choice = outbound.chosen_of(after.tool_choice, names_of(native.tools))
+    return {"tools": tools or None, "tool_choice": choice}
+
+
+def _tool(tool: dict[str, Any], left: dict[str, chat.Tool], namespace: str | None) -> dict[str, Any] | None:
+    """A tool as it is to be now; None where it is no more. Takes it from what is left."""
+    kind = tool.get("type")
+    if kind in t.NATIVE_TOOLS:
+        return tool
+    if kind == "namespace":
+        inner = [made for each in tool["tools"] if (made := _tool(each, left, tool["name"])) is not None]
+        return {**tool, "tools": inner} if inner else None
+    now = left.pop(flat(namespace, tool["name"]), None)
+    if now is None:
+        return None
+    (was,), _ = t.read_tools([tool])
+    same = (now.function.parameters, now.function.strict) == (was.function.parameters, was.function.strict)
+    return tool if same else {**outbound.tool_of(now), "name": tool["name"]}
 
 
 def _limit(native: ResponsesRequest, after: chat.ChatRequest) -> dict[str, Any]:
@@ -107,7 +127,8 @@ def _messages(native: ResponsesRequest, after: Sequence[chat.Message]) -> dict[s
     read = [read_item(item, f"input[{i}]") for i, item in enumerate(items)]
     before = conversation.messages(native.instructions, read)
     if len(before) != len(after):
-        return {"instructions": None, "input": outbound.items_of(after)}
+        return {"instructions": None, "input": outbound.items_of(after, names_of(native.tools))}
+    names, types = names_of(native.tools), {item["call_id"]: item["type"] for item in items if _calls(item)}
     changes: dict[str, Any] = {}
     new: dict[int, list[Item]] = {}
     for was, now in zip(before, after, strict=True):
@@ -118,23 +139,29 @@ def _messages(native: ResponsesRequest, after: Sequence[chat.Message]) -> dict[s
             continue
         for source in was.sources:
             new[source] = []
-        new[was.sources[-1]] = _again(was, now, items)
+        new[was.sources[-1]] = _again(was, now, items, names, types)
     if new:
         changes["input"] = [each for i, item in enumerate(items) for each in new.get(i, [item])]
     return changes
 
 
-def _again(was: Sourced, now: chat.Message, items: Sequence[Item]) -> list[Item]:
+def _calls(item: Item) -> bool:
+    return kind_of(item) in ("function_call", "custom_tool_call")
+
+
+def _again(
+    was: Sourced, now: chat.Message, items: Sequence[Item], names: Names, types: Mapping[str, str]
+) -> list[Item]:
     """The items of a message that has changed. What was thought stays as it came, unless it has changed itself."""
     if not isinstance(now, chat.AssistantMessage) or not isinstance(was.message, chat.AssistantMessage):
-        return outbound.items_of([now])
+        return outbound.items_of([now], names, called=types)
     thoughts = [items[i] for i in was.sources if kind_of(items[i]) == "reasoning"]
     if (was.message.reasoning_content, was.message.reasoning_details) != (
         now.reasoning_content,
         now.reasoning_details,
     ):
         thoughts = outbound.thoughts_of(now)
-    return [*thoughts, *outbound.spoken_of(now)]
+    return [*thoughts, *outbound.spoken_of(now, names)]
 
 
 def _plain(message: chat.Message) -> str | None:
@@ -184,7 +211,7 @@ def _readable(items: list[Item], reasoning_text: bool) -> list[Item]:
     ]
 
 
-_LOSE_ID = ("message", "function_call")
+_LOSE_ID = ("message", "function_call", "custom_tool_call")
 
 
 def _keeps(item: Item, reasoning_text: bool) -> bool:

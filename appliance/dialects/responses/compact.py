@@ -64,7 +64,6 @@ WIRE = Wire(CompactRequest, refused=REFUSED, hints=HINTS)
 def parse_compact(body: bytes, max_depth: int = 64) -> CompactRequest:
     """The request in `body`, fully checked. Raises BadRequest or UnsupportedParameter."""
     request: CompactRequest = WIRE.read(body, max_depth)
-    p.check_service(None, request.service_tier)
     if not request.input and request.previous_response_id is None:
         raise BadRequest(
             "input is required. Send a string or an array of items.", param="input", code="missing_required_parameter"

@@ -11,7 +11,9 @@ from typing import Any
 import msgspec
 
 from appliance.dialects import chat
+from appliance.dialects.custom_tools import arguments_of
 from appliance.dialects.responses.items import (
+    CustomCallItem,
     FunctionCallItem,
     FunctionOutputItem,
     InputAudio,
@@ -27,6 +29,7 @@ from appliance.dialects.responses.items import (
     TypedItem,
     kind_of,
 )
+from appliance.dialects.responses.names import flat
 from appliance.dialects.responses.reasoning import details_of, text_of
 from appliance.errors import BadRequest
 
@@ -64,7 +67,7 @@ def check_calls(items: Sequence[TypedItem]) -> None:
     """Every output answers a call. Raises BadRequest."""
     called: set[str] = set()
     for i, item in enumerate(items):
-        if isinstance(item, FunctionCallItem):
+        if isinstance(item, FunctionCallItem | CustomCallItem):
             called.add(item.call_id)
         elif isinstance(item, NativeItem):
             # Calls of a target's own tools may be answered like those of functions: Codex does so with its shell.
@@ -85,7 +88,7 @@ def messages(instructions: str | None, items: Sequence[TypedItem]) -> list[Sourc
     for i, item in enumerate(items):
         if isinstance(item, ReasoningItem):
             turn.think(i, item, made)
-        elif isinstance(item, FunctionCallItem):
+        elif isinstance(item, FunctionCallItem | CustomCallItem):
             turn.call(i, item)
         elif isinstance(item, MessageItem) and item.role == "assistant":
             turn.say(i, item, made)
@@ -124,9 +127,11 @@ class _Turn:
         self._sources.append(i)
         self._parts = (self._parts or []) + _said(item)
 
-    def call(self, i: int, item: FunctionCallItem) -> None:
+    def call(self, i: int, item: FunctionCallItem | CustomCallItem) -> None:
         self._sources.append(i)
-        self._calls.append(chat.ToolCall(item.call_id, chat.FunctionCall(item.name, item.arguments), "function"))
+        arguments = arguments_of(item.input) if isinstance(item, CustomCallItem) else item.arguments
+        function = chat.FunctionCall(flat(item.namespace, item.name), arguments)
+        self._calls.append(chat.ToolCall(item.call_id, function, "function"))
 
     def end(self, made: list[Sourced]) -> None:
         """Put the message together. What was thought without a word or a call after it belongs to no message."""
@@ -195,7 +200,7 @@ def _image(part: InputImage) -> chat.ImagePart | chat.FilePart:
 
 
 def _address(part: InputImage) -> chat.ImageUrl:
-    return chat.ImageUrl(part.image_url or "", "high" if part.detail == "original" else part.detail)
+    return chat.ImageUrl(part.image_url or "", part.detail)
 
 
 def _output(item: FunctionOutputItem) -> str | list[chat.TextPart | chat.ImagePart | chat.FilePart]:

@@ -89,6 +89,19 @@ class FunctionCallItem(msgspec.Struct, frozen=True, tag_field="type", tag="funct
     id: Id | None = None
     status: Status | None = None
     namespace: str | None = None
+    caller: dict[str, Any] | None = None
+    created_by: str | None = None
+
+
+class CustomCallItem(msgspec.Struct, frozen=True, tag_field="type", tag="custom_tool_call", forbid_unknown_fields=True):
+    call_id: CallId
+    name: FunctionName
+    input: str
+    id: Id | None = None
+    status: Status | None = None
+    namespace: str | None = None
+    caller: dict[str, Any] | None = None
+    created_by: str | None = None
 
 
 class FunctionOutputItem(
@@ -98,6 +111,13 @@ class FunctionOutputItem(
     output: str | list[ToolPart]
     id: Id | None = None
     status: Status | None = None
+    name: str | None = None
+    caller: dict[str, Any] | None = None
+    created_by: str | None = None
+
+
+class CustomOutputItem(FunctionOutputItem, frozen=True, tag="custom_tool_call_output"):
+    pass
 
 
 class ReasoningItem(msgspec.Struct, frozen=True, tag_field="type", tag="reasoning", forbid_unknown_fields=True):
@@ -126,13 +146,22 @@ class NativeItem(msgspec.Struct, frozen=True):
 
 
 TypedItem = (
-    MessageItem | FunctionCallItem | FunctionOutputItem | ReasoningItem | CompactionItem | ReferenceItem | NativeItem
+    MessageItem
+    | FunctionCallItem
+    | CustomCallItem
+    | FunctionOutputItem
+    | ReasoningItem
+    | CompactionItem
+    | ReferenceItem
+    | NativeItem
 )
 
 _TYPED: dict[str, type[msgspec.Struct]] = {
     "message": MessageItem,
     "function_call": FunctionCallItem,
     "function_call_output": FunctionOutputItem,
+    "custom_tool_call": CustomCallItem,
+    "custom_tool_call_output": CustomOutputItem,
     "reasoning": ReasoningItem,
     "compaction": CompactionItem,
     "item_reference": ReferenceItem,
@@ -145,8 +174,6 @@ NATIVE_ITEMS = frozenset(
         "code_interpreter_call",
         "computer_call",
         "computer_call_output",
-        "custom_tool_call",
-        "custom_tool_call_output",
         "file_search_call",
         "image_generation_call",
         "local_shell_call",

@@ -30,6 +30,10 @@ def items_of(native: ResponsesRequest, id: str) -> list[Item]:
     return [_normal(item, own, i) for i, item in enumerate(native.items())]
 
 
+_CALLS = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output")
+_WITH_STATUS = ("message", *_CALLS)
+
+
 def _normal(item: Item, own: str, i: int) -> Item:
     kind = kind_of(item) or "item"
     if kind == "item_reference":
@@ -38,7 +42,7 @@ def _normal(item: Item, own: str, i: int) -> Item:
     made["id"] = item.get("id") or f"{_PREFIXES.get(kind, 'item')}_{own}_in{i}"
     if kind == "message":
         made["content"] = _content(item)
-    if kind in ("message", "function_call", "function_call_output"):
+    if kind in _WITH_STATUS:
         made["status"] = item.get("status") or "completed"
     elif kind == "reasoning":
         made["summary"] = item.get("summary") or []

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from appliance.dialects import chat
 from appliance.dialects.answer import Ask
+from appliance.dialects.custom_tools import input_of
+from appliance.dialects.responses.names import Name, Names
 from appliance.dialects.responses.reader import ResponsesReader, read_events
 from appliance.dialects.responses.reasoning import unpack
+from appliance.dialects.tools import GrammarFormat, customs
 from appliance.dialects.translating import effort_of, refuse, thinking_budget
 from appliance.dialects.wire import encode
 from appliance.errors import UnsupportedParameter
@@ -27,6 +30,7 @@ FEATURES = frozenset(
         "reasoning",
         "verbosity",
         "tool_images",
+        "service_tiers",
     )
 )
 """What the dialect has a notion for, of the features of a canonical request."""
@@ -57,6 +61,8 @@ _SAME = (
     "safety_identifier",
     "prompt_cache_key",
     "prompt_cache_retention",
+    "prompt_cache_options",
+    "service_tier",
 )
 
 _ENCRYPTED = "reasoning.encrypted_content"
@@ -107,9 +113,10 @@ def _unsupported(path: str, why: str) -> UnsupportedParameter:
 
 def ask_body(request: chat.ChatRequest, model: str, *, stream: bool, reasoning_text: bool = False) -> dict[str, Any]:
     """The body. Nothing is stored at the target: who wants to go on sends the conversation again."""
+    names = {name: Name(name, custom=True) for name in customs(request.tools)}
     body: dict[str, Any] = {
         "model": model,
-        "input": items_of(request.messages, reasoning_text=reasoning_text),
+        "input": items_of(request.messages, names, reasoning_text=reasoning_text),
         "store": False,
     }
     for field in _SAME:
@@ -118,14 +125,12 @@ def ask_body(request: chat.ChatRequest, model: str, *, stream: bool, reasoning_t
             body[field] = value
     if request.token_limit is not None:
         body["max_output_tokens"] = request.token_limit
-    if request.service_tier in ("auto", "default"):
-        body["service_tier"] = request.service_tier
     if stream:
         body["stream"] = True
     if request.tools:
         body["tools"] = [tool_of(tool) for tool in request.tools]
     if request.tool_choice is not None and request.tools:
-        body["tool_choice"] = chosen_of(request.tool_choice)
+        body["tool_choice"] = chosen_of(request.tool_choice, names)
     if text := text_of(request):
         body["text"] = text
     include: list[str] = []
@@ -145,6 +150,8 @@ def ask_body(request: chat.ChatRequest, model: str, *, stream: bool, reasoning_t
 
 def tool_of(tool: chat.Tool) -> dict[str, Any]:
     function = tool.function
+    if tool.custom is not None:
+        return _custom_of(tool.custom)
     made: dict[str, Any] = {"type": "function", "name": function.name}
     if function.description is not None:
         made["description"] = function.description
@@ -153,8 +160,20 @@ def tool_of(tool: chat.Tool) -> dict[str, Any]:
     return made
 
 
-def chosen_of(choice: str | chat.ToolChoice) -> str | dict[str, str]:
-    return choice if isinstance(choice, str) else {"type": "function", "name": choice.function.name}
+def _custom_of(custom: chat.CustomTool) -> dict[str, Any]:
+    made: dict[str, Any] = {"type": "custom", "name": custom.name}
+    if custom.description is not None:
+        made["description"] = custom.description
+    if isinstance(custom.format, GrammarFormat):
+        made["format"] = {"type": "grammar", **msgspec.to_builtins(custom.format.grammar)}
+    return made
+
+
+def chosen_of(choice: str | chat.ToolChoice, names: Mapping[str, Name] = {}) -> str | dict[str, str]:
+    if isinstance(choice, str):
+        return choice
+    name = names.get(choice.function.name) or Name(choice.function.name)
+    return {"type": "custom" if name.custom else "function", "name": name.name}
 
 
 def text_of(request: chat.ChatRequest) -> dict[str, Any]:
@@ -193,15 +212,26 @@ _EFFORTS = ((4096, "low"), (16_384, "medium"), (1 << 31, "high"))
 """Most tokens of reasoning, and the effort that comes to about as many."""
 
 
-def items_of(messages: Sequence[chat.Message], *, reasoning_text: bool = False) -> list[dict[str, Any]]:
-    """The items of a conversation."""
+def items_of(
+    messages: Sequence[chat.Message],
+    names: Mapping[str, Name] = {},
+    *,
+    reasoning_text: bool = False,
+    called: Mapping[str, str] = {},
+) -> list[dict[str, Any]]:
+    """The items of a conversation. names: what is to be called otherwise. called: calls that earlier messages made, by
+    their ids, and the types of their items."""
     items: list[dict[str, Any]] = []
+    types = dict(called)
     for message in messages:
         if isinstance(message, chat.AssistantMessage):
-            items += _turn(message, reasoning_text)
+            turn = _turn(message, names, reasoning_text)
+            types.update((item["call_id"], item["type"]) for item in turn if "call_id" in item)
+            items += turn
         elif isinstance(message, chat.ToolMessage):
             output = message.content if isinstance(message.content, str) else [_part(part) for part in message.content]
-            items.append({"type": "function_call_output", "call_id": message.tool_call_id, "output": output})
+            type = types.get(message.tool_call_id, "function_call") + "_output"
+            items.append({"type": type, "call_id": message.tool_call_id, "output": output})
         else:
             content = message.content if isinstance(message.content, str) else [_part(part) for part in message.content]
             role = "user" if isinstance(message, chat.UserMessage) else _role(message)
@@ -222,11 +252,11 @@ def _part(part: Any) -> dict[str, Any]:
     return {"type": "input_text", "text": part.text}
 
 
-def _turn(message: chat.AssistantMessage, reasoning_text: bool) -> list[dict[str, Any]]:
-    return [*thoughts_of(message, reasoning_text), *spoken_of(message)]
+def _turn(message: chat.AssistantMessage, names: Names, reasoning_text: bool) -> list[dict[str, Any]]:
+    return [*thoughts_of(message, reasoning_text), *spoken_of(message, names)]
 
 
-def spoken_of(message: chat.AssistantMessage) -> list[dict[str, Any]]:
+def spoken_of(message: chat.AssistantMessage, names: Mapping[str, Name] = {}) -> list[dict[str, Any]]:
     """The items of what an assistant said and called, without what it thought."""
     items: list[dict[str, Any]] = []
     parts: list[dict[str, Any]] = []
@@ -244,10 +274,10 @@ def spoken_of(message: chat.AssistantMessage) -> list[dict[str, Any]]:
     if parts:
         items.append({"type": "message", "role": "assistant", "content": parts})
     for call in message.tool_calls or ():
-        function = call.function
-        items.append(
-            {"type": "function_call", "call_id": call.id, "name": function.name, "arguments": function.arguments}
-        )
+        name = names.get(call.function.name) or Name(call.function.name)
+        said = call.function.arguments
+        kind = {"type": "custom_tool_call" if name.custom else "function_call", "call_id": call.id, **name.fields()}
+        items.append({**kind, "input": input_of(said)} if name.custom else {**kind, "arguments": said})
     return items
 
 

@@ -5,16 +5,19 @@ Each method appends to `out` what it is told of as (type, fields); who writes th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from appliance.dialects.chat_answer import logprob
 from appliance.dialects.responses import reasoning
+from appliance.dialects.responses.names import Name
 from appliance.dialects.responses.resuming import Begun
 from runtimes.engine import Delta, PositionLogprobs, TokenLogprob, ToolCallDelta
 
 Said = list[tuple[str, dict[str, Any]]]
 Fields = dict[str, Any]
+CALLS = ("function_call", "custom_tool_call")
+"""Types of items that are calls of a client's own tools."""
 
 
 class Text:
@@ -114,24 +117,39 @@ class Thought:
 
 
 class Call:
-    """A function call under way."""
+    """A call under way, of a function or of a custom tool."""
 
-    def __init__(self, id: str, at: int, call_id: str) -> None:
+    def __init__(self, id: str, at: int, call_id: str, name: Name) -> None:
         self.id = id
         self.at = at
         self.call_id = call_id
-        self.name = ""
+        self.name = name
         self.pieces: list[str] = []
 
     def item(self, status: str) -> Fields:
+        type, said = ("custom_tool_call", "input") if self.name.custom else ("function_call", "arguments")
         return {
             "id": self.id,
-            "type": "function_call",
+            "type": type,
             "status": status,
-            "arguments": "".join(self.pieces) if status != "in_progress" else "",
+            said: "".join(self.pieces) if status != "in_progress" else "",
             "call_id": self.call_id,
-            "name": self.name,
+            **self.name.fields(),
         }
+
+    def piece(self, said: str, out: Said) -> None:
+        self.pieces.append(said)
+        kind = "custom_tool_call_input" if self.name.custom else "function_call_arguments"
+        out.append((f"response.{kind}.delta", {"item_id": self.id, "output_index": self.at, "delta": said}))
+
+    def close(self, out: Said) -> None:
+        fields: Fields = {"item_id": self.id, "output_index": self.at}
+        said = "".join(self.pieces)
+        if self.name.custom:
+            out.append(("response.custom_tool_call_input.done", {**fields, "input": said}))
+        else:
+            fields = {**fields, "name": self.name.name, "arguments": said}
+            out.append(("response.function_call_arguments.done", fields))
 
 
 class Output:
@@ -140,11 +158,13 @@ class Output:
     Ids are made of the response's own, so that the same answer has the same ones wherever it is put together.
     """
 
-    def __init__(self, id: str, *, summary: bool, logprobs: bool) -> None:
-        """id: the response's. summary: thoughts are told as summaries."""
+    def __init__(self, id: str, *, summary: bool, logprobs: bool, names: Mapping[str, Name] = {}) -> None:
+        """id: the response's. summary: thoughts are told as summaries. names: of tools that the client calls otherwise
+        than the target does."""
         self._id = id.partition("_")[2] or id
         self._summary = summary
         self._logprobs = logprobs
+        self._names = names
         self._items: list[Fields | None] = []
         """Finished items; None for those under way."""
         self.text: Text | None = None
@@ -162,7 +182,7 @@ class Output:
             self._items.append(sent.item if sent.finished else None)
             if not sent.finished:
                 self._take_up(at, str(kind), str(sent.item.get("id", "")), sent, calls)
-            calls += kind == "function_call"
+            calls += kind in CALLS
 
     def _take_up(self, at: int, kind: str, id: str, sent: Begun, calls: int) -> None:
         if kind == "message":
@@ -174,9 +194,10 @@ class Output:
             summary = self._summary if types == {""} else "summary_text" in types
             thought = self._thought = Thought(id, at, summary)
             thought.parts, thought.pieces = sent.parts, sent.pieces
-        elif kind == "function_call":
-            call = self._calls[calls] = Call(id, at, str(sent.item.get("call_id", "")))
-            call.name, call.pieces = str(sent.item.get("name", "")), sent.pieces
+        elif kind in CALLS:
+            name = Name(str(sent.item.get("name", "")), sent.item.get("namespace"), kind == "custom_tool_call")
+            call = self._calls[calls] = Call(id, at, str(sent.item.get("call_id", "")), name)
+            call.pieces = sent.pieces
         else:
             self._others.append((at, {**sent.item, "status": "incomplete"}))
 
@@ -266,14 +287,12 @@ class Output:
         if call is None:
             self._end_thought(out)
             self._end_text(out)
-            id, at = self._open("fc")
-            call = self._calls[piece.index] = Call(id, at, piece.id or f"call_{self._id}_{at}")
-            call.name = piece.name
+            name = self._names.get(piece.name) or Name(piece.name, custom=piece.custom)
+            id, at = self._open("ctc" if name.custom else "fc")
+            call = self._calls[piece.index] = Call(id, at, piece.id or f"call_{self._id}_{at}", name)
             self._added(at, call.item("in_progress"), out)
         if piece.arguments:
-            call.pieces.append(piece.arguments)
-            fields = {"item_id": call.id, "output_index": call.at, "delta": piece.arguments}
-            out.append(("response.function_call_arguments.delta", fields))
+            call.piece(piece.arguments, out)
 
     def end(self, incomplete: bool, out: Said) -> None:
         """Finish what is under way. An answer that was cut off leaves its last items incomplete."""
@@ -281,9 +300,7 @@ class Output:
         self._end_thought(out)
         self._end_text(out)
         for call in self._calls.values():
-            arguments = "".join(call.pieces)
-            fields = {"item_id": call.id, "output_index": call.at, "name": call.name, "arguments": arguments}
-            out.append(("response.function_call_arguments.done", fields))
+            call.close(out)
             self._finish(call.at, call.item(self._status), out)
         self._calls.clear()
         for at, item in self._others:

@@ -10,6 +10,7 @@ import msgspec
 from appliance.dialects import sse
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import reported
+from appliance.dialects.responses.names import flat
 from appliance.dialects.responses.reasoning import carried, pack
 from appliance.dialects.responses.reported import BAD_JSON
 from appliance.dialects.sse import NamedFramer
@@ -47,7 +48,13 @@ class _Item(msgspec.Struct, frozen=True):
     encrypted_content: str | None = None
     call_id: str | None = None
     name: str | None = None
+    namespace: str | None = None
     arguments: str | None = None
+    input: str | None = None
+
+    @property
+    def custom(self) -> bool:
+        return self.type == "custom_tool_call"
 
 
 class _RawItem(msgspec.Struct, frozen=True):
@@ -71,6 +78,7 @@ class _Event(msgspec.Struct, frozen=True):
     text: str | None = None
     refusal: str | None = None
     arguments: str | None = None
+    input: str | None = None
     logprobs: list[_Position] | None = None
     item: msgspec.Raw = msgspec.Raw()
     response: _Response | None = None
@@ -83,7 +91,8 @@ _decode_item = msgspec.json.Decoder(_Item).decode
 _decode_kind = msgspec.json.Decoder(_RawItem).decode
 _decode_whole = msgspec.json.Decoder(_Response).decode
 
-_READ = frozenset(("message", "function_call", "reasoning"))
+_CALLS = frozenset(("function_call", "custom_tool_call"))
+_READ = frozenset(("message", "reasoning")) | _CALLS
 
 
 class ResponsesReader:
@@ -95,6 +104,8 @@ class ResponsesReader:
         self._framer = NamedFramer()
         self._calls: dict[int, int] = {}
         """Place in the output → index of the call."""
+        self._custom: set[int] = set()
+        """Of these places, those of calls of custom tools."""
         self._given: set[tuple[int, str, int]] = set()
         """(place in the output, what, place in it) of which something was given: what is told again at the end of a
         part is news only if it was not told before."""
@@ -177,7 +188,7 @@ class ResponsesReader:
 
     def _added(self, event: _Event, out: list[Event]) -> None:
         item = self._item(event.item)
-        if item is not None and item.type == "function_call":
+        if item is not None and item.type in _CALLS:
             self._call(event.output_index, item, out)
 
     def _call(self, at: int, item: _Item, out: list[Event]) -> int:
@@ -187,7 +198,10 @@ class ResponsesReader:
                 raise reported.unsound(self._target)
             index = self._calls[at] = len(self._calls)
             self._any = True
-            out.append(Delta(tool_calls=[ToolCallDelta(index, item.call_id or item.id or "", item.name)]))
+            if item.custom:
+                self._custom.add(at)
+            id, name = item.call_id or item.id or "", flat(item.namespace, item.name)
+            out.append(Delta(tool_calls=[ToolCallDelta(index, id, name, custom=item.custom)]))
         return index
 
     def _arguments(self, event: _Event, out: list[Event]) -> None:
@@ -195,7 +209,7 @@ class ResponsesReader:
 
     def _arguments_done(self, event: _Event, out: list[Event]) -> None:
         if (event.output_index, "arguments", 0) not in self._given:
-            self._argue(event.output_index, event.arguments or "", out)
+            self._argue(event.output_index, event.arguments or event.input or "", out)
 
     def _argue(self, at: int, text: str, out: list[Event]) -> None:
         index = self._calls.get(at)
@@ -203,7 +217,7 @@ class ResponsesReader:
             raise reported.unsound(self._target)
         if text:
             self._given.add((at, "arguments", 0))
-            out.append(Delta(tool_calls=[ToolCallDelta(index, arguments=text)]))
+            out.append(Delta(tool_calls=[ToolCallDelta(index, arguments=text, custom=at in self._custom)]))
 
     def _item_done(self, event: _Event, out: list[Event]) -> None:
         item = self._item(event.item)
@@ -212,10 +226,10 @@ class ResponsesReader:
 
     def _whole_item(self, at: int, item: _Item, out: list[Event]) -> None:
         """An item that is complete: what of it was not told yet."""
-        if item.type == "function_call":
+        if item.type in _CALLS:
             self._call(at, item, out)
             if (at, "arguments", 0) not in self._given:
-                self._argue(at, item.arguments or "", out)
+                self._argue(at, item.arguments or item.input or "", out)
         elif item.type == "reasoning":
             self._whole_thought(at, item, out)
         else:
@@ -288,6 +302,8 @@ _TAKES: dict[str, _Take] = {
     "response.output_item.done": ResponsesReader._item_done,
     "response.function_call_arguments.delta": ResponsesReader._arguments,
     "response.function_call_arguments.done": ResponsesReader._arguments_done,
+    "response.custom_tool_call_input.delta": ResponsesReader._arguments,
+    "response.custom_tool_call_input.done": ResponsesReader._arguments_done,
     "response.completed": ResponsesReader._ended,
     "response.incomplete": ResponsesReader._ended,
     "response.failed": ResponsesReader._failed,

@@ -105,7 +105,10 @@ class ResponsesRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_u
     safety_identifier: p.Label | None = None
     prompt_cache_key: p.Label | None = None
     prompt_cache_retention: p.Label | None = None
+    prompt_cache_options: p.CacheOptions | None = None
     service_tier: p.ServiceTier | None = None
+    client_metadata: Annotated[dict[str, Any], Meta(max_length=64)] | None = None
+    """What Codex tells of itself; a no-op, which goes on to a target that speaks this dialect."""
     store: bool | None = None
     background: bool | None = None
     stream: bool | None = None
@@ -151,6 +154,10 @@ REFUSED = {
     "n": "this endpoint gives one answer.",
     "stop": "this endpoint has no stop; POST /v1/chat/completions has.",
     "moderation": "leave it out.",
+    "access_programs": "leave it out.",
+    "background_options": "leave it out; a response in the background is worked on at once.",
+    "image": "leave it out.",
+    "multi_agent": "leave it out.",
 }
 
 HINTS = {
@@ -202,7 +209,6 @@ def check(native: ResponsesRequest) -> None:
     """What the types of the fields cannot say. Raises BadRequest or UnsupportedParameter."""
     if native.stream_options is not None and not native.stream:
         raise BadRequest("stream_options is only allowed together with stream: true.", param="stream_options")
-    p.check_service(None, native.service_tier)
     if not native.input and native.previous_response_id is None:
         raise BadRequest(
             "input is required. Send a string or an array of items.", param="input", code="missing_required_parameter"
@@ -296,6 +302,7 @@ def _canonical(native: ResponsesRequest, *, provisional: bool) -> chat.ChatReque
         safety_identifier=native.safety_identifier,
         prompt_cache_key=native.prompt_cache_key,
         prompt_cache_retention=native.prompt_cache_retention,
+        prompt_cache_options=native.prompt_cache_options,
     )
 
 
@@ -316,8 +323,10 @@ def needs(asked: Asked) -> Iterator[tuple[str, str, bool]]:
 
 def native_needs(native: ResponsesRequest) -> Iterator[tuple[str, str, bool]]:
     """Abilities beside those of the canonical request: (feature, field that asks for it, whether it may be dropped)."""
-    for field in tools.choose(native.tools, native.tool_choice).native if native.tools else ():
-        yield "responses_tools", field, False
+    if native.tools:
+        chosen = tools.choose(native.tools, native.tool_choice)
+        for field in chosen.native:
+            yield "responses_tools", field, chosen.droppable
     if native.truncation == "auto":
         yield "truncation", "truncation", True
     if isinstance(native.input, str):

@@ -104,5 +104,6 @@ _TAKES: dict[str, Callable[[Begun, _Sent], None]] = {
     "response.reasoning_text.delta": _piece,
     "response.reasoning_summary_text.delta": _piece,
     "response.function_call_arguments.delta": _piece,
+    "response.custom_tool_call_input.delta": _piece,
     "response.output_text.annotation.added": _annotated,
 }
