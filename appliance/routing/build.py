@@ -21,6 +21,10 @@ from appliance.settings.providers import Provider
 from appliance.settings.routing import DeploymentTarget, RouteTarget, When
 from appliance.settings.routing import Route as RouteSettings
 
+PREFILL = frozenset({"prefill", "may_prefill"})
+"""Features of models that are handed the beginning of an answer: the first go on from there, the others may also say it
+again; see appliance.rescue."""
+
 
 def _on_box(_target: Any) -> Zone:
     return "on_box"
@@ -66,7 +70,7 @@ def build_router(
             share=target.canary,
             when=condition(target.when),
             price=price_of(upstream.name),
-            prefill="prefill" in upstream.capabilities.features if prefill is None else prefill,
+            prefill=not PREFILL.isdisjoint(upstream.capabilities.features) if prefill is None else prefill,
         )
 
     def route_of(model: str) -> Route:

@@ -209,6 +209,34 @@ async def test_estimates_are_added_up_where_nobody_counts(house: House) -> None:
     assert row.completion_tokens == sum(each.completion_tokens for each in row.attempts)
 
 
+DIALECTS: dict[str, dict[str, Any]] = {
+    "/v1/messages": {"max_tokens": 50, "messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/responses": {"input": "Hi", "store": False},
+}
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+async def test_it_is_so_in_every_dialect(house: House, path: str) -> None:
+    says(house, "first", *BEGINNING, end="cut")
+    says(house, "second", "42.", usage=(5 + 3, 1))
+    route(house, "first", prefilled(house, "second"))
+    response = await house.post(path, {"model": "m", "stream": True, **DIALECTS[path]})
+    events = await events_of(response)
+    said = "".join(event["delta"].get("text", "") for event in events if event["type"] == "content_block_delta")
+    if path == "/v1/responses":
+        said = "".join(event["delta"] for event in events if event["type"] == "response.output_text.delta")
+    assert said == "".join(BEGINNING) + "42."
+    (usage,) = [
+        event.get("usage") or event["response"]["usage"]
+        for event in events
+        if event["type"] in ("message_delta", "response.completed")
+    ]
+    assert (usage["input_tokens"], usage["output_tokens"]) == (5, 4)
+    row = await house.recorder.wait_for(1)
+    assert row.finish_reasons == ["stop"]
+    assert [each.completion_tokens for each in row.attempts] == [3, 1]
+
+
 # --- how a target is asked for the rest -----------------------------------------------------------
 
 

@@ -37,6 +37,7 @@ OPENAI = frozenset(
         "reasoning",
         "verbosity",
         "prefill",
+        "may_prefill",
         "tool_images",
         "custom_tools",
         "allowed_tools",
