@@ -7,8 +7,10 @@ MAKEFLAGS += --no-print-directory
 VENV ?= .venv
 # Further arguments for the command that the target runs, e.g. make test ARGS="tests/door -x".
 ARGS ?=
-# What pytest runs with: two processes, each with whole files. What a test is called must not depend on the hash seed.
-PYTEST = PYTHONHASHSEED=0 $(TEST_STORE) $(BIN)/python -m pytest $(if $(filter -n%,$(ARGS)),,-n 2 --dist loadfile)
+# What pytest runs with: two processes, each with whole files in the order of tests/conftest.py. What a test is called
+# must not depend on the hash seed.
+SHARED = -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST = PYTHONHASHSEED=0 $(TEST_STORE) $(BIN)/python -m pytest $(if $(filter -n%,$(ARGS)),,$(SHARED))
 # How the engine is built; see README.md.
 LLAMA_COMPILER ?= auto
 LLAMA_LLAMAFILE ?= OFF

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -16,6 +17,30 @@ from tests.postgres import PASSWORD, Cluster, PostgresMissing, open_cluster
 from tests.telemetry.canaries import Hunt
 
 ROOT = Path(__file__).parents[1]
+LONG = (
+    "llamacpp/test_engine_sameness.py",
+    "contract/test_llmock.py",
+    "llamacpp/test_engine_bounds.py",
+    "faults/test_failover_faults.py",
+    "faults/test_engine_faults.py",
+    "faults/test_gateway_killed.py",
+    "llamacpp/test_tools_with_a_model.py",
+    "e2e/test_leaving_clients.py",
+    "wiring/test_live_settings.py",
+    "llamacpp/test_engine_leaving.py",
+    "e2e/test_limits.py",
+)
+"""Files that take long, for other reasons than many tests. They come first, the longest at the beginning: `make test`
+hands whole files to two processes, and one that began such a file last would go on alone. Those that compute stand
+between those that mostly wait."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files, then those with the most tests."""
+    ranks = {ROOT / "tests" / name: rank for rank, name in enumerate(LONG)}
+    tests = Counter(item.path for item in items)
+    items.sort(key=lambda item: (ranks.get(item.path, len(LONG)), -tests[item.path]))
 
 
 @pytest.fixture(scope="session")

@@ -62,13 +62,13 @@ async def test_a_client_that_leaves_frees_its_slot(gateway: Gateway, moment: str
 async def visit(gateway: Gateway, dice: random.Random) -> None:
     """Ask for something and leave at some moment, or stay."""
     kind = dice.choice(("stream", "stream", "whole", "many", "completion", "embedding"))
-    path, body = "/v1/chat/completions", {**LONG, "max_tokens": dice.choice((2, 60))}
+    path, body = "/v1/chat/completions", {**LONG, "max_tokens": dice.choice((2, 20))}
     if kind == "whole":
         body["stream"] = False
     elif kind == "many":
         body["n"] = 3
     elif kind == "completion":
-        path, body = "/v1/completions", {"model": CHAT, "prompt": ["a", "b"], "max_tokens": 30, "stream": True}
+        path, body = "/v1/completions", {"model": CHAT, "prompt": ["a", "b"], "max_tokens": 20, "stream": True}
     elif kind == "embedding":
         path, body = "/v1/embeddings", {"model": EMBEDDER, "input": ["word " * 50] * 4}
     how: Leaving = dice.choice(("close", "reset"))

@@ -197,13 +197,13 @@ async def test_embeddings_have_bounds_too(embedding_process: EngineProcess) -> N
         many = await asyncio.gather(*(engine.embed(EmbedRequest(["a cat", f"dog {n}"])) for n in range(20)))
         assert all(len(result.vectors) == 2 for result in many)
         told = await asyncio.gather(
-            *(engine.embed(EmbedRequest(["cat"] * 200)) for _ in range(80)), return_exceptions=True
+            *(engine.embed(EmbedRequest(["cat"] * 10)) for _ in range(80)), return_exceptions=True
         )
         refused = [answer for answer in told if isinstance(answer, BaseException)]
         assert all(isinstance(error, EngineOverloaded) for error in refused)
         assert 0 < len(refused) <= 80 - 33
         assert one.dimensions == 384
-        asking = [asyncio.ensure_future(engine.embed(EmbedRequest(["word " * 100] * 40))) for _ in range(8)]
+        asking = [asyncio.ensure_future(engine.embed(EmbedRequest(["word " * 100] * 12))) for _ in range(8)]
         await asyncio.sleep(0)
         for task in asking[1:]:
             task.cancel()
