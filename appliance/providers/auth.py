@@ -37,6 +37,7 @@ class InHeader:
 
     __slots__ = ("_header", "_name", "_prefix")
     per_request = False
+    secret = ""
 
     def __init__(self, name: str, header: str, prefix: str = "") -> None:
         self._name = name
@@ -64,6 +65,7 @@ class Nothing:
 
     __slots__ = ()
     per_request = False
+    secret = ""
 
     async def headers(
         self, method: str, url: yarl.URL, body: bytes, sent: Mapping[str, str], key: str | None

@@ -21,6 +21,12 @@ class Auth(Protocol):
         """Whether `headers` has to be asked for each request; otherwise once for each key is enough."""
         ...
 
+    @property
+    def secret(self) -> str:
+        """What the last headers have shown beside the key, and must not come back in an answer; "" where there is
+        nothing."""
+        ...
+
     async def headers(
         self, method: str, url: yarl.URL, body: bytes, sent: Mapping[str, str], key: str | None
     ) -> Mapping[str, str]:

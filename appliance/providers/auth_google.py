@@ -82,6 +82,8 @@ class ServiceAccount:
         self._wall = around.wall
         self._clock = around.clock
         self._headers: Mapping[str, str] | None = None
+        self.secret = ""
+        """The token that the headers hold."""
         self._fetched_at = 0.0
         self._renew_at = 0.0
         self._ends_at = 0.0
@@ -131,6 +133,7 @@ class ServiceAccount:
         lives = min(token.expires_in, _MOST_FRESH_S)
         self._fetched_at = now = self._clock()
         self._headers = {"Authorization": f"Bearer {token.access_token}"}
+        self.secret = token.access_token
         self._ends_at = now + lives
         self._renew_at = self._ends_at - min(EARLY_S, lives / 2)
         self._failed = None

@@ -45,6 +45,8 @@ class SigV4:
             credentials = _Credentials(header_value(options["access_key"]), options["secret_key"], self._token)
         except ValueError as error:
             raise ValueError(f"access_key or session_token: {error}") from None
+        self.secret = token or ""
+        """The session's token, which goes into a header as it is."""
         self._signer = SigV4Auth(credentials, service, region)
         self._wall = around.wall
 

@@ -154,7 +154,7 @@ class HttpUpstream:
             body = await self._read(response, MAX_ANSWER)
         finally:
             response.release()
-        check_secret(body, credential.secret, self._name)
+        check_secret(body, credential.secret or self._auth.secret.encode(), self._name)
         if passes:
             call.kind.read_whole(body, call.tally, self._name)
             if call.kind.adopt is not None:
@@ -180,7 +180,7 @@ class HttpUpstream:
     async def stream(self, call: Call) -> RelayedStream:
         passes = call.kind.name in self._native
         response, credential = await self._asked(call, passes)
-        reader = self._reader(call, passes, credential.secret)
+        reader = self._reader(call, passes, credential.secret or self._auth.secret.encode())
         stream = RelayedStream(self._name, response, reader, self._leave)
         try:
             if not response.headers.get("Content-Type", "").startswith(self._stream_type):
@@ -275,7 +275,8 @@ class HttpUpstream:
     def _refusal(self, response: aiohttp.ClientResponse, body: bytes, credential: Credential) -> errors.OutpostError:
         """What an answer that is not 200 says, and what it means for the key it was asked with."""
         status = response.status
-        told = from_status(self._name, status, response.headers, body, now=self._wall(), secret=credential.text)
+        secret = credential.text or self._auth.secret or None
+        told = from_status(self._name, status, response.headers, body, now=self._wall(), secret=secret)
         if status == 401:
             self._auth.refused()
         self._credentials.failed(credential, status, told)

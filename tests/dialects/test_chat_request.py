@@ -79,7 +79,8 @@ def test_accepted(fields: dict[str, Any]) -> None:
 def test_an_answer_as_an_sdk_sends_it_back_is_history() -> None:
     """The SDKs' parsed answers and naively gathered streams carry fields that no request has."""
     call = {**CALL, "index": 0, "function": {**CALL["function"], "parsed_arguments": {"x": 1}}}
-    said: dict[str, Any] = {"role": "assistant", "content": "{}", "parsed": {"a": 1}, "annotations": [], "refusal": None}
+    said: dict[str, Any] = {"role": "assistant", "content": "{}", "parsed": {"a": 1}, "annotations": []}
+    said["refusal"] = None
     request = parse(
         messages=[
             USER,
