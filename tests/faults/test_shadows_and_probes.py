@@ -131,7 +131,10 @@ def test_shadows_of_the_settings_are_asked_and_a_shutdown_ends_them(
         [seen] = other.call(lambda: other.fake.asked("ok~shadow"))
         assert seen.body["temperature"] == 0.25
         [row] = gateway.rows()
-        assert [attempt["target"] for attempt in row["attempts"]] == ["primary/ok"]
+        assert [(attempt["target"], attempt["outcome"]) for attempt in row["attempts"]] == [
+            ("primary/ok", "completed"),
+            ("other/ok~shadow", "shadow"),
+        ]
         assert "shadow_compared" in gateway.log()
         silent = [{"provider": "other", "model": "silent"}, *shadows]
         gateway.write_settings(settings_of(primary, other, shadow=silent))

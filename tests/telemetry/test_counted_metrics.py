@@ -13,7 +13,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from appliance.dialects.kinds import KINDS
-from appliance.records.rows import Attempt
+from appliance.records.rows import SHADOW, Attempt
 from appliance.settings.limiting import Scope
 from appliance.telemetry.metrics import MAX_CODES, Known, LagMeter, Ledger, Metrics, Sources
 from appliance.telemetry.series import OTHER, Counts, Histogram
@@ -151,6 +151,16 @@ async def test_every_attempt_is_accounted_to_the_target_that_did_the_work() -> N
     assert value(values, "outpost_tokens_total", route="chat", target="lab/large", direction="output") == 7
     assert value(values, "outpost_tokens_total", route="chat", target="small", direction="output") == 21
     assert value(values, "outpost_attempts_total", target="lab/large", outcome="failed", code="engine_lost") == 1
+
+
+async def test_a_shadow_is_no_attempt_of_its_target() -> None:
+    """Also where it is the same target with other settings."""
+    metrics = make()
+    tries = [Attempt("small", 0.0, 1.0, "completed", None, 10, 21), Attempt("small", 1.0, 0.0, SHADOW)]
+    metrics.observe(row(attempts=tries))
+    values = await read(metrics)
+    assert value(values, "outpost_attempts_total", target="small") == 1
+    assert value(values, "outpost_tokens_total", route="chat", target="small", direction="output") == 21
 
 
 async def test_hostile_names_make_no_series() -> None:
