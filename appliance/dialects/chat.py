@@ -33,6 +33,7 @@ ToolName = t.ToolName
 class TextPart(msgspec.Struct, frozen=True, tag="text", omit_defaults=True, forbid_unknown_fields=True):
     text: str
     cache_control: CacheControl | None = None
+    prompt_cache_breakpoint: p.CacheBreakpoint | None = None
 
 
 class RefusalPart(msgspec.Struct, frozen=True, tag="refusal", forbid_unknown_fields=True):
@@ -47,6 +48,7 @@ class ImageUrl(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_f
 class ImagePart(msgspec.Struct, frozen=True, tag="image_url", omit_defaults=True, forbid_unknown_fields=True):
     image_url: ImageUrl
     cache_control: CacheControl | None = None
+    prompt_cache_breakpoint: p.CacheBreakpoint | None = None
 
 
 class InputAudio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,12 +56,14 @@ class InputAudio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["wav", "mp3"]
 
 
-class AudioPart(msgspec.Struct, frozen=True, tag="input_audio", forbid_unknown_fields=True):
+class AudioPart(msgspec.Struct, frozen=True, tag="input_audio", omit_defaults=True, forbid_unknown_fields=True):
     input_audio: InputAudio
+    prompt_cache_breakpoint: p.CacheBreakpoint | None = None
 
 
-class FilePart(msgspec.Struct, frozen=True, tag="file", forbid_unknown_fields=True):
+class FilePart(msgspec.Struct, frozen=True, tag="file", omit_defaults=True, forbid_unknown_fields=True):
     file: dict[str, Any]
+    prompt_cache_breakpoint: p.CacheBreakpoint | None = None
 
 
 TextParts = Annotated[list[TextPart], Meta(min_length=1)]

@@ -73,6 +73,8 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Results of tools may hold images; where not, they follow in a message of the user, as files always do."""
     cache_control: bool = False
     """It knows Anthropic's marks on parts and tools."""
+    cache_breakpoints: bool = False
+    """It knows OpenAI's own marks on parts."""
     original_detail: bool = False
     """Images may be looked at in their original size; where not, high is nearest."""
     names: bool = True
@@ -413,6 +415,8 @@ def _said(quirks: Quirks, message: Any) -> Any:
 def _part(quirks: Quirks, part: Any) -> Any:
     if not quirks.cache_control and getattr(part, "cache_control", None) is not None:
         part = msgspec.structs.replace(part, cache_control=None)
+    if not quirks.cache_breakpoints and getattr(part, "prompt_cache_breakpoint", None) is not None:
+        part = msgspec.structs.replace(part, prompt_cache_breakpoint=None)
     if not quirks.original_detail and isinstance(part, ImagePart) and part.image_url.detail == "original":
         part = msgspec.structs.replace(part, image_url=msgspec.structs.replace(part.image_url, detail="high"))
     return part

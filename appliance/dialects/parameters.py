@@ -24,8 +24,21 @@ Stop = StopText | Annotated[list[StopText], Meta(max_length=4)]
 LogitBias = Annotated[dict[str, float], Meta(max_length=1024)]
 Metadata = Annotated[dict[str, str], Meta(max_length=16)]
 Label = Annotated[str, Meta(max_length=512)]
-CacheOptions = Annotated[dict[str, Any], Meta(max_length=16)]
 ServiceTier = Literal["auto", "default", "flex", "scale", "priority", "standard", "fast"]
+
+
+class CacheOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Of OpenAI's cache of prompts. To fill it without an answer (`prewarm`) is no chat, and is not taken."""
+
+    mode: Literal["implicit", "explicit"] | None = None
+    ttl: Annotated[str, Meta(max_length=16)] | None = None
+
+
+class CacheBreakpoint(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """OpenAI's mark that a prompt is worth keeping up to here; targets without the notion never see it."""
+
+    mode: Literal["explicit"]
+    ttl: Annotated[str, Meta(max_length=16)] | None = None
 
 
 class StreamOptions(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):

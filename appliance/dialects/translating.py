@@ -6,7 +6,7 @@ so (`drop_unsupported`). Without a word go what nobody misses in the answer:
 - `name` of a message: a label. It is sent where messages have one, which is in OpenAI's family;
 - `is_error` of a tool's result, where no field is for it: the result itself says so;
 - `detail` of an image, where it cannot be told how closely to look;
-- `cache_control`: what is kept for the next request changes no answer;
+- `cache_control`, `prompt_cache_breakpoint`: what is kept for the next request changes no answer;
 - thoughts of other makers, which no model can use: see dialects.thoughts;
 - `parallel_tool_calls: false`, where a target cannot be told so: of its answer no more than the first call is given,
   see dialects.adapting.

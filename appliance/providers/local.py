@@ -257,6 +257,7 @@ def _for_template(message: dict[str, Any]) -> dict[str, Any]:
     if isinstance(message.get("content"), list):
         for part in message["content"]:
             part.pop("cache_control", None)
+            part.pop("prompt_cache_breakpoint", None)
     return message
 
 

@@ -142,6 +142,20 @@ def test_openais_newest_models_know_them() -> None:
     assert "custom_tools" not in row("groq").facts("m").features
 
 
+@pytest.mark.parametrize("openai", [True, False])
+def test_marks_and_details_that_only_openai_knows(openai: bool) -> None:
+    mark = {"prompt_cache_breakpoint": {"mode": "explicit"}}
+    image = {"url": "data:image/png;base64,", "detail": "original"}
+    parts = [{"type": "text", "text": "a", **mark}, {"type": "image_url", "image_url": image, **mark}]
+    request = asked([{"role": "user", "content": parts}])
+    sent = body(OpenAIOutbound(row("openai" if openai else "groq").quirks), request)["messages"][0]["content"]
+    if openai:
+        assert sent == parts
+    else:
+        high = {"type": "image_url", "image_url": {**image, "detail": "high"}}
+        assert sent == [{"type": "text", "text": "a"}, high]
+
+
 ALLOWED = {
     "type": "allowed_tools",
     "allowed_tools": {

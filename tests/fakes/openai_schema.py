@@ -70,3 +70,17 @@ EMBEDDINGS = "CreateEmbeddingResponse"
 MODELS = "ListModelsResponse"
 MODEL = "Model"
 ERROR = "ErrorResponse"
+
+
+def properties(name: str) -> set[str]:
+    """The fields that the schema `name` knows, with those of all it is made of."""
+    found: set[str] = set()
+    waiting: list[Any] = [_schemas()[name]]
+    while waiting:
+        shape = waiting.pop()
+        found |= set(shape.get("properties", ()))
+        if "$ref" in shape:
+            waiting.append(_schemas()[shape["$ref"].rsplit("/", 1)[1]])
+        for of in ("allOf", "anyOf", "oneOf"):
+            waiting += shape.get(of, ())
+    return found

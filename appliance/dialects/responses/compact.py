@@ -43,6 +43,7 @@ class CompactRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
     instructions: str | None = None
     prompt_cache_key: p.Label | None = None
     prompt_cache_retention: p.Label | None = None
+    prompt_cache_options: p.CacheOptions | None = None
     service_tier: p.ServiceTier | None = None
 
     def as_request(self) -> ResponsesRequest:
@@ -54,6 +55,7 @@ class CompactRequest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unk
             self.previous_response_id,
             prompt_cache_key=self.prompt_cache_key,
             prompt_cache_retention=self.prompt_cache_retention,
+            prompt_cache_options=self.prompt_cache_options,
             service_tier=self.service_tier,
         )
 
@@ -84,6 +86,7 @@ def compact_request(native: ResponsesRequest) -> chat.ChatRequest:
         max_completion_tokens=MOST_TOKENS,
         prompt_cache_key=native.prompt_cache_key,
         prompt_cache_retention=native.prompt_cache_retention,
+        prompt_cache_options=native.prompt_cache_options,
         service_tier=native.service_tier,
     )
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from msgspec import Meta
 
+from appliance.dialects import parameters as p
 from appliance.dialects.wire import explain
 from appliance.errors import BadRequest, UnsupportedParameter
 from appliance.redact import shown
@@ -27,12 +28,14 @@ FunctionName = Annotated[str, Meta(min_length=1, max_length=64)]
 
 class InputText(msgspec.Struct, frozen=True, tag="input_text", forbid_unknown_fields=True):
     text: str
+    prompt_cache_breakpoint: p.CacheBreakpoint | None = None
 
 
 class InputImage(msgspec.Struct, frozen=True, tag="input_image", forbid_unknown_fields=True):
     image_url: str | None = None
     file_id: str | None = None
     detail: Literal["auto", "low", "high", "original"] | None = None
+    prompt_cache_breakpoint: p.CacheBreakpoint | None = None
 
 
 class InputFile(msgspec.Struct, frozen=True, tag="input_file", forbid_unknown_fields=True):
@@ -41,6 +44,7 @@ class InputFile(msgspec.Struct, frozen=True, tag="input_file", forbid_unknown_fi
     file_id: str | None = None
     file_url: str | None = None
     detail: Literal["auto", "low", "high"] | None = None
+    prompt_cache_breakpoint: p.CacheBreakpoint | None = None
 
 
 class Audio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
