@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Generator, Iterator
-from types import ModuleType
 from typing import Any
 
 import httpx
@@ -12,6 +11,7 @@ import pytest
 
 from tests.contract.able import Able, open_able
 from tests.contract.ask import CHAT_PATH, whole
+from tests.contract.langchain_left_out import LeftOut
 from tests.contract.wrong import VALID
 from tests.gateway import Gateway
 
@@ -43,18 +43,18 @@ def healthy_after(gateway: Gateway) -> Iterator[None]:
     assert [replica["pid"] for replica in gateway.replicas()] == pids
 
 
-def _declared(item: pytest.Item) -> ModuleType | None:
-    """The module of LangChain's suite, if `item` is of it: its tables say what may be left out."""
-    module = getattr(item, "module", None)
-    return module if module is not None and hasattr(module, "TestOutpost") and item.cls is not None else None  # type: ignore[attr-defined]
+def _left_out(item: pytest.Item) -> LeftOut | None:
+    """What may be left out, if `item` is of LangChain's suite."""
+    table: LeftOut | None = getattr(getattr(item, "module", None), "LEFT_OUT", None)
+    return None if getattr(item, "cls", None) is None else table
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        module = _declared(item)
-        if module is None:
+        table = _left_out(item)
+        if table is None:
             continue
-        if declared := module.FAILING.get(item.originalname):  # type: ignore[attr-defined]
+        if declared := table.failing.get(item.originalname):  # type: ignore[attr-defined]
             # Not strict: another processor rounds differently, and a model's judgement turns on that. Anything else
             # that goes wrong fails the test.
             raises, reason = declared
@@ -67,15 +67,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[Any]) -> Generator[None, Any, Any]:
     report = yield
-    module = _declared(item)
-    if module is None or call.when != "call" or hasattr(report, "wasxfail"):
+    table = _left_out(item)
+    if table is None or call.when != "call" or hasattr(report, "wasxfail"):
         return report
     name = item.originalname  # type: ignore[attr-defined]
-    if report.skipped and name not in module.SKIPPED:
+    if report.skipped and name not in table.skipped:
         report.outcome, report.longrepr = (
             "failed",
-            f"{name} was skipped, and SKIPPED does not say why: {report.longrepr}",
+            f"{name} was skipped, and its table does not say why: {report.longrepr}",
         )
-    elif report.passed and name in module.SKIPPED:
-        report.outcome, report.longrepr = "failed", f"{name} ran and passed; take it out of SKIPPED"
+    elif report.passed and name in table.skipped:
+        report.outcome, report.longrepr = "failed", f"{name} ran and passed; take it out of its table"
     return report

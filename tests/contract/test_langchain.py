@@ -1,6 +1,6 @@
 """LangChain's standard tests for chat models, through its OpenAI client, against the gateway and a real small model.
 
-What is left out stands in `SKIPPED` and `FAILING` with its reason; `conftest.py` holds the run to these tables.
+What is left out stands in `langchain_left_out` with its reason; `conftest.py` holds the run to its tables.
 """
 
 from __future__ import annotations
@@ -10,33 +10,17 @@ from typing import Any
 
 import openai
 import pytest
-from langchain_core.exceptions import OutputParserException
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import HumanMessage
 from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
+from tests.contract.langchain_left_out import OPENAI_BEFORE_A_SMALL_MODEL
 from tests.gateway import CHAT, Gateway
 
 pytestmark = pytest.mark.engine
 
-# Skipped by the suite itself, since the properties below say that the gateway cannot do it.
-SKIPPED = {
-    "test_image_inputs": "the model reads text only; see test_media_are_refused",
-    "test_pdf_inputs": "the model reads text only; see test_media_are_refused",
-    "test_audio_inputs": "the model reads text only; see test_media_are_refused",
-    "test_image_tool_message": "the model reads text only",
-    "test_pdf_tool_message": "the model reads text only",
-    "test_anthropic_inputs": "blocks of Anthropic's dialect do not belong into OpenAI's",
-    "test_stream_time": "plays recorded answers back; nothing is recorded here",
-}
-# Run, and allowed to fail in this way alone: the answer is JSON, but a model of 135M parameters judges badly.
-FAILING = {
-    "test_json_mode": (
-        OutputParserException,
-        "json_object promises JSON, not which keys; the model nests one key in the other",
-    ),
-}
+LEFT_OUT = OPENAI_BEFORE_A_SMALL_MODEL
 
 
 class TestOutpost(ChatModelIntegrationTests):

@@ -1,6 +1,6 @@
 """LangChain's standard tests for chat models, through its OpenAI client, before a model that can do what they ask.
 
-test_langchain.py has the same before a real small model. What is left out stands in `SKIPPED` and `FAILING`.
+test_langchain.py has the same before a real small model. What is left out stands in `langchain_left_out`.
 """
 
 from __future__ import annotations
@@ -14,15 +14,9 @@ from langchain_openai import ChatOpenAI
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 
 from tests.contract.able import Able
+from tests.contract.langchain_left_out import OPENAI_BEFORE_AN_ABLE_MODEL
 
-SKIPPED = {
-    "test_stream_time": "plays recorded answers back; nothing is recorded here",
-    "test_anthropic_inputs": "blocks of Anthropic's dialect do not belong into OpenAI's",
-    "test_audio_inputs": "see test_audio: the format that the suite sends is none of OpenAI's",
-    "test_pdf_tool_message": "OpenAI's tool messages hold text and images",
-    "test_image_tool_message": "OpenAI's own API takes text there",
-}
-FAILING: dict[str, tuple[type[Exception], str]] = {}
+LEFT_OUT = OPENAI_BEFORE_AN_ABLE_MODEL
 
 
 class TestOutpost(ChatModelIntegrationTests):

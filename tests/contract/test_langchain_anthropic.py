@@ -1,6 +1,6 @@
 """LangChain's standard tests for chat models, through its Anthropic client, before a model that can do what they ask.
 
-What is left out stands in `SKIPPED` and `FAILING` with its reason; `conftest.py` holds the run to these tables.
+What is left out stands in `langchain_left_out` with its reason; `conftest.py` holds the run to its tables.
 """
 
 from __future__ import annotations
@@ -15,16 +15,9 @@ from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
 from tests.contract.able import Able
+from tests.contract.langchain_left_out import ANTHROPIC_BEFORE_AN_ABLE_MODEL
 
-SKIPPED = {
-    "test_stream_time": "plays recorded answers back; nothing is recorded here",
-    "test_audio_inputs": "Anthropic's API takes no sound",
-    "test_json_mode": "Anthropic's API has no such mode",
-    "test_init_from_env": "the suite leaves it to subclasses",
-}
-FAILING: dict[str, tuple[type[Exception], str]] = {
-    "test_serdes": (AssertionError, "compares with a snapshot of the client's package, which does not come with it"),
-}
+LEFT_OUT = ANTHROPIC_BEFORE_AN_ABLE_MODEL
 
 
 class TestUnits(ChatModelUnitTests):
