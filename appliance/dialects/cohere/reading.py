@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 
-from appliance.dialects import sse
+from appliance.dialects.event_reader import EventReader
 from appliance.dialects.passing import BAD_JSON
 from appliance.dialects.reported import empty
 from appliance.dialects.translating import counted
@@ -99,40 +99,21 @@ _REASONS: dict[str, FinishReason] = {
 _WORD = re.compile(r"[A-Z_]{1,40}")
 
 
-class CohereReader:
+class CohereReader(EventReader):
     """One streamed answer. `thoughts`: whether reasoning is wanted."""
 
-    __slots__ = ("_calls", "_framer", "_logprobs", "_made", "_said", "_target", "_thoughts", "done")
+    __slots__ = ("_calls", "_logprobs", "_made", "_said", "_thoughts")
 
     def __init__(self, target: str, *, thoughts: bool, logprobs: bool) -> None:
-        self.done = False
-        self._target = target
+        super().__init__(target)
         self._thoughts = thoughts
         self._logprobs = logprobs
-        self._framer = sse.Framer()
         self._calls: dict[int, int] = {}
         """Their index of a call → ours: it may count content and calls in one row."""
         self._made = 0
         """Calls so far."""
         self._said = False
         """Whether a client has been told anything but thoughts."""
-
-    def feed(self, read: bytes) -> list[Event]:
-        """The events that `read` completes; b"" means that the connection has ended."""
-        if self.done:
-            return []
-        try:
-            found = self._framer.feed(read)[0] if read else self._framer.end()
-        except sse.EventTooLarge:
-            raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
-        out: list[Event] = []
-        for data in found:
-            if data == sse.DONE or self.done:
-                break
-            self._take(data, out)
-        if not read and not self.done:
-            raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
-        return out
 
     def whole(self, body: bytes) -> list[Event]:
         """The events of an answer in one piece."""
@@ -158,11 +139,11 @@ class CohereReader:
             event = _decode(data)
         except BAD_JSON:
             if self._kind(data) in _TAKERS:
-                self._unsound()
+                raise self._unsound() from None
             return
         if (take := _TAKERS.get(event.type)) is not None:
             if event.delta is None:
-                self._unsound()
+                raise self._unsound() from None
             take(self, event, event.delta, out)
 
     def _kind(self, data: bytes) -> str:
@@ -171,33 +152,33 @@ class CohereReader:
         try:
             return _decode_kind(data).type
         except BAD_JSON:
-            self._unsound()
+            raise self._unsound() from None
 
     def _take_content(self, event: _Event, delta: _Delta, out: list[Event]) -> None:
         content = delta.message.content if delta.message is not None else None
         if not isinstance(content, _Content):
-            self._unsound()
+            raise self._unsound() from None
         self._content(content, out)
         if self._logprobs and event.logprobs is not None:
             out.append(Delta(logprobs=[_position(event.logprobs)]))
 
     def _take_plan(self, _: _Event, delta: _Delta, out: list[Event]) -> None:
         if delta.message is None or delta.message.tool_plan is None:
-            self._unsound()
+            raise self._unsound() from None
         if delta.message.tool_plan and self._thoughts:
             out.append(Delta(reasoning=delta.message.tool_plan))
 
     def _take_call(self, event: _Event, delta: _Delta, out: list[Event]) -> None:
         call = delta.message.tool_calls if delta.message is not None else None
         if not isinstance(call, _Call):
-            self._unsound()
+            raise self._unsound() from None
         self._calls[event.index] = self._made
         self._call(call, out)
 
     def _take_more(self, event: _Event, delta: _Delta, out: list[Event]) -> None:
         call = delta.message.tool_calls if delta.message is not None else None
         if not isinstance(call, _Call) or call.function is None or event.index not in self._calls:
-            self._unsound()
+            raise self._unsound() from None
         if call.function.arguments:
             piece = ToolCallDelta(index=self._calls[event.index], arguments=call.function.arguments)
             out.append(Delta(tool_calls=[piece]))
@@ -216,7 +197,7 @@ class CohereReader:
         """The beginning of a call, or the whole of it."""
         function = call.function
         if not call.id or function is None or not function.name:
-            self._unsound()
+            raise self._unsound() from None
         piece = ToolCallDelta(index=self._made, id=call.id, name=function.name, arguments=function.arguments or "")
         self._made += 1
         self._said = True
@@ -244,9 +225,6 @@ class CohereReader:
                 cached_tokens=counted(usage.cached_tokens),
             )
         )
-
-    def _unsound(self) -> NoReturn:
-        raise UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.") from None
 
 
 _TAKERS = {

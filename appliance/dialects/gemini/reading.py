@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from appliance.dialects import sse
+from appliance.dialects.event_reader import EventReader
 from appliance.dialects.gemini import signatures
 from appliance.dialects.passing import BAD_JSON
 from appliance.dialects.reported import empty, reported
@@ -119,30 +119,25 @@ _UNSET = ("", "FINISH_REASON_UNSPECIFIED")
 _UNBLOCKED = ("", "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
 
 
-class GeminiReader:
+class GeminiReader(EventReader):
     """One answer of `choices` choices. `fresh` makes ids for calls that have none."""
 
     __slots__ = (
         "_calls",
         "_choices",
         "_counted",
-        "_framer",
         "_fresh",
         "_logprobs",
         "_reasons",
         "_said",
-        "_target",
         "_usage",
-        "done",
     )
 
     def __init__(self, target: str, choices: int, fresh: Callable[[], str], *, logprobs: bool) -> None:
-        self.done = False
-        self._target = target
+        super().__init__(target)
         self._choices = choices
         self._fresh = fresh
         self._logprobs = logprobs
-        self._framer = sse.Framer()
         self._calls: dict[int, int] = {}
         """Choice → tool calls so far."""
         self._reasons: dict[int, FinishReason] = {}
@@ -152,29 +147,9 @@ class GeminiReader:
         self._counted = False
         """Whether tokens were counted when all choices had ended, or after that."""
 
-    def feed(self, read: bytes) -> list[Event]:
-        """The events that `read` completes; b"" means that the connection has ended."""
-        if self.done:
-            return []
-        try:
-            found = self._framer.feed(read)[0] if read else self._framer.end()
-        except sse.EventTooLarge:
-            raise UpstreamFailed(f"{self._target} sent an event that is too large.") from None
-        out: list[Event] = []
-        for data in found:
-            if data == sse.DONE:
-                continue
-            try:
-                self._take(data, out)
-            except UpstreamFailed:
-                # Half an event, with which a connection ends, does no harm to an answer that is complete.
-                if read or not self.complete:
-                    raise
-        if self.complete and (self._counted or not read):
+    def _ended(self, out: list[Event], *, closed: bool) -> None:
+        if self.complete and (self._counted or closed):
             self._end(out)
-        elif not read:
-            raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
-        return out
 
     def whole(self, body: bytes) -> list[Event]:
         """The events of an answer in one piece."""
@@ -293,9 +268,6 @@ class GeminiReader:
             PositionLogprobs(_token(chosen), [_token(top) for top in tops[at].candidates] if at < len(tops) else [])
             for at, chosen in enumerate(logprobs.chosen_candidates)
         ]
-
-    def _unsound(self) -> UpstreamFailed:
-        return UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.")
 
 
 def _token(token: _Token) -> TokenLogprob:
