@@ -349,15 +349,22 @@ def needs(request: ChatRequest) -> Iterator[tuple[str, str, bool]]:
             for k, part in enumerate(message.content):
                 if type(part) in _MEDIA:
                     yield _MEDIA[type(part)], f"messages[{i}].content[{k}]", False
-                if isinstance(part, ImagePart) and not part.image_url.url.startswith("data:"):
-                    # A caller never makes the gateway or a target fetch an address: media travels in the request.
-                    yield "image_addresses", f"messages[{i}].content[{k}].image_url.url", False
+                if isinstance(part, ImagePart):
+                    yield from _address_needs(part, f"messages[{i}].content[{k}].image_url.url")
         elif isinstance(message, ToolMessage):
             for k, part in enumerate(message.content):
                 if isinstance(part, FilePart):
                     yield "files", f"messages[{i}].content[{k}]", False
                 if not isinstance(part, TextPart):
                     yield "tool_images", f"messages[{i}].content[{k}]", False
+                if isinstance(part, ImagePart):
+                    yield from _address_needs(part, f"messages[{i}].content[{k}].image_url.url")
+
+
+def _address_needs(part: ImagePart, field: str) -> Iterator[tuple[str, str, bool]]:
+    """A caller makes nobody fetch an address unless the settings say so: media travels in the request."""
+    if p.is_address(part.image_url.url, field):
+        yield "image_addresses", field, False
 
 
 _FEATURES = (

@@ -97,6 +97,16 @@ def check_logit_bias(bias: dict[str, float] | None) -> None:
             )
 
 
+def is_address(url: str, field: str) -> bool:
+    """Whether an image is at an address, and not in the URL itself. Raises BadRequest for what is no image's URL."""
+    start = url[:8].lower()
+    if start.startswith("data:"):
+        return False
+    if start.startswith(("https://", "http://")):
+        return True
+    raise BadRequest(f"{field} must be a data: URL, or an address that begins with https://.", param=field)
+
+
 def as_stop_list(stop: str | list[str] | None) -> list[str]:
     return [stop] if isinstance(stop, str) else list(stop or ())
 

@@ -37,4 +37,5 @@ def connect(provider: Provider, env: Mapping[str, str], session: aiohttp.ClientS
         ),
         headers=provider.headers,
         betas=betas_of(row, provider),
+        fetches_media=provider.fetches_media,
     )

@@ -34,6 +34,13 @@ IMPLIED: dict[str, tuple[frozenset[str], frozenset[str]]] = {
 }
 """Dialect → what a model can do by what else it can: there images of tools' results follow in a message of the user."""
 
+ADDRESSES: dict[str, frozenset[str]] = {
+    "openai": frozenset({"image_addresses"}),
+    "anthropic": frozenset({"image_addresses", "file_addresses"}),
+    "responses": frozenset({"image_addresses", "file_addresses"}),
+}
+"""Dialect → what can be done in it by a provider that fetches media by itself."""
+
 MakeOutbound = Callable[[Row, Mapping[str, str], Facts], Outbound]
 
 OUTBOUNDS: dict[str, MakeOutbound] = {
@@ -60,6 +67,8 @@ class Connection(msgspec.Struct, frozen=True):
     """What the settings want every request to have."""
     betas: Betas = NONE
     """Those of Anthropic's that clients may ask for."""
+    fetches_media: bool = False
+    """Clients may send it addresses of images and documents."""
 
 
 def make_upstream(
@@ -78,7 +87,7 @@ def make_upstream(
         auth=connection.auth,
         credentials=connection.keys.credentials(name),
         session=session,
-        capabilities=capabilities_of(found, model, connection.betas),
+        capabilities=capabilities_of(found, model, connection.betas, fetches_media=connection.fetches_media),
         headers={**endpoint.headers, **connection.headers},
         betas=connection.betas,
         stream_type=getattr(outbound, "stream_type", "text/event-stream"),
@@ -93,13 +102,14 @@ def betas_of(row: Row, provider: Provider) -> Betas:
     return Betas(patterns(row.betas, provider.betas), always)
 
 
-def capabilities_of(row: Row, model: str, betas: Betas = NONE) -> Capabilities:
+def capabilities_of(row: Row, model: str, betas: Betas = NONE, *, fetches_media: bool = False) -> Capabilities:
     """What a model of a provider can do, as far as it is known."""
     facts = row.facts(model)
     outbound = OUTBOUNDS[row.dialect](row, row.paths, facts)
+    fetched = ADDRESSES.get(row.dialect, frozenset()) if fetches_media else frozenset()
     return Capabilities(
         kinds=facts.operations,
-        features=_with_implied(row, facts.features) | betas.features,
+        features=_with_implied(row, facts.features) | betas.features | fetched,
         refuses=outbound.unknown(model) - KEPT,
         context_length=facts.context_length,
         dimensions=facts.dimensions,

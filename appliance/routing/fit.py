@@ -16,7 +16,8 @@ from appliance.providers.upstream import Capabilities
 
 WORDS = {
     "images": "cannot take images",
-    "image_addresses": "takes images only as data: URLs, because addresses are not fetched",
+    "image_addresses": "takes images only as data: URLs, because its settings let it fetch no addresses",
+    "file_addresses": "takes files only as data, because its settings let it fetch no addresses",
     "audio_input": "cannot take audio",
     "files": "cannot take files",
     "tool_images": "cannot take images or files in the results of tools",
@@ -37,6 +38,12 @@ WORDS = {
     "stored_chats": "has its chats not stored; POST /v1/responses stores, on the premises",
     "service_tiers": "has no tiers but auto and default",
 }
+
+CURES = {
+    "image_addresses": "send the image itself (data:image/png;base64,…), or have the operator set fetches_media",
+    "file_addresses": "send the file itself, or have the operator set fetches_media",
+}
+"""What to do, where it is not to leave the field out."""
 
 
 def fit(asked: Asked, kind: Kind, capabilities: Capabilities, *, drop: bool, model: str) -> Request:
@@ -61,7 +68,8 @@ def fit(asked: Asked, kind: Kind, capabilities: Capabilities, *, drop: bool, mod
             dropped |= dict.fromkeys(_canonical(request, feature, field))
             continue
         what = WORDS.get(feature, f"does not know {field}")
-        raise UnsupportedParameter(f"{field}: the model {model} {what}; leave it out.", param=field)
+        cure = CURES.get(feature, "leave it out")
+        raise UnsupportedParameter(f"{field}: the model {model} {what}; {cure}.", param=field)
     if drop:
         refused = [field for field in capabilities.refuses if getattr(request, field, None) is not None]
         dropped |= dict.fromkeys(refused)

@@ -45,6 +45,8 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "bedrock": ("region",),
 }
 """What a kind takes beside; the same as its row's options."""
+FETCHES_NOTHING = ("bedrock", "cohere", "gemini", "vertex")
+"""Kinds whose interfaces take media as data alone."""
 TAKES_BETAS = ("anthropic",)
 """Kinds whose targets may be asked for betas; the same as the rows that have any."""
 _PLACED_BY = {"azure": "resource", "vertex": "project"}
@@ -197,6 +199,11 @@ class Provider(Section):
         "those that reach nowhere and keep nothing there. Others are left out of the header. Left out, [default].",
         examples=[["default", "mcp-client-*"]],
     )
+    fetches_media: bool = Field(
+        default=False,
+        description="Clients may send addresses (https://…) of images and documents, which the provider fetches by "
+        "itself; nothing here does. With one on the premises, clients reach what that machine reaches.",
+    )
     max_in_flight: Integer | None = Field(
         default=None,
         ge=1,
@@ -251,6 +258,8 @@ class Provider(Section):
                 raise refuse(f"{name} has no use with kind {self.kind}", f"remove it, or write kind: {owner}")
         if self.betas is not None and self.kind not in TAKES_BETAS:
             raise refuse(f"betas has no use with kind {self.kind}", "remove it, or write kind: anthropic")
+        if self.fetches_media and self.kind in FETCHES_NOTHING:
+            raise refuse(f"kind {self.kind} fetches no media", "remove fetches_media")
         if self.kind == "bedrock" and self.region is None:
             raise refuse("kind bedrock needs region", "add e.g. region: eu-central-1")
         self._check_keys()

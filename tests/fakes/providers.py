@@ -20,6 +20,7 @@ def upstream(
     api_key: str | None,
     session: aiohttp.ClientSession,
     kind: str = "openai_compatible",
+    fetches_media: bool = False,
 ) -> HttpUpstream:
     """A model of a provider of a kind, at an address of the test's own."""
     row = catalogue.row(kind)
@@ -29,5 +30,6 @@ def upstream(
         auth=auth.make(row.auth, {}, Surroundings(name, session)),
         keys=Keys(name, [Key("test", api_key)] if api_key else []),
         betas=Betas(row.betas),
+        fetches_media=fetches_media,
     )
     return make_upstream(name, model=model, connection=connection, session=session)

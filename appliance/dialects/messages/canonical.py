@@ -16,6 +16,7 @@ from appliance.dialects import chat
 from appliance.dialects.asked import Asked
 from appliance.dialects.messages import betas
 from appliance.dialects.messages import body as m
+from appliance.dialects.parameters import is_address
 from appliance.dialects.wire import encode
 
 NATIVE_FEATURES = frozenset(
@@ -351,7 +352,7 @@ def _block_needs(block: Any, path: str) -> Iterator[tuple[str, str, bool]]:
 
 def _image_needs(block: m.ImageBlock, path: str) -> Iterator[tuple[str, str, bool]]:
     yield "images", path, False
-    if isinstance(block.source, m.UrlSource) and not block.source.url.startswith("data:"):
+    if isinstance(block.source, m.UrlSource) and is_address(block.source.url, f"{path}.source.url"):
         yield "image_addresses", f"{path}.source.url", False
     elif isinstance(block.source, m.FileSource):
         yield "file_ids", f"{path}.source.file_id", False
