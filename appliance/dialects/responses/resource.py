@@ -40,7 +40,7 @@ def skeleton(frame: Frame, status: Status) -> Response:
         return default if value is None else value
 
     reasoning = sent("reasoning", {})
-    tier = sent("service_tier", "default")
+    tier = getattr(frame.request, "service_tier", None) or "default"  # not what was left out for the target
     return {
         "id": frame.id,
         "object": "response",
