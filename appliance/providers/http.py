@@ -148,7 +148,7 @@ class HttpUpstream:
         return response.status < 500
 
     async def whole(self, call: Call) -> bytes:
-        passes = call.kind.name in self._native
+        passes = self._passes(call)
         response, credential = await self._asked(call, passes)
         try:
             body = await self._read(response, MAX_ANSWER)
@@ -168,6 +168,11 @@ class HttpUpstream:
         call.response = told_by(answer)
         return body
 
+    def _passes(self, call: Call) -> bool:
+        """Whether the target is asked in the client's own dialect; not where that is another one than the middle's and
+        the client's own body is no more what is asked."""
+        return call.kind.name in self._native and (call.kind.native_ask is None or call.native is not None)
+
     def _vectors(self, body: bytes, call: Call) -> bytes:
         """Another dialect's embeddings in OpenAI's."""
         request, tally = call.request, call.tally
@@ -178,7 +183,7 @@ class HttpUpstream:
         return embeddings.render(call.model, found.vectors, tally.prompt_tokens, as_base64=as_base64)
 
     async def stream(self, call: Call) -> RelayedStream:
-        passes = call.kind.name in self._native
+        passes = self._passes(call)
         response, credential = await self._asked(call, passes)
         reader = self._reader(call, passes, credential.secret or self._auth.secret.encode())
         stream = RelayedStream(self._name, response, reader, self._leave)
