@@ -16,6 +16,7 @@ from appliance.dialects import (
     embeddings,
     errors,
     openai_reader,
+    vector_answers,
 )
 from appliance.dialects import passing as openai_passing
 from appliance.dialects.answer import Ask, Frame, MakeStream, MakeWhole, Reader
@@ -74,8 +75,9 @@ class MakePassing(Protocol):
 
 
 class ReadWhole(Protocol):
-    def __call__(self, body: bytes, tally: Tally, target: str) -> None:
-        """Check a whole answer in the client's dialect and count it. Raises UpstreamFailed."""
+    def __call__(self, body: bytes, tally: Tally, target: str, request: Any) -> None:
+        """Check a whole answer in the client's dialect and count it. request: the canonical one. Raises UpstreamFailed,
+        and another of the tree for what the target itself reports as an error."""
         ...
 
 
@@ -153,12 +155,11 @@ def _never(*_: Any, **__: Any) -> Any:
     raise InternalError("Embeddings are not streamed.")
 
 
-def _vectors(body: bytes, tally: Tally, target: str) -> None:
-    openai_passing.read_whole(body, tally, target, vectors=True)
+def _of_answer(read_whole: Callable[[bytes, Tally, str], None]) -> ReadWhole:
+    def read(body: bytes, tally: Tally, target: str, request: Any) -> None:
+        read_whole(body, tally, target)
 
-
-def _choices(body: bytes, tally: Tally, target: str) -> None:
-    openai_passing.read_whole(body, tally, target, vectors=False)
+    return read
 
 
 def _pass_openai(target: str, tally: Tally, frame: Frame, secret: bytes) -> Passing:
@@ -178,7 +179,7 @@ CHAT = Kind(
     make_whole=chat_answer.whole,
     make_stream=chat_answer.stream,
     make_passing=_pass_openai,
-    read_whole=_choices,
+    read_whole=_of_answer(openai_passing.read_whole),
     make_reader=openai_reader.OpenAIReader,
     refit=chat_answer.refit,
 )
@@ -192,7 +193,7 @@ COMPLETIONS = Kind(
     make_whole=completion_answer.whole,
     make_stream=completion_answer.stream,
     make_passing=_pass_openai,
-    read_whole=_choices,
+    read_whole=_of_answer(openai_passing.read_whole),
     make_reader=openai_reader.OpenAIReader,
     refit=chat_answer.refit,
 )
@@ -206,7 +207,7 @@ EMBEDDINGS = Kind(
     make_whole=_never,
     make_stream=_never,
     make_passing=_never,
-    read_whole=_vectors,
+    read_whole=vector_answers.read_whole,
 )
 
 
@@ -226,7 +227,7 @@ MESSAGES = Kind(
     make_whole=messages_answer.MessagesWhole,
     make_stream=messages_answer.MessagesStream,
     make_passing=messages_passing.make_passing,
-    read_whole=messages_passing.read_whole,
+    read_whole=_of_answer(messages_passing.read_whole),
     make_reader=messages_reader.make_reader,
     refit=messages_resuming.refit,
     native_ask=messages_carry.native_ask,
@@ -248,7 +249,7 @@ RESPONSES = Kind(
     make_whole=responses_answer.ResponsesWhole,
     make_stream=responses_answer.ResponsesStream,
     make_passing=responses_passing.make_passing,
-    read_whole=responses_passing.read_whole,
+    read_whole=_of_answer(responses_passing.read_whole),
     make_reader=responses_reader.make_reader,
     refit=responses_resuming.refit,
     native_ask=responses_carry.native_ask,
@@ -269,7 +270,7 @@ COMPACT = Kind(
     make_whole=chat_answer.whole,
     make_stream=chat_answer.stream,
     make_passing=_pass_openai,
-    read_whole=_choices,
+    read_whole=_of_answer(openai_passing.read_whole),
     keeps=True,
 )
 

@@ -4,7 +4,8 @@ Nothing is written again: each event is decoded just far enough to see that it i
 and whether it is the end; then the very bytes that came in go out.
 
 An answer with nothing in it is a failure of the target, unless it ended at its bound or by a filter, or the target
-reports tokens that nobody sees, such as hidden reasoning.
+reports tokens that nobody sees, such as hidden reasoning. So is one whose bytes are not UTF-8, also in what is not
+looked at: a client cannot read it. Counts that cannot be read are none, and do no harm to the answer.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ import msgspec
 
 from appliance.dialects import errors, sse
 from appliance.dialects.reported import BOUNDED, empty, reported
-from appliance.dialects.tally import Tally, WireUsage
+from appliance.dialects.tally import Tally, WireUsage, uncounted
 from appliance.errors import OutpostError, UpstreamFailed
 
 T = TypeVar("T")
 
 
 class _Choice(msgspec.Struct, frozen=True, gc=False):
-    index: int = 0
+    index: int | None = 0
     finish_reason: str | None = None
 
 
@@ -58,7 +59,7 @@ _ABSENT = msgspec.Raw(b"")
 
 
 class _WholeMessage(msgspec.Struct, frozen=True):
-    content: msgspec.Raw = _ABSENT
+    content: str | list[msgspec.Raw] | None = None
     refusal: msgspec.Raw = _ABSENT
     reasoning: msgspec.Raw = _ABSENT
     reasoning_content: msgspec.Raw = _ABSENT
@@ -67,57 +68,72 @@ class _WholeMessage(msgspec.Struct, frozen=True):
 
 
 class _WholeChoice(msgspec.Struct, frozen=True):
-    index: int
+    index: int | None = None
     finish_reason: str | None = None
     message: _WholeMessage | None = None
-    text: msgspec.Raw = _ABSENT
+    text: str | None = None
 
-    def shows(self) -> bool:
-        if self.finish_reason and self.finish_reason.lower() in BOUNDED:
+    def bounded(self) -> bool:
+        """Whether it may have nothing in it for a good reason."""
+        return self.finish_reason is not None and self.finish_reason.lower() in BOUNDED
+
+    def says(self) -> bool:
+        """Whether a client would see anything of it."""
+        message = self.message
+        if self.text or (message is not None and message.content):
             return True
-        if self.message is not None and any(bytes(getattr(self.message, field)) not in _NOTHING for field in _SHOWN):
-            return True
-        return bytes(self.text) not in _NOTHING
+        return message is not None and any(bytes(getattr(message, field)) not in _NOTHING for field in _SHOWN[1:])
 
 
-class WholeAnswer(msgspec.Struct, frozen=True):
+class _WholeAnswer(msgspec.Struct, frozen=True):
     """A whole chat answer or completion, as far as it is looked at."""
 
-    choices: list[_WholeChoice]
+    choices: list[_WholeChoice] | None = None
     usage: WireUsage | None = None
-
-
-class WholeVectors(msgspec.Struct, frozen=True):
-    """A whole embeddings answer, as far as it is looked at."""
-
-    data: list[msgspec.Raw]
-    usage: WireUsage | None = None
+    error: Any = None
 
 
 _decode = msgspec.json.Decoder(_Chunk).decode
 _decode_first = msgspec.json.Decoder(_FirstChunk).decode
-_decode_answer = msgspec.json.Decoder(WholeAnswer).decode
-_decode_vectors = msgspec.json.Decoder(WholeVectors).decode
+_decode_whole = msgspec.json.Decoder(_WholeAnswer).decode
 
 BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def read_whole(body: bytes, tally: Tally, target: str, *, vectors: bool) -> None:
-    """Check a whole answer and count it. Raises UpstreamFailed for anything that is none."""
+def decoded(decode: Callable[[bytes], T], data: bytes) -> T:
+    """What `decode` reads of a shape with a `usage`. Raises one of BAD_JSON."""
+    if not data.isascii():
+        data.decode()  # what is only passed over is not looked at
     try:
-        answer = _decode_vectors(body) if vectors else _decode_answer(body)
+        return decode(data)
+    except msgspec.ValidationError:
+        return decode(uncounted(data))
+
+
+def read_whole(body: bytes, tally: Tally, target: str) -> None:
+    """Check a whole chat answer or completion and count it. Raises UpstreamFailed for anything that is none, and
+    another of the tree for what the target itself reports as an error."""
+    try:
+        answer = decoded(_decode_whole, body)
     except BAD_JSON:
         raise UpstreamFailed(f"{target} gave an answer that is not of the expected form.") from None
-    if answer.usage is not None:
-        tally.take(answer.usage)
-    if isinstance(answer, WholeAnswer):
-        for choice in answer.choices:
-            if choice.finish_reason:
-                tally.finish_reasons[choice.index] = choice.finish_reason
-        if not tally.completion_tokens and not any(choice.shows() for choice in answer.choices):
-            raise empty(target)
-        if not answer.choices:
-            raise empty(target)
+    if answer.error is not None:
+        raise reported(target, answer.error)
+    if answer.choices is None:
+        raise UpstreamFailed(f"{target} gave an answer that is not of the expected form.")
+    for place, choice in enumerate(answer.choices):
+        if choice.finish_reason:
+            tally.finish_reasons[place if choice.index is None else choice.index] = choice.finish_reason
+    if not answer.choices:
+        raise empty(target)
+    if answer.usage is not None and tally.take(answer.usage):
+        return
+    if any(choice.says() for choice in answer.choices):
+        tally.source = "none"  # no answer is for nothing: it is estimated by its size
+    elif not any(choice.bounded() for choice in answer.choices):
+        raise empty(target)
+    elif answer.usage is not None and answer.usage.completion_tokens == 0:
+        tally.source = "reported"
 
 
 def check_secret(data: bytes, secret: bytes, target: str) -> None:
@@ -150,6 +166,8 @@ class PassThrough:
         self._framer = sse.Framer()
         self._held = b""
         self._open = False
+        self._counted = False
+        """The target has reported tokens of its answer."""
 
     def feed(self, read: bytes) -> bytes:
         """What may be sent after `read`; b"" as `read` means that the connection has ended."""
@@ -190,8 +208,7 @@ class PassThrough:
         shown = any(self._shows(data) for data in kept)
         if not (shown or self.done):
             return b""
-        tally = self._tally
-        if not shown and not (self._held and tally.source == "reported" and tally.completion_tokens):
+        if not shown and not (self._held and self._counted):
             raise empty(self._target)
         self._open = True
         out, self._held = self._held, b""
@@ -215,18 +232,29 @@ class PassThrough:
                 tally.source = "estimated"
             for choice in chunk.choices:
                 if choice.finish_reason is not None:
-                    tally.finish_reasons[choice.index] = choice.finish_reason
-                    self._end_of(choice.index)
+                    index = choice.index or 0
+                    tally.finish_reasons[index] = choice.finish_reason
+                    self._end_of(index)
         elif chunk.choices is None and chunk.usage is None:
             raise self._unsound()
         if chunk.usage is not None:
-            tally.take(chunk.usage)
+            self._counted |= tally.take(chunk.usage)
             return self._keep_usage or bool(chunk.choices)
         return True
 
     def _read(self, decode: Callable[[bytes], T], data: bytes) -> T:
         try:
+            if not data.isascii():
+                data.decode()  # what is only passed over is not looked at
             return decode(data)
+        except msgspec.ValidationError:
+            return self._read_uncounted(decode, data)
+        except BAD_JSON:
+            raise self._unsound() from None
+
+    def _read_uncounted(self, decode: Callable[[bytes], T], data: bytes) -> T:
+        try:
+            return decode(uncounted(data))
         except BAD_JSON:
             raise self._unsound() from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -52,15 +53,23 @@ class Tally(msgspec.Struct):
             },
         }
 
-    def take(self, usage: WireUsage) -> None:
-        """What a target reported."""
+    def take(self, usage: WireUsage) -> bool:
+        """What a target reported, as far as it says anything; whether that are tokens of its answer. None of them is
+        what some report at the beginning, or of whatever: an estimate stands then."""
         counts = usage.counts()
-        self.prompt_tokens, self.completion_tokens = counts.prompt, counts.completion
+        if counts.prompt:
+            self.prompt_tokens = counts.prompt
+            if self.source == "none":
+                self.source = "estimated"
         if usage.prompt_tokens_details is not None or counts.cached:
             self.cached_tokens, self.cache_write_tokens = counts.cached, counts.written
         if usage.completion_tokens_details is not None:
             self.reasoning_tokens = counts.reasoning
-        self.source = "reported"
+        if not counts.completion:
+            return False
+        self.completion_tokens = counts.completion
+        self.source = "reported" if counts.prompt else "estimated"
+        return True
 
 
 def _count(reported: float | None) -> int:
@@ -118,6 +127,19 @@ class WireUsage(msgspec.Struct, frozen=True):
             min(_count(before.cache_write_tokens), prompt) if before is not None and before.cache_write_tokens else 0,
             min(reasoning, completion),
         )
+
+
+_decode_fields: Callable[[bytes], dict[str, msgspec.Raw]] = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_NO_USAGE = msgspec.Raw(b"{}")
+
+
+def uncounted(data: bytes) -> bytes:
+    """A JSON object whose `usage`, if it has one, says nothing: for one that a decoder does not take. Raises
+    msgspec.DecodeError."""
+    fields = _decode_fields(data)
+    if fields.get("usage"):
+        fields["usage"] = _NO_USAGE
+    return msgspec.json.encode(fields)
 
 
 BYTES_A_TOKEN = 4

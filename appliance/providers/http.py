@@ -26,6 +26,7 @@ from appliance.dialects.passing import check_secret
 from appliance.providers.auth_base import Auth
 from appliance.providers.credentials import Credential, Credentials
 from appliance.providers.http_errors import from_status
+from appliance.providers.pool import Connector
 from appliance.providers.relayed import RelayedStream
 from appliance.providers.tap import Tap, nothing
 from appliance.providers.translating import Translating
@@ -62,9 +63,7 @@ def _socket(address: AddrInfoType) -> socket.socket:
 def make_session() -> aiohttp.ClientSession:
     """The one client session of the process: pooled connections, and nothing that acts by itself."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=0, keepalive_timeout=30.0, enable_cleanup_closed=False, socket_factory=_socket
-        ),
+        connector=Connector(limit=0, keepalive_timeout=30.0, enable_cleanup_closed=False, socket_factory=_socket),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
@@ -156,7 +155,7 @@ class HttpUpstream:
             response.release()
         check_secret(body, credential.secret or self._auth.secret.encode(), self._name)
         if passes:
-            call.kind.read_whole(body, call.tally, self._name)
+            call.kind.read_whole(body, call.tally, self._name, call.request)
             if call.kind.adopt is not None:
                 body, call.response = call.kind.adopt(body, call.frame())
             return body

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from appliance import errors
 from appliance.dialects.errors import stream_event
 from appliance.dialects.passing import PassThrough, read_whole
 from appliance.dialects.sse import event
-from appliance.dialects.tally import Tally
+from appliance.dialects.tally import Tally, count_unreported
 from appliance.errors import UpstreamFailed
 from tests.fakes import upstream as fake
 
@@ -239,9 +240,9 @@ def test_a_whole_answer_with_nothing_in_it(choice: dict[str, Any] | None, tokens
     body = json.dumps({"choices": choices, "usage": {"prompt_tokens": 1, "completion_tokens": tokens}}).encode()
     if empty:
         with pytest.raises(UpstreamFailed, match="empty answer"):
-            read_whole(body, Tally(), "up", vectors=False)
+            read_whole(body, Tally(), "up")
     else:
-        read_whole(body, Tally(), "up", vectors=False)
+        read_whole(body, Tally(), "up")
 
 
 @pytest.mark.parametrize(
@@ -252,15 +253,23 @@ def test_a_whole_answer_with_nothing_in_it(choice: dict[str, Any] | None, tokens
         ({"code": "overloaded_error"}, errors.UpstreamUnavailable),
         ({"code": "content_filter"}, errors.ContentFiltered),
         ({"code": "context_length_exceeded"}, errors.ContextLengthExceeded),
+        ({"code": 402}, errors.TargetUsedUp),
         ({"code": 500}, UpstreamFailed),
         ("words", UpstreamFailed),
         ({"code": {"x": []}}, UpstreamFailed),
     ],
 )
-def test_what_the_target_reports_in_its_stream(told: Any, kind: type[errors.OutpostError]) -> None:
-    with pytest.raises(errors.OutpostError) as caught:
-        PassThrough("up", Tally(), keep_usage=False).feed(event(json.dumps({"error": told, "choices": []}).encode()))
-    assert type(caught.value) is kind
+def test_what_the_target_reports_keeps_its_kind(told: Any, kind: type[errors.OutpostError]) -> None:
+    streamed = event(json.dumps({"error": told, "choices": []}).encode())
+    whole = json.dumps({"error": told}).encode()
+    asks: list[Callable[[], object]] = [
+        lambda: PassThrough("up", Tally(), keep_usage=False).feed(streamed),
+        lambda: read_whole(whole, Tally(), "up"),
+    ]
+    for ask in asks:
+        with pytest.raises(errors.OutpostError) as caught:
+            ask()
+        assert type(caught.value) is kind
 
 
 def test_an_end_marker_without_its_empty_line_counts() -> None:
@@ -318,7 +327,7 @@ def test_usage_as_others_write_it() -> None:
         last = fake.chunk({"content": "x"}, "stop", usage=usage)
         _, tally, _ = run([event(last) + event(b"[DONE]")])
         found.append((tally.completion_tokens, tally.cached_tokens, tally.cache_write_tokens, tally.reasoning_tokens))
-    assert found == [(2, 4, 0, 0), (5, 0, 0, 3), (0, 9, 5, 0)]
+    assert found == [(2, 4, 0, 0), (5, 0, 0, 3), (1, 9, 5, 0)]
 
 
 def test_without_usage_chunks_are_an_estimate() -> None:
@@ -335,19 +344,105 @@ def test_nothing_after_the_end_marker_passes() -> None:
 
 def test_whole_answers_are_counted() -> None:
     tally = Tally()
-    read_whole(fake.chat_whole(), tally, "up", vectors=False)
+    read_whole(fake.chat_whole(), tally, "up")
     assert (tally.prompt_tokens, tally.completion_tokens, tally.cached_tokens) == (5, 4, 2)
     assert tally.reasons() == ["stop"]
-    vectors = Tally()
-    read_whole(fake.embeddings_whole(), vectors, "up", vectors=True)
-    assert (vectors.prompt_tokens, vectors.source) == (3, "reported")
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"choices": 1}', b"\xff\xfe", b'{"x": %s}' % DEEP])
-@pytest.mark.parametrize("vectors", [True, False])
-def test_whole_answers_of_another_form_are_failures(body: bytes, vectors: bool) -> None:
+def test_whole_answers_of_another_form_are_failures(body: bytes) -> None:
     with pytest.raises(UpstreamFailed):
-        read_whole(body, Tally(), "up", vectors=vectors)
+        read_whole(body, Tally(), "up")
+
+
+SAID = {"index": 0, "message": {"role": "assistant", "content": "word " * 50}, "finish_reason": "stop"}
+UNREAD: list[Any] = [None, {}, [], "x", {"prompt_tokens": None}, {"prompt_tokens": True}, {"completion_tokens": "3"}]
+
+
+@pytest.mark.parametrize("usage", [*UNREAD, {"prompt_tokens": 0, "completion_tokens": 0}])
+def test_a_whole_answer_whose_counts_say_nothing_is_estimated(usage: Any) -> None:
+    body = json.dumps({"choices": [SAID], "usage": usage}).encode()
+    tally = Tally()
+    read_whole(body, tally, "up")
+    count_unreported(tally, body, says=True)
+    assert (tally.prompt_tokens, tally.source) == (0, "estimated")
+    assert tally.completion_tokens >= 50
+
+
+@pytest.mark.parametrize("completion", [0, None])
+def test_no_tokens_for_a_text_are_not_believed(completion: int | None) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": completion}
+    body = json.dumps({"choices": [SAID], "usage": usage}).encode()
+    tally = Tally()
+    read_whole(body, tally, "up")
+    count_unreported(tally, body, says=True)
+    assert (tally.prompt_tokens, tally.source) == (9, "estimated")
+    assert tally.completion_tokens >= 50
+    silent = {"index": 0, "message": {"content": ""}, "finish_reason": "length"}
+    tally = Tally()
+    read_whole(json.dumps({"choices": [silent], "usage": {**usage, "completion_tokens": 0}}).encode(), tally, "up")
+    assert (tally.prompt_tokens, tally.completion_tokens, tally.source) == (9, 0, "reported")
+
+
+@pytest.mark.parametrize("usage", UNREAD)
+def test_chunks_whose_counts_say_nothing_are_counted(usage: Any) -> None:
+    text = [fake.chunk({"content": "x"}) for _ in range(9)]
+    last = fake.chunk({}, "stop", usage=usage)
+    alone = json.dumps({"choices": [], "usage": usage}).encode()
+    out, tally, done = run([*map(event, text), event(last), event(alone), event(b"[DONE]")], keep_usage=True)
+    assert out == b"".join(map(event, [*text, last, alone]))
+    assert done
+    assert (tally.prompt_tokens, tally.completion_tokens, tally.source) == (0, 10, "estimated")
+
+
+@pytest.mark.parametrize("first", [{"role": "assistant", "content": ""}, None])
+def test_counts_at_the_beginning_are_not_those_of_what_follows(first: dict[str, Any] | None) -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 0}
+    choices = [] if first is None else [{"index": 0, "delta": first}]
+    head = json.dumps({"choices": choices, "usage": usage}).encode()
+    _, tally, _ = run([event(head)])
+    assert (tally.prompt_tokens, tally.source) == (9, "estimated")
+    cut = [event(head), *(event(fake.chunk({"content": "x"})) for _ in range(9))]
+    _, tally, _ = run(cut)
+    assert (tally.prompt_tokens, tally.completion_tokens, tally.source) == (9, 9 + len(choices), "estimated")
+    whole = {"prompt_tokens": 9, "completion_tokens": 30}
+    _, tally, _ = run([*cut, event(fake.chunk({}, "stop", usage=whole)), event(b"[DONE]")])
+    assert (tally.prompt_tokens, tally.completion_tokens, tally.source) == (9, 30, "reported")
+
+
+def test_choices_without_an_index_take_their_places() -> None:
+    first, second = ({"message": {"content": "x"}, "finish_reason": reason} for reason in ("stop", "length"))
+    tally = Tally()
+    read_whole(json.dumps({"choices": [first, {**second, "index": None}]}).encode(), tally, "up")
+    assert tally.finish_reasons == {0: "stop", 1: "length"}
+
+
+@pytest.mark.parametrize("content", ["42", "true", '{"parts": ["x"]}'])
+def test_a_whole_content_that_is_no_text_is_a_failure(content: str) -> None:
+    body = json.dumps({"choices": [{**SAID, "message": {"content": json.loads(content)}}]})
+    with pytest.raises(UpstreamFailed, match="not of the expected form"):
+        read_whole(body.encode(), Tally(), "up")
+
+
+BAD = [b"\xff", b"\xc3", b"\xed\xa0\xbc", b"\xe4\xb8"]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bytes_that_are_no_text_never_pass(bad: bytes) -> None:
+    for field in (b"content", b"other"):
+        chunk = event(b'{"choices": [{"index": 0, "delta": {"%b": "a%bb"}}]}' % (field, bad))
+        for before in ([], [event(EVENTS[0]) + event(EVENTS[1])]):
+            with pytest.raises(UpstreamFailed, match="not of the expected form"):
+                run([*before, chunk])
+        with pytest.raises(UpstreamFailed, match="not of the expected form"):
+            read_whole(fake.chat_whole().replace(b'"index"', b'"%b": "%b", "index"' % (field, bad)), Tally(), "up")
+
+
+def test_text_beyond_ascii_passes_however_it_is_cut() -> None:
+    chunk = event(json.dumps(json.loads(fake.chunk({"content": "äß漢🎉"})), ensure_ascii=False).encode())
+    sent = chunk + STREAM
+    for at in range(1, len(chunk) + 1):
+        assert run([sent[:at], sent[at:]])[0] == chunk + WITHOUT_USAGE
 
 
 @pytest.mark.parametrize(
