@@ -21,11 +21,12 @@ from tests.telemetry.canaries import Hunt
 ROOT = Path(__file__).parents[1]
 LONG = (
     "llamacpp/test_engine_sameness.py",
-    "contract/test_llmock.py",
-    "llamacpp/test_engine_bounds.py",
-    "faults/test_failover_faults.py",
     "faults/test_engine_faults.py",
+    "llamacpp/test_engine_bounds.py",
+    "contract/test_langchain.py",
+    "faults/test_failover_faults.py",
     "faults/test_gateway_killed.py",
+    "contract/test_llmock.py",
     "llamacpp/test_tools_with_a_model.py",
     "e2e/test_leaving_clients.py",
     "wiring/test_live_settings.py",

@@ -23,6 +23,9 @@ MOST_FAILURES = 5
 BACK_S = 30.0
 TOTAL_S = 5.0
 DEADLINES = {"connect": "0.5s", "first_token": "2s", "idle": "2s", "total": f"{TOTAL_S:g}s"}
+HANGS_S = 6.0
+"""How long a target may hang: enough for others to be asked meanwhile, on a machine that has much else to do."""
+LATE = {"connect": "0.5s", "first_token": f"{HANGS_S:g}s", "idle": "2s", "total": f"{2 * HANGS_S:g}s"}
 
 
 def _refuse(primary: UpstreamThread) -> None:
@@ -87,8 +90,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
         targets = [{"provider": "p-main", "model": "ok"}, {"provider": "f-main", "model": "ok"}]
         hanging = [{"provider": "p-main", "model": "silent"}, targets[1]]
         routes = [
-            {"model": model, "targets": each, "retries": 2, "deadlines": DEADLINES}
-            for model, each in (("chat", targets), ("hangs", hanging), ("other", targets[1:]))
+            {"model": model, "targets": each, "retries": 2, "deadlines": deadlines}
+            for model, each, deadlines in (
+                ("chat", targets, DEADLINES),
+                ("hangs", hanging, LATE),
+                ("other", targets[1:], DEADLINES),
+            )
         ]
         settings = {"deployments": [], "providers": providers, "routes": routes}
         with open_gateway(tmp_path, settings) as gateway:
@@ -145,6 +152,6 @@ async def test_a_target_that_hangs_does_not_slow_the_others(site: Site) -> None:
         for _ in range(50):
             assert await site.ask(session, "other") == "f-main/ok"
         assert not any(each.done() for each in hanging), "they were to hang meanwhile"
-        assert max(site.took_s) < 1.0
+        assert max(site.took_s) < HANGS_S / 3
         assert set(await asyncio.gather(*hanging)) == {"f-main/ok"}
-    assert max(site.took_s) < TOTAL_S
+    assert max(site.took_s) < 2 * HANGS_S

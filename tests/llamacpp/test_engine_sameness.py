@@ -21,7 +21,7 @@ from tests.llamacpp.engine_process import GREEDY, Answer, EngineProcess, ask, id
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "seven", "wizards"]
-SIZES = (4, 15, 40, 120)
+SIZES = (4, 12, 32, 80)
 CHATS = 32
 
 

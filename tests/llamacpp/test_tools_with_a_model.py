@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from collections.abc import AsyncIterator
+import warnings
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import jsonschema
@@ -59,13 +61,18 @@ class Bench:
     def __init__(self, native: Native, side: TextSide) -> None:
         self.native = native
         self.side = side
+        self._held: list[int] = []
+        """The prompt that the sequence begins with: what the next one shares with it is not computed again."""
 
     def run(self, plan: TextPlan, most: int = 96) -> tuple[str, list[tuple[str, str]], FinishReason]:
         """Greedy answer: text, calls as (name, arguments), reason."""
         native = self.native
         prompt = plan.tokenize(native.tokenize)
-        native.trim(0, 0)
-        for at in range(0, len(prompt), native.n_batch):
+        pairs = zip(self._held, prompt[:-1], strict=False)
+        shared = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self._held = prompt
+        native.trim(0, shared)
+        for at in range(shared, len(prompt), native.n_batch):
             part = prompt[at : at + native.n_batch]
             native.decode([(t, at + i, 0, at + i == len(prompt) - 1) for i, t in enumerate(part)])
         row = len(part) - 1
@@ -100,10 +107,23 @@ class Bench:
         return text, [(name, arguments) for name, arguments in calls], reason
 
 
-@pytest.fixture
-async def bench(catalogue: Catalogue) -> AsyncIterator[Bench]:
+@pytest.fixture(scope="module")
+def native(catalogue: Catalogue) -> Iterator[Native]:
     path = catalogue.resolve("smollm2-135m-instruct").main
     native = Native(NativeSettings(str(path), context=2048, sequences=1))
+    yield native
+    native.close()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(native: Native) -> Any:
+    """It asks for each token of the vocabulary, of which each time is told to be out of date."""
+    with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+        return build_tokenizer(native.vocab_pointer, sorted(native.eog))
+
+
+@pytest.fixture
+async def bench(native: Native, tokenizer: Any) -> AsyncIterator[Bench]:
     side = TextSide(
         ModelTraits(
             name="smollm2",
@@ -112,7 +132,7 @@ async def bench(catalogue: Catalogue) -> AsyncIterator[Bench]:
             eos_text=native.token_text(native.eos),
             default_system="You are a helpful assistant.",
         ),
-        build_tokenizer(native.vocab_pointer, sorted(native.eog)),
+        tokenizer,
         native.n_vocab,
     )
     try:
@@ -120,7 +140,6 @@ async def bench(catalogue: Catalogue) -> AsyncIterator[Bench]:
         yield Bench(native, side)
     finally:
         await side.close()
-        native.close()
 
 
 def ask(question: str, **fields: Any) -> GenerateRequest:
