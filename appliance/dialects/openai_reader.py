@@ -1,8 +1,9 @@
 """Answers in OpenAI's dialect, whole and streamed, chats and completions, as engine events. Sans-I/O.
 
 Takes what compatible servers make of the dialect: content in parts, calls without an index, reasoning under either
-name. A target that reports no usage gives no `Usage` event. An answer with nothing in it is a failure of the target,
-unless it ended at its bound or by a filter, or the target reports tokens that nobody sees.
+name. A target that reports no usage gives no `Usage` event; so does one that reports no tokens for a prompt, or none for
+what it has said. An answer with nothing in it is a failure of the target, unless it ended at its bound or by a filter,
+or the target reports tokens that nobody sees.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgspec
 from appliance.dialects import sse
 from appliance.dialects.passing import BAD_JSON
 from appliance.dialects.reported import empty, reported
-from appliance.dialects.tally import WireUsage
+from appliance.dialects.tally import WireUsage, uncounted
 from appliance.dialects.thoughts import packed
 from appliance.dialects.wire import encode
 from appliance.errors import OutpostError, UpstreamFailed
@@ -51,7 +52,7 @@ class _Call(msgspec.Struct, frozen=True):
 class _Message(msgspec.Struct, frozen=True):
     """A whole message, or what is new of one."""
 
-    content: Any = None
+    content: str | list[Any] | None = None
     refusal: str | None = None
     reasoning: Any = None
     reasoning_content: Any = None
@@ -61,7 +62,8 @@ class _Message(msgspec.Struct, frozen=True):
 
 
 class _Choice(msgspec.Struct, frozen=True):
-    index: int = 0
+    index: int | None = None
+    """None: that of its place."""
     delta: _Message | None = None
     message: _Message | None = None
     text: str | None = None
@@ -140,6 +142,8 @@ class _Reading:
         self._calls: dict[int, _Calls] = {}
         self._begun: set[int] = set()
         self._ended: set[int] = set()
+        self._longer: set[int] = set()
+        """Choices that have ended and gone on: what they end with next is the reason."""
         self._said = False
         self._waiting: list[Event] = []
         """Ends of choices, as long as nothing has been said."""
@@ -154,14 +158,16 @@ class _Reading:
         """The events of one chunk, or of a whole answer. Raises an error of the tree."""
         try:
             answer = _decode(data)
+        except msgspec.ValidationError:
+            answer = self._uncounted(data)
         except BAD_JSON:
             raise self._unsound() from None
         if answer.error is not None:
             raise reported(self._target, answer.error)
         if answer.choices is None and answer.usage is None:
             raise self._unsound()
-        for choice in answer.choices or ():
-            self._choice(choice, out)
+        for place, choice in enumerate(answer.choices or ()):
+            self._choice(choice, place if choice.index is None else choice.index, out)
         if answer.usage is not None:
             counts = answer.usage.counts()
             self._usage = Usage(
@@ -172,6 +178,12 @@ class _Reading:
                 cache_write_tokens=counts.written,
             )
 
+    def _uncounted(self, data: bytes) -> _Answer:
+        try:
+            return _decode(uncounted(data))
+        except BAD_JSON:
+            raise self._unsound() from None
+
     def finish(self, out: list[Event]) -> None:
         """The last events, once the target has said that it is done."""
         tokens = self._usage.completion_tokens if self._usage is not None else 0
@@ -181,7 +193,7 @@ class _Reading:
         self._waiting = []
         # The target has said that its answer is complete, if not why.
         out += [Finished("stop", index) for index in sorted(self._begun - self._ended)]
-        if self._usage is not None:
+        if self._usage is not None and self._usage.prompt_tokens and (tokens or not self._said):
             out.append(self._usage)
 
     def _bounded(self) -> bool:
@@ -190,32 +202,35 @@ class _Reading:
     def _unsound(self) -> OutpostError:
         return UpstreamFailed(f"{self._target} sent a chunk that is not of the expected form.")
 
-    def _choice(self, choice: _Choice, out: list[Event]) -> None:
-        if not 0 <= choice.index < max(self._choices, 128):
+    def _choice(self, choice: _Choice, index: int, out: list[Event]) -> None:
+        if not 0 <= index < max(self._choices, 128):
             raise self._unsound()
-        self._begun.add(choice.index)
+        self._begun.add(index)
         before = len(out)
-        self._deltas(choice, out)
+        self._deltas(choice, index, out)
         if len(out) > before:
             self._said = True
+            if index in self._ended:
+                self._longer.add(index)
             out[before:before] = self._waiting
             self._waiting = []
-        if choice.finish_reason and choice.index not in self._ended:
-            self._ended.add(choice.index)
-            finished = Finished(self._reason(choice), choice.index)
+        if choice.finish_reason and (index not in self._ended or index in self._longer):
+            self._ended.add(index)
+            self._longer.discard(index)
+            finished = Finished(self._reason(choice, index), index)
             (out if self._said else self._waiting).append(finished)
 
-    def _reason(self, choice: _Choice) -> FinishReason:
+    def _reason(self, choice: _Choice, index: int) -> FinishReason:
         reason = (choice.finish_reason or "").lower()
         if reason in _BROKEN:
             raise UpstreamFailed(f"{self._target} broke off its answer ({reason}).")
         found = REASONS.get(reason, "stop")
         # A call that was asked for by name ends with "stop" in this dialect; others tell calls by the reason.
-        return "tool_calls" if found == "stop" and choice.index in self._calls else found
+        return "tool_calls" if found == "stop" and index in self._calls else found
 
-    def _deltas(self, choice: _Choice, out: list[Event]) -> None:
+    def _deltas(self, choice: _Choice, index: int, out: list[Event]) -> None:
         """What is new of a choice; nothing where it is nothing."""
-        index, message = choice.index, choice.delta or choice.message
+        message = choice.delta or choice.message
         logprobs = _positions(choice.logprobs) if choice.logprobs else []
         if message is None:
             if choice.text or logprobs:

@@ -98,7 +98,7 @@ def answers(draw: st.DrawFn) -> list[Event]:
         said.append(Delta(tool_calls=[ToolCallDelta(piece[0], arguments=piece[1])]))
     # A call that was asked for by name may end with "stop"; it is told by its reason.
     reason = "tool_calls" if calls else draw(st.sampled_from(["stop", "length", "content_filter"]))
-    usage = Usage(prompt_tokens=draw(st.integers(0, 99)), completion_tokens=draw(st.integers(0, 99)))
+    usage = Usage(prompt_tokens=draw(st.integers(1, 99)), completion_tokens=draw(st.integers(1, 99)))
     return [*said, Finished(reason), usage]
 
 
@@ -307,13 +307,56 @@ def test_an_end_marker_without_a_reason_is_a_stop() -> None:
             used(10, 4, total_tokens=14, completion_tokens_details={"reasoning_tokens": 3}),
             Usage(10, 4, reasoning_tokens=3),
         ),
-        (used(-1, 2**70), Usage(0, (1 << 53) - 1)),
+        (used(1, 2**70), Usage(1, (1 << 53) - 1)),
         (used(3, 1, prompt_tokens_details={"cached_tokens": 9}), Usage(3, 1, cached_tokens=3)),
         (used(3.0, 1, prompt_tokens_details=None), Usage(3, 1)),  # type: ignore[arg-type]
     ],
 )
 def test_usage_in_each_form(usage: dict[str, Any], expected: Usage) -> None:
     assert read(chunk({"content": "x"}, "stop") + counts(**usage) + DONE)[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        [],
+        "x",
+        {"prompt_tokens": "5", "completion_tokens": "3"},
+        {"prompt_tokens": True},
+        used(9, 0),
+        used(-1),
+    ],
+)
+def test_counts_that_say_nothing_are_none(usage: Any) -> None:
+    said = [Delta(text="x"), Finished("stop")]
+    body = {"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}], "usage": usage}
+    assert read_whole(json.dumps(body).encode(), "up", ONE) == said
+    counted = event(json.dumps({"choices": [], "usage": usage}).encode())
+    assert read(counted + chunk({"content": "x"}) + chunk({}, "stop", usage=usage) + counted + DONE) == said
+
+
+def test_what_comes_after_an_early_reason_is_not_lost() -> None:
+    early = chunk({"content": "a"}, "stop") + chunk({}, "length")
+    assert read(early + DONE) == [Delta(text="a"), Finished("stop")]
+    data = early + chunk({"content": "b"}) + chunk({}, "length") + chunk({}, "stop") + DONE
+    assert read(data) == [Delta(text="a"), Finished("stop"), Delta(text="b"), Finished("length")]
+
+
+def test_choices_without_an_index_take_their_places() -> None:
+    choices = [{"message": {"content": "a"}}, {"index": None, "message": {"content": "b"}, "finish_reason": "length"}]
+    found = read_whole(json.dumps({"choices": choices}).encode(), "up", asked(2))
+    assert found == [Delta(0, "a"), Delta(1, "b"), Finished("length", 1), Finished("stop", 0)]
+
+
+@pytest.mark.parametrize("content", [42, True, {"parts": ["x"]}])
+def test_a_content_that_is_no_text_is_a_failure(content: Any) -> None:
+    with pytest.raises(UpstreamFailed, match="not of the expected form"):
+        read(chunk({"content": content}))
+    body = {"choices": [{"index": 0, "message": {"content": content}, "finish_reason": "stop"}]}
+    with pytest.raises(UpstreamFailed, match="not of the expected form"):
+        read_whole(json.dumps(body).encode(), "up", ONE)
 
 
 def test_usage_in_every_chunk_counts_once() -> None:

@@ -248,6 +248,21 @@ def test_text_after_another_thing_is_a_new_message_with_its_own_place() -> None:
             assert shape["item_id"] == f"msg_{ID[5:]}_{shape['output_index']}"
 
 
+@pytest.mark.parametrize("reason", ["stop", "length"])
+@pytest.mark.parametrize(
+    "late", [[Delta(text="b")], [Delta(tool_calls=[ToolCallDelta(0, "c", "f", "{}")])], [Delta(refusal="b")]]
+)
+def test_what_is_said_after_an_early_reason_is_finished_too(reason: Any, late: list[Event]) -> None:
+    events: list[Event] = [Delta(text="a"), Finished("stop"), *late, Finished(reason), usage()]
+    for told in (events, [*events[:-2], usage()]):
+        shapes, _, _ = streamed(told)
+        check_stream(shapes)
+        output = shapes[-1]["response"]["output"]
+        assert len(output) == 2
+        assert output[0]["content"][0]["text"] == "a"
+        assert whole(told)["output"] == output
+
+
 def test_logprobs_come_if_asked_for() -> None:
     position = PositionLogprobs(TokenLogprob("a", -0.5, [97]), [TokenLogprob("a", float("-inf"), [97])])
     events: list[Event] = [Delta(text="a", logprobs=[position]), Finished("stop"), usage()]

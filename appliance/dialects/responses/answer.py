@@ -58,6 +58,12 @@ class _Answer:
             return self._final
         return {**self._skeleton, "output": self._output.items()}
 
+    def _late(self) -> Said:
+        """Finish what was said after the reason to end, by a target that has told it early."""
+        said: Said = []
+        self._output.end(resource.is_incomplete(self._reason), said)
+        return said
+
     def _end(self) -> Response:
         self._final = resource.ended(self._skeleton, self._output.items(), self._reason, self._tally, int(self._wall()))
         return resource.public(self._final, self._include)
@@ -129,6 +135,8 @@ class ResponsesStream(_Answer):
         out: list[bytes] = []
         if not self._number:
             self._begin(out)
+        for kind, fields in self._late():
+            out.append(self._event(kind, fields))
         shown = self._end()
         out.append(self._event(f"response.{shown['status']}", {"response": shown}))
         return b"".join(out)
@@ -164,4 +172,5 @@ class ResponsesWhole(_Answer):
             unsaid.clear()
 
     def body(self) -> bytes:
+        self._late()
         return encode(self._end())
