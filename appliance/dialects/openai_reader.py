@@ -1,9 +1,9 @@
 """Answers in OpenAI's dialect, whole and streamed, chats and completions, as engine events. Sans-I/O.
 
 Takes what compatible servers make of the dialect: content in parts, calls without an index, reasoning under either
-name. A target that reports no usage gives no `Usage` event; so does one that reports no tokens for a prompt, or none for
-what it has said. An answer with nothing in it is a failure of the target, unless it ended at its bound or by a filter,
-or the target reports tokens that nobody sees.
+name. A target that reports no usage gives no `Usage` event; nor does one that reports no tokens for a prompt, or none
+for what it has said. An answer with nothing in it is a failure of the target, unless it ended at its bound or by a
+filter, or the target reports tokens that nobody sees.
 """
 
 from __future__ import annotations

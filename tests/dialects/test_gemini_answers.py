@@ -280,6 +280,33 @@ def test_logprobs() -> None:
     assert gemini().read_whole(body, "up", asked())[0] == Delta(text="äb")
 
 
+def test_fewer_choices_than_were_asked_for_are_an_answer() -> None:
+    both = [chunk([{"text": "a"}], **used(3)), chunk([{"text": "b"}], "STOP", **used(3, 2))]
+    said: list[Event] = [Delta(text="a"), Delta(text="b"), Finished("stop"), Usage(3, 2)]
+    assert read([wire(both), b""], asked(n=2)) == (said, True)
+    whole = json.dumps(chunk([{"text": "ab"}], "STOP", **used(3, 2))).encode()
+    assert gemini().read_whole(whole, "up", asked(n=2)) == [Delta(text="ab"), Finished("stop"), Usage(3, 2)]
+
+
+@pytest.mark.parametrize(
+    "more", [[], [chunk([{"text": "x"}])], [chunk([{"text": "x"}]), chunk([{"text": "y"}], "STOP", index=1)]]
+)
+def test_a_choice_that_has_begun_must_end(more: list[dict[str, Any]]) -> None:
+    ended = [chunk([{"text": "a"}], "STOP", index=1)] if more else []
+    with pytest.raises(UpstreamFailed):
+        read([wire([*ended, *more]), b""], asked(n=2))
+    candidates = [candidate for each in (*ended, *more) for candidate in each["candidates"]]
+    with pytest.raises(UpstreamFailed):
+        gemini().read_whole(json.dumps({"candidates": candidates, "responseId": "r"}).encode(), "up", asked(n=2))
+
+
+def test_no_tokens_for_a_text_are_not_believed() -> None:
+    data = chunk([{"text": "a"}], "STOP", **used(3, 0))
+    said = [Delta(text="a"), Finished("stop")]
+    assert gemini().read_whole(json.dumps(data).encode(), "up", asked()) == said
+    assert read([wire([data])]) == (said, True)
+
+
 def test_counts_are_never_negative_nor_endless() -> None:
     body = json.dumps(chunk([{"text": "a"}], "STOP", **used(-5, 2**63))).encode()
     assert gemini().read_whole(body, "up", asked())[-1] == Usage(0, 2**53 - 1)

@@ -103,8 +103,14 @@ def test_a_call_ends_in_tool_use_whatever_its_target_says() -> None:
     assert whole(events)["stop_reason"] == "tool_use"
 
 
-def test_a_refusal_is_text() -> None:
-    events: list[e.Event] = [e.Delta(refusal="I "), e.Delta(refusal="won't."), e.Finished("content_filter"), e.Usage(1)]
+@pytest.mark.parametrize("reason", ["stop", "content_filter"])
+def test_a_refusal_is_text_and_told_by_the_reason(reason: Any) -> None:
+    events: list[e.Event] = [e.Delta(refusal="I "), e.Delta(refusal="won't."), e.Finished(reason), e.Usage(1)]
+    for found in (parsed(written([events]))[-2]["delta"], whole(events)):
+        assert (found["stop_reason"], found["stop_details"]["type"]) == ("refusal", "refusal")
+    assert [each for each in read([written([events])]) if isinstance(each, e.Finished)] == [
+        e.Finished("content_filter")
+    ]
     assert whole(events)["content"] == [{"type": "text", "text": "I won't.", "citations": None}]
     assert merged(read([written([events])]))[0] == e.Delta(text="I won't.")
 

@@ -120,9 +120,11 @@ _UNBLOCKED = ("", "BLOCK_REASON_UNSPECIFIED", "BLOCKED_REASON_UNSPECIFIED")
 
 
 class GeminiReader(EventReader):
-    """One answer of `choices` choices. `fresh` makes ids for calls that have none."""
+    """One answer of `choices` choices, or fewer where the target gives no more. `fresh` makes ids for calls that have
+    none."""
 
     __slots__ = (
+        "_begun",
         "_calls",
         "_choices",
         "_counted",
@@ -140,6 +142,7 @@ class GeminiReader(EventReader):
         self._logprobs = logprobs
         self._calls: dict[int, int] = {}
         """Choice → tool calls so far."""
+        self._begun: set[int] = set()
         self._reasons: dict[int, FinishReason] = {}
         self._said = False
         """Whether a client has been told anything but thoughts."""
@@ -148,14 +151,14 @@ class GeminiReader(EventReader):
         """Whether tokens were counted when all choices had ended, or after that."""
 
     def _ended(self, out: list[Event], *, closed: bool) -> None:
-        if self.complete and (self._counted or closed):
+        if self._all_ended if closed else self.complete and self._counted:
             self._end(out)
 
     def whole(self, body: bytes) -> list[Event]:
         """The events of an answer in one piece."""
         out: list[Event] = []
         self._take(body, out)
-        if not self.complete:
+        if not self._all_ended:
             raise UpstreamFailed(f"{self._target} gave an answer that is not complete.")
         self._end(out)
         return out
@@ -165,6 +168,11 @@ class GeminiReader(EventReader):
         """Every choice has ended: all that may still come are counts."""
         return len(self._reasons) >= self._choices
 
+    @property
+    def _all_ended(self) -> bool:
+        """What matters when nothing more comes: some models give one choice, whatever is asked."""
+        return bool(self._reasons) and self._begun <= self._reasons.keys()
+
     def _end(self, out: list[Event]) -> None:
         usage = self._usage or _Usage()
         bounded = any(reason in ("length", "content_filter") for reason in self._reasons.values())
@@ -173,13 +181,14 @@ class GeminiReader(EventReader):
         self.done = True
         # Only now is it sure that nothing of them follows.
         out.extend([Finished(reason=self._reasons[index], index=index) for index in sorted(self._reasons)])
-        if self._usage is None:
-            return  # who tells nothing is not taken at its word that it was nothing
         thought = counted(usage.thoughts_token_count)
+        completion = counted(usage.candidates_token_count) + thought
+        if self._usage is None or (self._said and not completion):
+            return  # who tells nothing is not taken at its word that it was nothing
         out.append(
             Usage(
                 prompt_tokens=counted(usage.prompt_token_count) + counted(usage.tool_use_prompt_token_count),
-                completion_tokens=counted(usage.candidates_token_count) + thought,
+                completion_tokens=completion,
                 cached_tokens=counted(usage.cached_content_token_count),
                 reasoning_tokens=thought,
             )
@@ -207,6 +216,7 @@ class GeminiReader(EventReader):
         index = candidate.index
         if not 0 <= index < self._choices:
             raise self._unsound()
+        self._begun.add(index)
         positions = self._positions(candidate.logprobs_result)
         for part in (candidate.content.parts if candidate.content is not None else None) or ():
             positions = self._part(part, index, positions, out)

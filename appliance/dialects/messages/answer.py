@@ -52,11 +52,11 @@ def _message(frame: Frame, content: list[dict[str, Any]], tally: Tally) -> dict[
     }
 
 
-def _stopped(end: Finished | None, *, called: bool) -> dict[str, Any]:
+def _stopped(end: Finished | None, blocks: Blocks) -> dict[str, Any]:
     """The fields that say why a message ended."""
     if end is None:
         return {"stop_reason": None, "stop_sequence": None, "stop_details": None}
-    reason = stop_reason(end.reason, end.stop_sequence, called=called)
+    reason = stop_reason(end.reason, end.stop_sequence, called=blocks.called, refused=blocks.refused)
     details = {"type": "refusal", "category": None, "explanation": None} if reason == "refusal" else None
     return {
         "stop_reason": reason,
@@ -124,7 +124,7 @@ class MessagesStream:
         out: list[bytes] = []
         self._begin(out)
         self._drain(out)
-        delta = {**_stopped(self._end, called=self._blocks.called), "container": None}
+        delta = {**_stopped(self._end, self._blocks), "container": None}
         out.append(event("message_delta", {"delta": delta, "usage": usage(self._tally)}))
         out.append(event("message_stop", {}))
         return b"".join(out)
@@ -225,7 +225,7 @@ class MessagesWhole:
         """The message; call it after the last event. Raises UpstreamFailed for a call whose arguments are no object,
         unless the answer was cut off within it."""
         message = _message(self._frame, [self._shape(block) for block in self._blocks.waiting], self._tally)
-        return encode({**message, **_stopped(self._end, called=self._blocks.called)})
+        return encode({**message, **_stopped(self._end, self._blocks)})
 
     def _shape(self, block: Block) -> dict[str, Any]:
         if block.kind == "tool_use":

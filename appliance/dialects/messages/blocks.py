@@ -62,6 +62,8 @@ class Blocks:
         """Those that have not ended; the first is the one that is open."""
         self._calls: dict[int, Block] = {}
         self._last: Block | None = None
+        self.refused = False
+        """Some of it was a refusal, which is a text here."""
 
     @property
     def called(self) -> bool:
@@ -79,6 +81,7 @@ class Blocks:
         if delta.text:
             self._current("text").pieces.append(delta.text)
         if delta.refusal:
+            self.refused = True
             self._current("text").pieces.append(delta.refusal)
         for piece in delta.tool_calls:
             self._call(piece)

@@ -198,11 +198,14 @@ _STOP_REASONS = {
 }
 
 
-def stop_reason(reason: str, stop_sequence: str, *, called: bool) -> str:
+def stop_reason(reason: str, stop_sequence: str, *, called: bool, refused: bool = False) -> str:
     """Anthropic's word. `called`: the answer holds a call of a tool, which clients look for there alone; some targets
-    say stop all the same where they were made to call."""
+    say stop all the same where they were made to call. `refused`: it holds a refusal, which other dialects tell by a
+    field of its own and Anthropic's by the reason alone."""
     if reason == "stop" and stop_sequence:
         return "stop_sequence"
     if reason == "stop" and called:
         return "tool_use"
+    if reason == "stop" and refused:
+        return "refusal"
     return _STOP_REASONS.get(reason, "end_turn")
