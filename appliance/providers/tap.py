@@ -20,18 +20,37 @@ def nothing() -> None:
     """For who only wants the reader to learn of its end."""
 
 
-class Tap(asyncio.Protocol):
+class Between(asyncio.Protocol):
+    """Stands before another protocol, which still learns of all that is no data."""
+
+    __slots__ = ("_inner",)
+
+    _inner: asyncio.Protocol
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._inner.connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._inner.resume_writing()
+
+
+class Tap(Between):
     """Stands between the transport and the HTTP client's own protocol while an answer comes: lets that one parse, then
     calls `arrived`. `let_go` takes it away; it does so by itself when the answer has come to its end, since the
     connection may serve somebody else from there on."""
 
-    __slots__ = ("_arrived", "_content", "_inner", "_received", "_transport")
+    __slots__ = ("_arrived", "_content", "_received", "_transport")
 
     def __init__(self, content: aiohttp.StreamReader, arrived: Callable[[], None]) -> None:
         self._content = content
         self._arrived = arrived
         self._transport: asyncio.Transport | None = None
-        self._inner: asyncio.Protocol
         self._received: Callable[[bytes], None]
 
     async def install(self, response: aiohttp.ClientResponse) -> None:
@@ -54,7 +73,9 @@ class Tap(asyncio.Protocol):
     def let_go(self) -> None:
         self._arrived = nothing  # whoever is called holds this: together they would stay until a garbage collection
         transport, self._transport = self._transport, None
-        if transport is not None:
+        if (
+            transport is not None and transport.get_protocol() is self
+        ):  # else the connection is idle already, or another's
             transport.set_protocol(self._inner)
 
     def _finish(self) -> None:
@@ -68,16 +89,7 @@ class Tap(asyncio.Protocol):
         if self._content.is_eof():
             self.let_go()
 
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
-
     def connection_lost(self, exc: Exception | None) -> None:
         self._inner.connection_lost(exc)
         self._finish()
         self._arrived()
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def resume_writing(self) -> None:
-        self._inner.resume_writing()

@@ -24,6 +24,7 @@ class Connection:
 
     def set_protocol(self, protocol: asyncio.Protocol) -> None:
         self.protocol = protocol
+        self._protocols = [protocol]
 
 
 class Response:
@@ -48,6 +49,14 @@ async def test_it_stands_in_between_until_it_is_taken_away() -> None:
     assert connection.protocol is tap
     tap.let_go()
     assert connection.protocol is inner
+
+
+async def test_a_connection_that_is_somebody_else_s_by_then_is_left_alone() -> None:
+    connection, other = Connection(asyncio.Protocol()), asyncio.Protocol()
+    tap = await install(reader(), connection)
+    connection.set_protocol(other)
+    tap.let_go()
+    assert connection.protocol is other
 
 
 @pytest.mark.parametrize("connection", [None, Connection(None)], ids=["released", "TLS has ended"])
