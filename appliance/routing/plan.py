@@ -430,9 +430,15 @@ class _Planner:
 
     def _without(self, candidate: Candidate) -> Iterator[str]:
         """What of the request a target does not get."""
-        for field in self._asked.request.__struct_fields__:
-            if getattr(self._asked.request, field) is not None and getattr(candidate.request, field) is None:
-                yield self._kind.field_name(field)
+        asked, gets = self._asked.request, candidate.request
+        lost = [
+            name for name in asked.__struct_fields__ if getattr(asked, name) is not None and getattr(gets, name) is None
+        ]
+        yield from (told := dict.fromkeys(map(self._kind.field_name, lost)))
+        has = candidate.target.upstream.capabilities.features
+        for feature, field, droppable in self._kind.needs(self._asked):  # what only the client's own body asks for
+            if droppable and feature not in has and field not in told:
+                yield field
         wanted = getattr(self._asked.native, "betas", None)
         for beta in candidate.target.upstream.capabilities.betas.without(wanted):
             yield f"{self._kind.header} {beta}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.dialects.kinds import CHAT, EMBEDDINGS, MESSAGES
+from appliance.dialects.kinds import CHAT, EMBEDDINGS, MESSAGES, RESPONSES
 from appliance.errors import OutpostError, PermissionDenied, Unavailable
 from appliance.providers.upstream import READY, Capabilities, Readiness
 from appliance.routing.board import Board
@@ -135,6 +136,17 @@ def test_every_dialect_of_a_chat_has_a_complexity_and_nothing_else_has() -> None
     assert explain_plan(route, MESSAGES, asked, None, situation(1, Board())).request["complexity"] == 0
     asked = EMBEDDINGS.parse(b'{"model": "m", "input": "x"}', 64)
     assert "complexity" not in explain_plan(route, EMBEDDINGS, asked, None, situation(1, Board())).request
+
+
+def test_what_a_target_does_not_get_is_told() -> None:
+    tools = [{"type": "web_search"}, {"type": "function", "name": "f"}, {"type": "custom", "name": "c"}]
+    body = {"model": "m", "input": "Hi", "tools": tools, "service_tier": "flex", "truncation": "auto"}
+    asked = RESPONSES.parse(json.dumps(body).encode(), 64)
+    route = Route(
+        "m", (Target(Stub("a", Capabilities(CHAT_MODEL.kinds, frozenset({"tools"})))),), drop_unsupported=True
+    )
+    (target,) = explain_plan(route, RESPONSES, asked, None, situation(1, Board())).considered
+    assert target.without == ("service_tier", "tools[0]", "truncation")
 
 
 def test_what_a_route_inside_demands_holds_for_its_targets() -> None:
