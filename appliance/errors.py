@@ -8,6 +8,7 @@ nothing else in the house builds an error body.
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 
@@ -232,6 +233,16 @@ class DeadlineExceeded(UpstreamTimeout):
 
     code = "deadline_exceeded"
     retryable = False
+    total_s: float = math.inf
+    """How long that time was."""
+
+
+class TargetBusy(Unavailable):
+    """A target works on as much as it may: nothing was sent to it. Nobody is told, since whoever finds all targets busy
+    waits for one of them."""
+
+    code = "overloaded"
+    elsewhere = True
 
 
 class EngineLost(UpstreamError):

@@ -135,4 +135,7 @@ def silent(target: str, what: str, seconds: float) -> OutpostError:
 
 
 def total_over(route: Route) -> OutpostError:
-    return DeadlineExceeded(f"The request took longer than the {route.deadlines.total:g} s that {route.model} allows.")
+    total_s = route.deadlines.total
+    error = DeadlineExceeded(f"The request took longer than the {total_s:g} s that {route.model} allows.")
+    error.total_s = total_s
+    return error

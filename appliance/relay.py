@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from appliance.account import Account
 from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import Tally, count_unreported
-from appliance.errors import BadRequest, ContentFiltered, Diverged, InternalError, OutpostError, forget_way
+from appliance.errors import BadRequest, ContentFiltered, Diverged, InternalError, OutpostError, TargetBusy, forget_way
 from appliance.hedged import Heat
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
@@ -84,8 +84,8 @@ class Relay:
         self.response: Any = None
         """The complete answer as data, for kinds that are stored."""
         self._plan: Plan
-        self._others = False
-        """Somebody else could answer too."""
+        self._turns: Turns
+        """Whose turn it is."""
         self._runners: list[_Attempt] = []
         """The attempts that run against each other."""
         self._fail: Callable[[OutpostError], bytes] = kind.error_event
@@ -128,12 +128,12 @@ class Relay:
         """The first answer of the plan's candidates; raises the most useful error when none gives one."""
         route, health = plan.route, self._health
         self._plan = plan
-        turns = Turns(plan.candidates, route.retries, health.random)
+        may_retry = partial(health.may_retry, route.model)
+        turns = self._turns = Turns(plan.candidates, route.retries, health.random, may_retry)
         candidate = turns.first()
-        health.asked(candidate.target.name)
+        health.asked(route.model)
         try:
             while True:
-                self._others = turns.others
                 try:
                     return await ask(route, candidate)
                 except OutpostError as error:
@@ -141,10 +141,8 @@ class Relay:
                         raise
                     if isinstance(error, ContentFiltered) and route.fallback_on_content_filter:
                         error.elsewhere = True
-                    left_s = self._left_s(route)
-                    failed = candidate.target.name
-                    may = partial(health.may_retry, failed)
-                    step = turns.failed(candidate, error, left_s=left_s, rest_s=health.rest_s(failed), may_retry=may)
+                    rest_s = health.rest_s(candidate.target.name)
+                    step = turns.failed(candidate, error, left_s=self._left_s(route), rest_s=rest_s)
                     if step is None:
                         if error.elsewhere and plan.larger is not None and not self.streaming:
                             # Too much for those that are up; a target that is not may take it, once it is.
@@ -234,7 +232,7 @@ class Relay:
             call = self._call(route, candidate, visit)
             attempt = self._attempt(candidate, call.tally, heat)
             with attempt:
-                if self._others:
+                if self._turns.others:
                     # Nothing of a whole answer is seen before its end; some of the time is for who comes next.
                     seconds = route.deadlines.whole or self._left_s(route) / 2
                     watch.arm(seconds, lambda: silent(name, "an answer", seconds))
@@ -281,17 +279,23 @@ class Relay:
         return _Opened(stream, attempt, visit, name, deadlines.idle)
 
     async def _enter(self, candidate: Candidate, heat: Heat[Any] | None) -> Visit:
-        """Have the limits of a target cover the request, and wait for a place there. The wait has bounds of its own;
-        the request's deadlines stand still. The second runner of a race is covered by what the first one has."""
-        account = self.account
-        if heat is None and account is not None and (self.spent is not None or candidate.target.name != account.target):
-            account.move(candidate, self.spent)
-            self.spent = None
-            await account.cover()
-        visit = self._gates.enter(
-            candidate.target.name, self.priority, self._partition, choices=candidate.request.choices
-        )
-        if visit.enter_at_once():
+        """Have the limits of a target cover the request, and wait for a place there; raises TargetBusy where somebody
+        else may have one. The wait has bounds of its own; the request's deadlines stand still. The second runner of a
+        race is covered by what the first one has."""
+        account, name = self.account, candidate.target.name
+        visit = self._gates.enter(name, self.priority, self._partition, choices=candidate.request.choices)
+        inside = visit.enter_at_once()
+        if not inside and not self._turns.patient:
+            raise TargetBusy(f"{name} is busy.")
+        if heat is None and account is not None and (self.spent is not None or name != account.target):
+            try:
+                account.move(candidate, self.spent)
+                self.spent = None
+                await account.cover()
+            except BaseException:
+                visit.leave()
+                raise
+        if inside:
             return visit
         left = self._watch.suspend()
         try:
@@ -364,7 +368,7 @@ class Relay:
     def _attempt(self, candidate: Candidate, tally: Tally, heat: Heat[Any] | None) -> _Attempt:
         """Raises TargetResting where the target is not to be asked now."""
         name = candidate.target.name
-        flight = self._health.began(name, self.size)
+        flight = self._health.began(name, self.size, alone=not self._turns.others)
         self.row.target = name
         attempt = _Attempt(name, self, flight, tally, heat, far=candidate.target.provider is not None)
         if heat is not None:
@@ -441,7 +445,7 @@ class _Attempt:
             outcome, code = "failed", InternalError.code
         relay.ended(self, self._at, self._started, outcome, code)
         if failure is not None or not self._opening:
-            relay._health.ended(self._flight, self.target, failure, self.tally.completion_tokens)
+            relay._health.ended(self._flight, failure, self.tally.completion_tokens)
         if stopped is not None:
             try:
                 raise stopped from None
@@ -452,7 +456,7 @@ class _Attempt:
         """Nobody takes what it has begun; see `Heat.run`."""
         self._count_abandoned()
         self._relay.ended(self, self._at, self._started, "cancelled", None)
-        self._relay._health.ended(self._flight, self.target, asyncio.CancelledError(), self.tally.completion_tokens)
+        self._relay._health.ended(self._flight, asyncio.CancelledError(), self.tally.completion_tokens)
 
     def _count_abandoned(self) -> None:
         """A client that leaves before a provider has said anything has had it work all the same: that costs the prompt,

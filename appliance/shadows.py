@@ -260,7 +260,7 @@ class Shadows:
                 failure = broken
                 raise
             finally:
-                health.ended(flight, _card(name), failure, call.tally.completion_tokens)
+                health.ended(flight, failure, call.tally.completion_tokens)
                 failure = None  # its traceback holds this frame
             seconds = self._clock.monotonic() - began
             return _Outcome(body, error, seconds, call.tally, self._cost(name, call.tally, seconds))

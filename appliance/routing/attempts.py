@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 
-from appliance.errors import Diverged, OutpostError, TargetLimited, TargetResting
+from appliance.errors import Diverged, OutpostError, TargetBusy, TargetLimited, TargetResting
 from appliance.routing.budget import pause_s
 from appliance.routing.plan import Candidate
 
@@ -17,7 +17,7 @@ MOST_ROUNDS = 16
 """Of waiting for targets that are not to be asked yet, again and again."""
 
 
-def _always() -> bool:
+def _always(candidate: Candidate, again: bool) -> bool:
     return True
 
 
@@ -33,28 +33,45 @@ class Turns:
     diverges is asked in another way at once, where its budget allows that; else it is the next one's turn. One that is
     too small for the request, or that may not be asked now, has not failed. An error that no other target could avoid
     ends it at once.
+
+    One that is busy is passed over. Where nobody else is left, the first of those gets another turn, in which it is
+    waited for (`patient`).
     """
 
-    __slots__ = ("_again", "_left", "_random", "_round", "_waiting", "told")
+    __slots__ = ("_again", "_busy", "_left", "_may_retry", "_random", "_round", "_waiting", "patient", "told")
 
-    def __init__(self, candidates: Sequence[Candidate], retries: int, random: Callable[[], float]) -> None:
-        """random: numbers in [0, 1)."""
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        retries: int,
+        random: Callable[[], float],
+        may_retry: Callable[[Candidate, bool], bool] = _always,
+    ) -> None:
+        """random: numbers in [0, 1). may_retry: whether the budget allows an attempt at a candidate after a failed one,
+        and takes it from there; given whether the candidate has failed this request before."""
         self._waiting = deque(candidates)
         self._again: list[tuple[Candidate, float | None]] = []
         """With the seconds for which each asks to be left alone."""
         self._left = retries + 1
         self._random = random
+        self._may_retry = may_retry
         self._round = 0
+        self._busy: deque[Candidate] = deque()
+        """Those that were passed over."""
+        self.patient = False
+        """Whether the present one is to be waited for where it is busy."""
         self.told: OutpostError | None = None
         """What the caller is to learn if no further attempt succeeds."""
 
     def first(self) -> Candidate:
-        return self._waiting.popleft()
+        first = self._waiting.popleft()
+        self.patient = not self._waiting
+        return first
 
     @property
     def others(self) -> bool:
-        """Whether somebody waits who has not had a turn."""
-        return bool(self._waiting)
+        """Whether somebody waits who has not been asked."""
+        return bool(self._waiting or self._busy)
 
     def failed(
         self,
@@ -63,18 +80,22 @@ class Turns:
         *,
         left_s: float,
         rest_s: float = 0.0,
-        may_retry: Callable[[], bool] = _always,
     ) -> tuple[Candidate, float] | None:
         """Who is next, and the seconds to wait before; None when there is no use in another attempt.
 
         left_s: of the time for the whole request. rest_s: how long the candidate is to be left alone in any case.
-        may_retry: whether its budget allows one more attempt at the same candidate; takes it from there.
         """
+        if isinstance(error, TargetBusy):
+            self._busy.append(candidate)
+            step = self._untried(_always)
+            assert step is not None
+            return step
         self.told = to_tell(self.told, error)
         left_s = min(left_s, MOST_WAIT_S)
         diverged = isinstance(error, Diverged)
-        if diverged and self._left > 1 and may_retry():
+        if diverged and self._left > 1 and self._may_retry(candidate, True):
             self._left -= 1
+            self.patient = True
             return candidate, 0.0  # there is another way to ask it
         if (error.again and not diverged) or (self._round and _was_not_asked(error)):
             # One that was to be asked again, and has been told to rest meanwhile, is only asked later.
@@ -83,8 +104,9 @@ class Turns:
             self._left -= 1
         if not (error.retryable or error.elsewhere) or self._left <= 0:
             return None
-        if self._waiting:
-            return self._waiting.popleft(), 0.0
+        step = self._untried(_always if error.elsewhere else self._may_retry)
+        if step is not None:
+            return step
         self._round += 1
         if self._round > MOST_ROUNDS:
             return None
@@ -94,7 +116,18 @@ class Turns:
             pause = pause_s(self._round, self._random(), retry_after_s=retry_after_s, left_s=left_s)
             if pause is not None:
                 del self._again[place]
-                return (chosen, pause) if chosen is not candidate or may_retry() else None
+                self.patient = True
+                return (chosen, pause) if self._may_retry(chosen, True) else None
+        return None
+
+    def _untried(self, may_retry: Callable[[Candidate, bool], bool]) -> tuple[Candidate, float] | None:
+        """One that has not been asked: who was passed over because it was busy comes after all others."""
+        while self._waiting or self._busy:
+            busy = not self._waiting
+            chosen = self._busy.popleft() if busy else self._waiting.popleft()
+            if may_retry(chosen, False):
+                self.patient = busy or not self.others
+                return chosen, 0.0
         return None
 
 

@@ -77,10 +77,11 @@ class Board:
         for name, has_probe in targets.items():
             self._entry(name).breaker.has_probe = has_probe
 
-    def began(self, name: str, tokens: int, now: float) -> Flight | None:
-        """An attempt begins. `tokens`: of its prompt and expected answer. None: the target must not be asked now."""
+    def began(self, name: str, tokens: int, now: float, *, alone: bool = False) -> Flight | None:
+        """An attempt begins. `tokens`: of its prompt and expected answer. alone: nobody else could be asked. None: the
+        target must not be asked now."""
         entry = self._entries.get(name) or self._entry(name)
-        given = entry.breaker.take(now)
+        given = entry.breaker.take(now, alone=alone)
         if given is None:
             return None
         entry.in_flight += 1
@@ -152,6 +153,10 @@ class Flight:
         """Whether all depends on this one: the target has failed, and nothing has come from it since."""
         return self._pass.trial
 
+    def silent_s(self, now: float) -> float:
+        """For how long there has been no sign of an answer, in seconds."""
+        return now - self._began if self._first is None else 0.0
+
     def first_token(self, now: float) -> None:
         if self._first is not None or not self._under_way:
             return
@@ -189,7 +194,7 @@ class Flight:
             breaker.failed(self._pass, now, self._random(), code)
             self._measure_silence(now)
             if retry_after_s is not None:
-                breaker.cool(now, self._random(), retry_after_s)
+                breaker.cool(now, self._random(), retry_after_s, "it has failed and said when to come back")
         elif outcome == "cancelled":
             breaker.given_back(self._pass, now)
         else:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import random as chance
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from appliance.errors import OutpostError, TargetLimited, TargetResting
+from appliance.errors import DeadlineExceeded, OutpostError, TargetLimited, TargetResting
 from appliance.routing.board import Board, Flight
 from appliance.routing.breaker import Standing, outcome_of
 from appliance.routing.budget import RetryBudget
 from appliance.routing.hedging import Hedging, hedge_at_s, hedge_budget
 
-REST_S = 2.0
-"""How long a target that has used up its budget of failures is asked after all others."""
+if TYPE_CHECKING:
+    from appliance.routing.plan import Candidate
+
 SHORTEST_S = 0.1
+SILENT_SHARE = 0.5
+"""Of the time for all attempts together: who said nothing for so much of it has failed, when it is over."""
 
 
 def resting(target: str, standing: Standing) -> OutpostError:
@@ -30,8 +34,9 @@ def resting(target: str, standing: Standing) -> OutpostError:
 class Health:
     """One a process. It belongs to the event loop.
 
-    Each target has a budget of failed attempts that others make up for. Where it is used up, a target is left alone for
-    a while, so that requests go to the others at once; where there is no other, nothing is asked twice.
+    Each route has a budget of attempts that are likely to be in vain: to ask a target once more that has failed the
+    same request, and to go on to one that fails half the time. A first attempt is never refused for it, nor one at
+    another target that mostly answers: what a target costs that fails is bounded by its breaker.
     """
 
     def __init__(
@@ -47,22 +52,28 @@ class Health:
         self._budgets: dict[str, RetryBudget] = {}
         self._hedging: dict[str, RetryBudget] = {}
 
-    def asked(self, target: str) -> None:
-        """A request begins with this target."""
-        (self._budgets.get(target) or self._budget(target)).request(self.clock())
+    def asked(self, route: str) -> None:
+        """A request of a route begins."""
+        (self._budgets.get(route) or self._budget(route)).request(self.clock())
 
-    def may_retry(self, target: str) -> bool:
-        """Whether a target that has failed may be asked again for the same request."""
-        return self._budget(target).take(self.clock())
+    def may_retry(self, route: str, candidate: Candidate, again: bool) -> bool:
+        """Whether a target may be asked after a failed attempt for the same request. again: that was at this target."""
+        now = self.clock()
+        if not again:
+            standing = self.board.standing(candidate.target.name, now)
+            if standing.phase == "closed" or not standing.last:
+                return True
+        return self._budget(route).take(now)
 
     def rest_s(self, target: str) -> float:
         """How long a target is to be left alone, in seconds."""
         return self.board.standing(target, self.clock()).wait_s
 
-    def began(self, target: str, tokens: int) -> Flight:
-        """An attempt begins. Raises TargetResting where the target must not be asked now."""
+    def began(self, target: str, tokens: int, *, alone: bool = False) -> Flight:
+        """An attempt begins. alone: nobody else could be asked. Raises TargetResting where the target must not be asked
+        now."""
         now = self.clock()
-        flight = self.board.began(target, tokens, now)
+        flight = self.board.began(target, tokens, now, alone=alone)
         if flight is None:
             raise resting(target, self.board.standing(target, now))
         return flight
@@ -79,13 +90,13 @@ class Health:
     def first_token(self, flight: Flight) -> None:
         flight.first_token(self.clock())
 
-    def ended(self, flight: Flight, target: str, error: BaseException | None, tokens_out: int) -> None:
+    def ended(self, flight: Flight, error: BaseException | None, tokens_out: int) -> None:
         """An attempt has ended."""
         now = self.clock()
         outcome = outcome_of(error)
+        if isinstance(error, DeadlineExceeded) and flight.silent_s(now) >= SILENT_SHARE * error.total_s:
+            outcome = "failed"
         after = error.retry_after_s if isinstance(error, OutpostError) else None
-        if outcome == "failed" and after is None and not self._budget(target).take(now):
-            after = REST_S
         code = error.code if isinstance(error, OutpostError) else ""
         flight.ended(outcome, now, tokens_out=tokens_out, retry_after_s=after, code=code)
 
@@ -95,8 +106,8 @@ class Health:
             budget = self._hedging[route] = hedge_budget(hedging)
         return budget
 
-    def _budget(self, target: str) -> RetryBudget:
-        budget = self._budgets.get(target)
+    def _budget(self, route: str) -> RetryBudget:
+        budget = self._budgets.get(route)
         if budget is None:
-            budget = self._budgets[target] = RetryBudget()
+            budget = self._budgets[route] = RetryBudget()
         return budget

@@ -14,7 +14,7 @@ from appliance.errors import ModelLoading, OutpostError, PermissionDenied, Targe
 from appliance.providers.upstream import Readiness, Upstream
 from appliance.routing import conditions, residency
 from appliance.routing.board import Board
-from appliance.routing.breaker import Standing, usable
+from appliance.routing.breaker import FINE, Standing, usable
 from appliance.routing.complexity import assess
 from appliance.routing.explain import Considered, Explanation
 from appliance.routing.fit import fit, override
@@ -112,7 +112,7 @@ def make_plan(
     allowed to the asker, Unavailable if none is up or meant for it; why each is left out is in the notes of the last,
     for operators only."""
     planner = _Planner(route, kind, asked, allowed, situation)
-    candidates = planner.candidates(route, {})
+    candidates = planner.candidates(route, {}) or planner.on_trial()
     if candidates:
         return Plan(route, tuple(candidates), planner.why(), planner.larger(candidates))
     raise planner.refusal()
@@ -129,7 +129,10 @@ def plain_plan(
     for target in route.targets:
         assert isinstance(target, Target)  # the route is plain
         upstream = target.upstream
-        if (allowed is not None and _forbidden(target, allowed)) or not usable(board.standing(target.name, now)):
+        if allowed is not None and _forbidden(target, allowed):
+            return None
+        standing = board.standing(target.name, now)
+        if standing is not FINE and (standing.last or not usable(standing)):
             return None
         try:
             fitted = fit(asked, kind, upstream.capabilities, drop=route.drop_unsupported, model=route.model)
@@ -164,7 +167,7 @@ def fit_shadow(
 def explain_plan(route: Route, kind: Kind, asked: Asked, allowed: Allowed | None, situation: Situation) -> Explanation:
     """What `make_plan` would decide, and why. Asks nobody, and raises nothing for what it decides."""
     planner = _Planner(route, kind, asked, allowed, situation)
-    candidates = planner.candidates(route, {})
+    candidates = planner.candidates(route, {}) or planner.on_trial()
     remarks = [] if candidates else [planner.refusal().message]
     return Explanation(
         route=route.model,
@@ -188,8 +191,9 @@ class _Planner:
         self._situation = situation
         self._cut: list[_Cut] = []
         self._facts: conditions.Facts | None = None
-        self._scores: dict[str, tuple[float, str]] = {}
+        self._scores: dict[str, tuple[float | None, str]] = {}
         """What a strategy says of a target."""
+        self._on_trial: list[tuple[Candidate, _Cut]] = []
         self._demands = [*situation.demands] if situation is not None else []
         """Where the data must stay."""
         self._demand(route)
@@ -302,15 +306,17 @@ class _Planner:
             yield from range(len(fitting))
             return
         if route.strategy == "priority" and not route.scored:
-            for at, (each, _) in enumerate(fitting):
-                if isinstance(each, Nested):
-                    yield at
-                    continue
-                standing = situation.board.standing(each.name, situation.now)
-                if usable(standing):
+            last = []
+            for at, (each, inside) in enumerate(fitting):
+                standing = situation.board.standing(inside[0].target.name, situation.now)
+                if standing.last:
+                    last.append(at)
+                    self._scores[each.name] = (None, f"in the order of the file, but after others: {standing.reason}")
+                elif isinstance(each, Nested) or usable(standing):
                     yield at
                 else:
-                    self._rests(each, standing)
+                    self._rests(inside[0], standing)
+            yield from last
             return
         board, now = situation.board, situation.now
         choices = [_choice(each, board, now) for each in fitting]
@@ -319,12 +325,22 @@ class _Planner:
             self._scores[fitting[at].each.name] = (score, reason)
             yield at
         for at, _, _ in ranking.out:
-            each = fitting[at].each
+            each, inside = fitting[at]
             if isinstance(each, Target):
-                self._rests(each, board.standing(each.name, now))
+                self._rests(inside[0], board.standing(each.name, now))
 
-    def _rests(self, target: Target, standing: Standing) -> None:
-        self._cut.append(_Cut(target, standing.reason, resting(target.name, standing)))
+    def _rests(self, candidate: Candidate, standing: Standing) -> None:
+        target = candidate.target
+        cut = _Cut(target, standing.reason, resting(target.name, standing))
+        self._cut.append(cut)
+        if standing.alone:
+            self._on_trial.append((candidate, cut))
+
+    def on_trial(self) -> list[Candidate]:
+        """Where there is nobody else: those that are only left out because they are tried with others already."""
+        taken, self._on_trial = self._on_trial, []
+        self._cut = [cut for cut in self._cut if all(cut is not each for _, each in taken)]
+        return [candidate for candidate, _ in taken]
 
     def _asking(self, route: Route) -> Asking:
         situation = self._situation

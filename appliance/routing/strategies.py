@@ -99,15 +99,26 @@ Strategy = Callable[[Sequence[Choice], Asking, Random], list[Ranked]]
 
 
 def rank(strategy: str, choices: Sequence[Choice], asking: Asking, random: Random) -> Ranking:
-    """The choices in the order of a strategy, without those that are broken or want to be left alone for now."""
-    up = [at for at, choice in enumerate(choices) if usable(choice.state.standing)]
-    order = STRATEGIES[strategy]([choices[at] for at in up], asking, random) if up else []
-    placed = tuple([Ranked(up[each.at], each.score, each.reason) for each in order])
-    if len(up) == len(choices):
+    """The choices in the order of a strategy, without those that are broken or want to be left alone for now. Who fails
+    often comes after all others."""
+    usables = [at for at, choice in enumerate(choices) if usable(choice.state.standing)]
+    first = [at for at in usables if not choices[at].state.standing.last]
+    last = [at for at in usables if choices[at].state.standing.last]
+    placed: tuple[Ranked, ...] = ()
+    for up in (first, last):
+        if up:
+            order = STRATEGIES[strategy]([choices[at] for at in up], asking, random)
+            placed += tuple([Ranked(up[each.at], each.score, _why(each, choices[up[each.at]])) for each in order])
+    if len(placed) == len(choices):
         return Ranking(placed)
     standings = [(at, choice.state.standing) for at, choice in enumerate(choices) if not usable(choice.state.standing)]
     out = [Ranked(at, standing.wait_s, standing.reason) for at, standing in standings]
     return Ranking(placed, tuple(sorted(out, key=lambda each: each.score)))
+
+
+def _why(ranked: Ranked, choice: Choice) -> str:
+    standing = choice.state.standing
+    return f"after others, as {standing.reason}; {ranked.reason}" if standing.last else ranked.reason
 
 
 def _priority(choices: Sequence[Choice], asking: Asking, random: Random) -> list[Ranked]:

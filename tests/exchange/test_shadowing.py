@@ -228,7 +228,7 @@ async def test_its_failures_keep_no_caller_away_from_the_same_target(house: Hous
 async def test_one_that_is_left_alone_by_others_is_not_asked(house: House) -> None:
     health = house.gateway.health
     for _ in range(5):
-        health.ended(health.began("fake/ok~shadow", 0), "fake/ok~shadow", UpstreamError("down"), 0)
+        health.ended(health.began("fake/ok~shadow", 0), UpstreamError("down"), 0)
     shadowed(house, "ok~shadow")
     assert (await house.chat("chat")).status == 200
     await done(house)

@@ -17,6 +17,7 @@ from appliance.errors import (
     Overloaded,
     RateLimited,
     ShuttingDown,
+    TargetBusy,
     TargetLimited,
     UpstreamError,
     UpstreamFailed,
@@ -179,23 +180,87 @@ def test_what_diverges_is_an_attempt_like_others() -> None:
 
 
 def test_where_the_budget_of_who_diverged_is_used_up_the_next_one_goes_on() -> None:
-    turns: Any = Turns("abc", 5, lambda: 0.5)  # type: ignore[arg-type]
+    turns: Any = Turns("abc", 5, lambda: 0.5, lambda candidate, again: not again)  # type: ignore[arg-type]
     turns.first()
-    more: dict[str, Any] = {"left_s": 100.0, "may_retry": lambda: False}
-    assert turns.failed("a", LOST, **more) == ("b", 0.0)
-    assert turns.failed("b", ASIDE, **more) == ("c", 0.0)
-    # Who has said something else is not asked once more; who has only failed is.
-    assert turns.failed("c", ASIDE, **more)[0] == "a"
-    assert turns.failed("a", ASIDE, **more) is None
+    assert turns.failed("a", LOST, left_s=100.0) == ("b", 0.0)
+    assert turns.failed("b", ASIDE, left_s=100.0) == ("c", 0.0)
+    assert turns.failed("c", ASIDE, left_s=100.0) is None
     assert turns.told is ASIDE
 
 
 @pytest.mark.parametrize(("may", "expected"), [(True, "a"), (False, None)])
 def test_alone_a_target_is_asked_again_only_as_its_budget_allows(may: bool, expected: str | None) -> None:
-    turns: Any = Turns("a", 5, lambda: 0.5)  # type: ignore[arg-type]
+    turns: Any = Turns("a", 5, lambda: 0.5, lambda *asked: may)  # type: ignore[arg-type]
     turns.first()
-    step = turns.failed("a", LOST, left_s=100.0, may_retry=lambda: may)
+    step = turns.failed("a", LOST, left_s=100.0)
     assert (step and step[0]) == expected
+
+
+def test_each_attempt_after_a_failure_asks_the_budget_once_and_says_whether_it_is_another_one() -> None:
+    asked: list[tuple[Any, bool]] = []
+
+    def may(candidate: Any, again: bool) -> bool:
+        asked.append((candidate, again))
+        return bool(candidate != "b")
+
+    turns: Any = Turns("abc", 5, lambda: 0.5, may)  # type: ignore[arg-type]
+    turns.first()
+    assert turns.failed("a", LOST, left_s=100.0) == ("c", 0.0), "who may not be asked is passed over"
+    assert turns.failed("c", LOST, left_s=100.0)[0] == "a"
+    assert turns.failed("a", LOST, left_s=100.0)[0] == "c"
+    assert asked == [("b", False), ("c", False), ("a", True), ("c", True)]
+
+
+# --- targets that are busy ------------------------------------------------------------------------
+
+BUSY = TargetBusy("full")
+
+
+def test_who_is_busy_is_passed_over_and_waited_for_only_where_nobody_is_left() -> None:
+    turns: Any = Turns("abc", 0, lambda: 0.5, lambda *asked: False)  # type: ignore[arg-type]
+    assert (turns.first(), turns.patient) == ("a", False)
+    assert (turns.failed("a", BUSY, left_s=100.0), turns.patient) == (("b", 0.0), False)
+    assert (turns.failed("b", BUSY, left_s=100.0), turns.patient) == (("c", 0.0), False)
+    assert (turns.failed("c", BUSY, left_s=100.0), turns.patient) == (("a", 0.0), True)
+    assert turns.others
+    assert turns.told is None
+
+
+def test_alone_it_is_waited_for_at_once() -> None:
+    turns: Any = Turns("a", 0, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    assert turns.patient
+    assert not turns.others
+
+
+def test_when_those_with_room_fail_the_busy_one_is_waited_for() -> None:
+    turns: Any = Turns("ab", 2, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    assert turns.failed("a", BUSY, left_s=100.0) == ("b", 0.0)
+    assert not turns.patient
+    assert turns.failed("b", LOST, left_s=100.0) == ("a", 0.0)
+    assert turns.patient
+    assert turns.failed("a", LOST, left_s=100.0)[0] == "b"
+    assert turns.patient
+
+
+def test_who_waited_in_vain_may_still_try_the_other_one() -> None:
+    turns: Any = Turns("ab", 2, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    turns.failed("a", BUSY, left_s=100.0)
+    assert turns.failed("b", BUSY, left_s=100.0) == ("a", 0.0)
+    assert turns.failed("a", DOWN, left_s=100.0) == ("b", 0.0)
+    assert turns.patient
+    assert turns.failed("b", DOWN, left_s=100.0) is None
+    assert turns.told is DOWN
+
+
+def test_a_busy_target_hides_no_refusal() -> None:
+    turns: Any = Turns("ab", 0, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    turns.failed("a", BUSY, left_s=100.0)
+    assert turns.failed("b", BAD, left_s=100.0) is None
+    assert turns.told is BAD
 
 
 # --- deadlines ------------------------------------------------------------------------------------

@@ -120,8 +120,10 @@ def test_errors_are_remembered_with_their_age_the_last_ones() -> None:
 def test_a_failure_with_a_time_to_come_back_is_left_alone_for_that_long() -> None:
     at = board()
     began(at).ended("failed", 0.0, retry_after_s=9.0)
-    assert at.standing("a", 0.0).wait_s == 9.0
-    assert at.standing("a", 0.0).phase == "closed"
+    standing = at.standing("a", 0.0)
+    assert (standing.phase, standing.wait_s, standing.cooling) == ("closed", 9.0, False), (
+        "it did not say it was limited"
+    )
 
 
 def test_one_target_fails_and_the_others_are_as_before() -> None:
@@ -155,7 +157,13 @@ def test_health_checks_are_due_only_where_there_are_any() -> None:
     assert at.probe_began("nobody", 2.0) is None
     probe.ended(True, 2.1)
     probe.ended(False, 2.1)
-    assert at.standing("a", 2.1) is FINE
+    assert at.standing("a", 2.1).phase == "half_open"
+    flight = began(at, "a", now=2.1)
+    assert flight.trial
+    assert at.began("a", 1, 2.1) is None
+    assert at.began("a", 1, 2.1, alone=True) is not None
+    flight.ended("ok", 2.2)
+    assert at.standing("a", 2.2) is FINE
 
 
 def test_a_reload_forgets_targets_that_are_gone_and_keeps_the_others() -> None:

@@ -27,6 +27,7 @@ from appliance.routing.breaker import (
     FINE,
     FIRST_PAUSE_S,
     MOST_PAUSE_S,
+    MOST_TRIALS,
     STEADY_S,
     TRIAL_LEASE_S,
     WINDOW_LEAST,
@@ -92,7 +93,7 @@ def test_it_opens_at_the_fifth_failure_in_a_row_and_says_why() -> None:
 
 def test_a_success_between_failures_begins_the_row_anew() -> None:
     breaker = Breaker()
-    for _ in range(3):
+    for _ in range(2):
         fail(breaker, 0.0, FAILURES_IN_A_ROW - 1)
         breaker.ok(take(breaker, 0.0), 0.0)
     assert breaker.standing(0.0) is FINE
@@ -232,16 +233,23 @@ def test_a_target_with_a_health_check_is_never_tried_with_a_request() -> None:
     assert not breaker.wants_probe(now)
     now += breaker.standing(now).wait_s
     breaker.probed(take_probe(breaker, now), now)
-    assert breaker.standing(now) is FINE
-    fail(breaker, now)  # healthy, as it says; but requests still fail
+    assert not breaker.wants_probe(now)
+    given = trial(breaker, now)
+    assert breaker.take(now) is None, "that it can be reached lets one request through, not all"
+    breaker.failed(given, now, 0.5)  # healthy, as it says; but requests still fail
     assert breaker.standing(now).phase == "open"
+    now += breaker.standing(now).wait_s
+    assert breaker.take(now) is None
+    breaker.probed(take_probe(breaker, now), now)
+    breaker.ok(trial(breaker, now), now)
+    assert breaker.standing(now) is FINE
 
 
 def test_a_target_that_is_told_to_cool_down_is_left_alone_for_that_long_and_not_opened() -> None:
     breaker = Breaker()
     breaker.cool(0.0, 0.5, 7.0)
     standing = breaker.standing(0.0)
-    assert standing == ("closed", 7.0, True, "it gets too many requests")
+    assert standing[:4] == ("closed", 7.0, True, "it gets too many requests")
     assert breaker.take(6.99) is None
     assert breaker.take(7.0) is not None
     assert breaker.standing(7.0) is FINE
@@ -330,10 +338,14 @@ class Lives(RuleBasedStateMachine):
         self.has_probe = has_probe
         self.now = 0.0
         self.out: list[Pass] = []
+        self.probing: Pass | None = None
+        self.reached = False
+        """Its health check has succeeded since it was opened."""
 
     @property
     def trials(self) -> list[Pass]:
-        return [given for given in self.out if given.trial]
+        """Those that count."""
+        return [given for given in self.out if given.trial and given.epoch == self.breaker._epoch]
 
     @rule()
     def ask(self) -> None:
@@ -341,8 +353,18 @@ class Lives(RuleBasedStateMachine):
         given = self.breaker.take(self.now)
         assert (given is not None) == usable(standing)
         if given is not None:
-            assert not (given.trial and self.has_probe)
-            assert given.trial == (standing.phase == "half_open")
+            assert not given.trial or self.reached or not self.has_probe
+            assert given.trial == (standing.phase == "half_open" and not standing.last)
+            assert not (given.trial and self.trials)
+            self.out.append(given)
+
+    @rule()
+    def ask_alone(self) -> None:
+        standing = self.breaker.standing(self.now)
+        given = self.breaker.take(self.now, alone=True)
+        assert (given is not None) == (usable(standing) or standing.alone)
+        if given is not None:
+            assert not given.trial or self.reached or not self.has_probe
             self.out.append(given)
 
     @rule()
@@ -352,12 +374,26 @@ class Lives(RuleBasedStateMachine):
         assert (given is not None) == wanted
         if given is not None:
             assert self.has_probe
-            self.out.append(given)
+            assert not self.trials
+            self.probing = given
+
+    @precondition(lambda self: self.probing is not None)
+    @rule(chance=CHANCE, ok=st.booleans())
+    def end_probe(self, chance: float, ok: bool) -> None:
+        assert self.probing is not None
+        if ok:
+            self.breaker.probed(self.probing, self.now)
+            self.reached = True
+        else:
+            self.breaker.failed(self.probing, self.now, chance)
+        self.probing = None
 
     @precondition(lambda self: self.out)
     @rule(data=st.data(), how=st.sampled_from(["ok", "failed", "failed", "given_back", "answered", "proven"]))
     def end(self, data: st.DataObject, how: str) -> None:
         given = self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
+        if given.trial and given.epoch == self.breaker._epoch and how != "given_back":
+            self.reached = False
         if how == "failed":
             self.breaker.failed(given, self.now, data.draw(CHANCE))
         elif how == "proven":
@@ -373,12 +409,13 @@ class Lives(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.01, 0.5, 1.0, 3.0, 25.0]))
     def wait(self, seconds: float) -> None:
-        if not self.trials:  # else its lease may end: see above
+        if not self.trials and self.probing is None:  # else its lease may end: see above
             self.now += seconds
 
     @invariant()
-    def one_trial_at_most(self) -> None:
-        assert len(self.trials) <= 1
+    def a_few_trials_at_most(self) -> None:
+        assert len(self.trials) <= MOST_TRIALS
+        assert self.breaker._trials == len(self.trials) + (self.probing is not None)
 
     @invariant()
     def no_pause_is_too_long(self) -> None:

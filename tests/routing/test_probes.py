@@ -80,7 +80,7 @@ async def bench() -> AsyncIterator[Bench]:
         yield Bench(fake, session)
 
 
-async def test_a_check_closes_the_breaker_and_costs_no_tokens(bench: Bench) -> None:
+async def test_a_check_lets_one_request_through_and_costs_no_tokens(bench: Bench) -> None:
     bench.know(bench.target("lab/x"))
     bench.fail("lab/x")
     bench.prober.look()
@@ -89,6 +89,11 @@ async def test_a_check_closes_the_breaker_and_costs_no_tokens(bench: Bench) -> N
     assert bench.board.began("lab/x", 0, bench.time.now) is None, "no user's request is the trial"
     bench.prober.look()
     assert await bench.checked() == ("lab/x", True)
+    assert bench.phase("lab/x") == "half_open"
+    trial = bench.board.began("lab/x", 0, bench.time.now)
+    assert trial is not None and trial.trial
+    assert bench.board.began("lab/x", 0, bench.time.now) is None, "one request at a time"
+    trial.ended("ok", bench.time.now)
     assert bench.phase("lab/x") == "closed"
     [seen] = bench.fake.seen
     assert (seen.method, seen.path, seen.body) == ("GET", "/v1/models", {})
@@ -112,7 +117,9 @@ async def test_a_check_that_fails_leaves_it_open_and_the_next_one_comes_later(be
     bench.past_the_pause("lab/x")
     bench.prober.look()
     assert await bench.checked() == ("lab/x", True)
-    assert bench.phase("lab/x") == "closed"
+    assert bench.phase("lab/x") == "half_open"
+    bench.prober.look()
+    assert bench.told.empty(), "it is asked once"
     assert {seen.method for seen in bench.fake.seen} == {"GET"}
 
 
