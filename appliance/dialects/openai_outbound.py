@@ -36,6 +36,7 @@ from appliance.dialects.embeddings import EmbeddingRequest
 from appliance.dialects.openai_reader import OpenAIReader, read_whole
 from appliance.dialects.thoughts import unmarked
 from appliance.dialects.tools import custom_call, custom_form, customs
+from appliance.dialects.transcript import named
 from appliance.dialects.translating import effort_of, nearest, thinking_budget
 from appliance.dialects.wire import encode
 from appliance.errors import UnsupportedParameter
@@ -78,7 +79,7 @@ class Quirks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     original_detail: bool = False
     """Images may be looked at in their original size; where not, high is nearest."""
     names: bool = True
-    """Messages may have a name."""
+    """Messages may have a name; where not, it stands in their text."""
     prefix: dict[str, Any] | None = None
     """What the last message has beside, where it is the beginning of the answer."""
 
@@ -219,6 +220,8 @@ class OpenAIOutbound:
 
     def _messages(self, messages: list[Message]) -> list[Any]:
         """The messages as they go out; the very list that came in where there is nothing to do."""
+        if not self._quirks.names:
+            messages = named(messages)
         changed: list[Any] | None = None
         turn: int | None = None
         texts = self._texts
@@ -399,8 +402,6 @@ _BY_ROLE: dict[type, Callable[[Quirks, Any, int, bool], Any]] = {
 
 def _said(quirks: Quirks, message: Any) -> Any:
     """The message with its content in the provider's form; the very one where there is nothing to do."""
-    if message.name is not None and not quirks.names:
-        message = msgspec.structs.replace(message, name=None)
     content = message.content
     if not isinstance(content, list):
         return message

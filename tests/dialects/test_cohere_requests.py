@@ -71,7 +71,7 @@ def test_a_conversation_with_everything() -> None:
         {
             "role": "user",
             "content": [
-                {"type": "text", "text": "See"},
+                {"type": "text", "text": "Ann: See"},
                 {"type": "image_url", "image_url": {"url": URL, "detail": "low"}},
                 {"type": "image_url", "image_url": {"url": URL}},
             ],

@@ -85,7 +85,7 @@ def test_a_conversation_with_everything() -> None:
             {
                 "role": "user",
                 "parts": [
-                    {"text": "See"},
+                    {"text": "Ann: See"},
                     {"inlineData": {"mimeType": "image/png", "data": PIXEL}},
                     {"inlineData": {"mimeType": "audio/mp3", "data": "AAAA"}},
                     {"inlineData": {"mimeType": "application/pdf", "data": "BBBB"}},

@@ -241,7 +241,8 @@ def test_roles_names_and_texts_of_simpler_servers() -> None:
         {"role": "developer", "content": texts},
         {"role": "user", "content": [*texts, image], "name": "ann"},
     )
-    assert found == [{"role": "system", "content": "a\nb"}, {"role": "user", "content": [*texts, image]}]
+    named = {"type": "text", "text": "ann: a"}
+    assert found == [{"role": "system", "content": "a\nb"}, {"role": "user", "content": [named, texts[1], image]}]
 
 
 def test_files_in_results_of_tools_follow() -> None:

@@ -17,6 +17,7 @@ from appliance.dialects.claude import OTHER, Claude, check_choice, claude_of, sa
 from appliance.dialects.parameters import as_stop_list
 from appliance.dialects.schemas import arguments, narrowed
 from appliance.dialects.thoughts import anthropics
+from appliance.dialects.transcript import told
 from appliance.dialects.wire import encode
 from appliance.errors import BadRequest, UnsupportedParameter
 
@@ -106,7 +107,7 @@ def _conversation(
     turns: list[dict[str, Any]] = []
     documents = Documents()
     caches = "messages" in family.caches
-    for i, message in enumerate(messages):
+    for i, message in told(messages):
         path = f"messages[{i}]"
         if isinstance(message, (chat.SystemMessage, chat.DeveloperMessage)):
             system += parts(message.content, f"{path}.content", documents, caches="system" in family.caches)

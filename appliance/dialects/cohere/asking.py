@@ -10,6 +10,7 @@ from typing import Any
 
 from appliance.dialects import chat
 from appliance.dialects.parameters import as_stop_list
+from appliance.dialects.transcript import told
 from appliance.dialects.translating import data_url, effort_of, joined, thinking_budget
 from appliance.errors import UnsupportedParameter
 
@@ -37,7 +38,7 @@ def body(request: chat.ChatRequest, model: str, *, stream: bool) -> dict[str, An
     """Raises BadRequest or UnsupportedParameter."""
     made: dict[str, Any] = {
         "model": model,
-        "messages": [_message(message, i) for i, message in enumerate(request.messages)],
+        "messages": [_message(message, i) for i, message in told(request.messages)],
     }
     if stream:
         made["stream"] = True

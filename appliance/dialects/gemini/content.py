@@ -1,8 +1,8 @@
 """Messages as Gemini's contents. Pure.
 
 Gemini has one instruction, before everything else: all system and developer messages become that, in their order.
-Names of participants and marks for caches have no place there and are left out. Tool results that follow each other
-make one turn, since Gemini wants as many of them in a turn as the turn before made calls.
+Marks for caches have no place there and are left out. Tool results that follow each other make one turn, since Gemini
+wants as many of them in a turn as the turn before made calls.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import msgspec
 from appliance.dialects import chat
 from appliance.dialects.gemini import signatures
 from appliance.dialects.gemini.model import Model
+from appliance.dialects.transcript import told
 from appliance.dialects.translating import data_url, file_data, joined
 from appliance.errors import BadRequest
 
@@ -32,7 +33,7 @@ def contents(request: chat.ChatRequest, model: Model, *, ids: bool) -> tuple[lis
     turns: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     results = _Results(model, ids)
-    for i, message in enumerate(request.messages):
+    for i, message in told(request.messages):
         if isinstance(message, chat.ToolMessage):
             results.add(message, names.get(message.tool_call_id) or message.name or "", i)
             continue

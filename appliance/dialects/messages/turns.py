@@ -15,6 +15,7 @@ from typing import Any
 from appliance.dialects import chat
 from appliance.dialects.messages.blocks import as_object
 from appliance.dialects.thoughts import anthropics
+from appliance.dialects.transcript import named, told
 from appliance.dialects.translating import data_url, file_data
 from appliance.errors import UnsupportedParameter
 
@@ -36,7 +37,7 @@ def system_of(messages: list[chat.Message]) -> str | list[Block] | None:
     """The system prompt; None where there is none."""
     blocks: list[Block] = []
     plain: list[str] = []
-    for message in messages:
+    for message in named(messages):
         if isinstance(message, _SYSTEM):
             if isinstance(message.content, str):
                 plain.append(message.content)
@@ -49,7 +50,7 @@ def system_of(messages: list[chat.Message]) -> str | list[Block] | None:
 def turns_of(messages: list[chat.Message]) -> list[dict[str, Any]]:
     """The conversation. Raises UnsupportedParameter for content that Anthropic has no notion of."""
     turns: list[tuple[str, list[Block]]] = []
-    for i, message in enumerate(messages):
+    for i, message in told(messages):
         if isinstance(message, _SYSTEM):
             continue
         role = "assistant" if isinstance(message, chat.AssistantMessage) else "user"

@@ -14,6 +14,7 @@ from appliance.dialects.responses.names import Name, Names
 from appliance.dialects.responses.reader import ResponsesReader, read_events
 from appliance.dialects.responses.reasoning import unpack
 from appliance.dialects.tools import GrammarFormat, customs
+from appliance.dialects.transcript import named
 from appliance.dialects.translating import effort_of, refuse, thinking_budget
 from appliance.dialects.wire import encode
 from appliance.errors import UnsupportedParameter
@@ -116,7 +117,7 @@ def ask_body(request: chat.ChatRequest, model: str, *, stream: bool, reasoning_t
     names = {name: Name(name, custom=True) for name in customs(request.tools)}
     body: dict[str, Any] = {
         "model": model,
-        "input": items_of(request.messages, names, reasoning_text=reasoning_text),
+        "input": items_of(named(request.messages), names, reasoning_text=reasoning_text),
         "store": False,
     }
     for field in _SAME:
