@@ -186,7 +186,7 @@ def test_what_a_route_may_drop_is_what_is_refused(outbound: Outbound, model: str
 
 
 def test_one_call_at_a_time_is_asked_for_where_it_can_be() -> None:
-    """Of all others no more than the first call is given: see test_adapting."""
+    """Of all others no more than the first call is given: see test_custom_tools."""
     request = asked(tools=[CLOCK], parallel_tool_calls=False)
     for outbound, model in TARGETS:
         body = outbound.ask(request, model, stream=False).body
