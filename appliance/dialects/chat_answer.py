@@ -160,13 +160,16 @@ def _call_piece(piece: ToolCallDelta) -> dict[str, Any]:
 
 
 def take_usage(tally: Tally, item: Any) -> None:
-    """An engine's `Usage` event into the tally."""
+    """An engine's `Usage` event into the tally. No tokens for what has been said are not believed: the estimate of that
+    stands."""
     tally.prompt_tokens = item.prompt_tokens
-    tally.completion_tokens = item.completion_tokens
     tally.cached_tokens = item.cached_tokens
     tally.cache_write_tokens = item.cache_write_tokens
-    tally.reasoning_tokens = item.reasoning_tokens
     tally.queue_s = item.queue_s
+    if tally.source == "estimated" and tally.completion_tokens and not item.completion_tokens:
+        return
+    tally.completion_tokens = item.completion_tokens
+    tally.reasoning_tokens = item.reasoning_tokens
     tally.source = "reported"
 
 

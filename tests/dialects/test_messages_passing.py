@@ -212,6 +212,24 @@ def test_whole_answers_are_counted() -> None:
     assert uncounted.source == "none"
 
 
+def test_counts_of_a_message_that_cannot_be_read_are_none() -> None:
+    for usage in ([], "x", {"output_tokens": "2"}, {"input_tokens": {}}):
+        tally = Tally()
+        read_whole(message(usage=usage), tally, "up")
+        assert tally.completion_tokens == 0
+
+
+@pytest.mark.parametrize("field", ["text", "other"])
+def test_bytes_that_are_no_text_never_pass(field: str) -> None:
+    stream = b"".join(RICH)
+    bad = stream.replace(b'"text_delta"', b'"text_delta", "%b": "a\xff"' % field.encode(), 1)
+    assert bad != stream
+    with pytest.raises(errors.UpstreamFailed, match="not of the expected form"):
+        MessagesPassing("up", Tally()).feed(bad)
+    with pytest.raises(errors.UpstreamFailed, match="not of the expected form"):
+        read_whole(message(other="x").replace(b'"x"', b'"\xff"'), Tally(), "up")
+
+
 @pytest.mark.parametrize("bad", [b"", b"[]", message(type="error"), message(stop_reason=None), message(content=[])])
 def test_whole_answers_that_are_none(bad: bytes) -> None:
     with pytest.raises(errors.UpstreamFailed):

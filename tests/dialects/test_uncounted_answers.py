@@ -98,10 +98,40 @@ ENDS: dict[MakeStream, tuple[bytes, ...]] = {
 }
 
 
+def _with(stream: bytes, before: bytes, after: bytes) -> bytes:
+    assert before in stream
+    return stream.replace(before, after)
+
+
+NOTHING: dict[str, bytes] = {
+    "openai": _with(
+        STREAMS["openai"][1], b"data: [DONE]", b'data: {"choices": [], "usage": {"prompt_tokens": 0}}\n\ndata: [DONE]'
+    ),
+    "anthropic": _with(
+        STREAMS["anthropic"][1],
+        b'"delta": {"stop_reason": "end_turn"}',
+        b'"delta": {"stop_reason": "end_turn"}, "usage": {"input_tokens": 0, "output_tokens": 0}',
+    ),
+    "gemini": _with(
+        STREAMS["gemini"][1], b'{"candidates"', b'{"usageMetadata": {"candidatesTokenCount": 0}, "candidates"'
+    ),
+    "cohere": _with(
+        STREAMS["cohere"][1], b'"COMPLETE"', b'"COMPLETE", "usage": {"tokens": {"input_tokens": 0, "output_tokens": 0}}'
+    ),
+    "bedrock": STREAMS["bedrock"][1] + aws.event("metadata", {"usage": {"inputTokens": 0, "outputTokens": 0}}),
+    "responses": _with(
+        STREAMS["responses"][1], b'"output": []', b'"output": [], "usage": {"input_tokens": 0, "output_tokens": 0}'
+    ),
+}
+"""The same answers, for which no tokens are reported."""
+
+
 @pytest.mark.parametrize("target", STREAMS)
 @pytest.mark.parametrize("make", ENDS, ids=["chat", "messages", "responses"])
-def test_a_stream_ends_well_and_stays_an_estimate(target: str, make: MakeStream) -> None:
+@pytest.mark.parametrize("told", [False, True], ids=["untold", "told nothing"])
+def test_a_stream_ends_well_and_stays_an_estimate(target: str, make: MakeStream, told: bool) -> None:
     outbound, stream = STREAMS[target]
+    stream = NOTHING[target] if told else stream
     tally = Tally()
     on_its_way = Translating(
         outbound.reader("t", REQUEST), make(FRAME, tally), tally, target="t", secret=b"", alive=lambda: None

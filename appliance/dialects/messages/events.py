@@ -97,6 +97,8 @@ BAD_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 def read_event(data: bytes, target: str) -> WireEvent:
     """Raises UpstreamFailed for what is no event, and what the target reports as an error."""
     try:
+        if not data.isascii():
+            data.decode()  # what is only passed over is not looked at
         found = _decode(data)
     except BAD_JSON:
         raise UpstreamFailed(f"{target} sent an event that is not of the expected form.") from None
@@ -158,8 +160,10 @@ class Counts(msgspec.Struct):
         tally.cache_write_tokens = self.written
 
     def put(self, tally: Tally) -> None:
-        """All of it, as what the target reported in the end."""
+        """All of it, as what the target reported in the end. No tokens for what has been said are not believed."""
         self.put_prompt(tally)
+        if not self.output and tally.source == "estimated":
+            return
         tally.completion_tokens = self.output
         tally.reasoning_tokens = self.thinking
         tally.source = "reported"

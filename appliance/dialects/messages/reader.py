@@ -20,6 +20,7 @@ from appliance.dialects.messages.events import (
     is_event,
     read_event,
 )
+from appliance.dialects.passing import decoded
 from appliance.dialects.reported import empty
 from appliance.dialects.sse import NamedFramer
 from appliance.dialects.wire import encode
@@ -200,7 +201,7 @@ _decode = msgspec.json.Decoder(WholeMessage).decode
 def decode_whole(body: bytes, target: str) -> WholeMessage:
     """Raises UpstreamFailed for anything that is no complete message."""
     try:
-        answer = _decode(body)
+        answer = decoded(_decode, body)
     except BAD_JSON:
         raise UpstreamFailed(f"{target} gave an answer that is not of the expected form.") from None
     if answer.type != "message" or answer.stop_reason is None:

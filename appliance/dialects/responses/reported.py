@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from appliance import errors
+from appliance.dialects.chat_answer import take_usage
 from appliance.dialects.reported import reported
 from appliance.dialects.tally import Tally
 from runtimes.engine import FinishReason, Usage
@@ -60,14 +61,8 @@ def _count(reported: int | None) -> int:
 
 
 def count(tally: Tally, usage: Usage) -> None:
-    """What was used, into the tally."""
-    tally.prompt_tokens = usage.prompt_tokens
-    tally.completion_tokens = usage.completion_tokens
-    tally.cached_tokens = usage.cached_tokens
-    tally.cache_write_tokens = usage.cache_write_tokens
-    tally.reasoning_tokens = usage.reasoning_tokens
-    tally.queue_s = usage.queue_s
-    tally.source = "reported"
+    """What was used, into the tally; see `take_usage`."""
+    take_usage(tally, usage)
 
 
 def reason_of(status: str | None, details: WireDetails | None, *, called: bool) -> FinishReason:
