@@ -121,7 +121,7 @@ class Rescue:
             call.request = _asking_for_the_rest(call.request, read.sent, mode)
             call.native = None
             exact = "prefill" in candidate.target.upstream.capabilities.features
-            way = "from_there" if mode == "prefill" and exact else "perhaps"
+            way = "told" if mode == "instruct" else "from_there" if exact else "perhaps"
             told_tokens = self._spent.completion_tokens + (GO_ON_TOKENS if mode == "instruct" else 0)
         spent = msgspec.structs.replace(self._spent, told_tokens=told_tokens)
         call.render = self._splice = Splice(renderer, read.sent, call.tally, told, way=way, before=before, spent=spent)

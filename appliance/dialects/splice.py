@@ -17,11 +17,18 @@ from appliance.dialects.tally import Tally
 from appliance.errors import Diverged, OutpostError
 from runtimes.engine import Delta, Event, Finished, ToolCallDelta, Usage
 
-Way = Literal["again", "from_there", "perhaps"]
+Way = Literal["again", "from_there", "perhaps", "told"]
 """How a target goes on. again: it was asked the same, and must say the same. from_there: it is known to begin with the
-very next character. perhaps: it was told to, but may say from the beginning what it was told."""
+very next character. perhaps: it should, but may say from the beginning what it was told. told: the same for one that
+was told so in words, and may say some of its own before it starts over."""
 A_REPETITION = 16
 """Characters of which a text that stops within a repetition is one that broke off, and not new."""
+A_RESTART = 32
+"""Characters that nobody repeats who goes on: who says something else after them has started over in other words."""
+WORDS_BEFORE = 48
+"""Characters of a target's own before it starts over: "Sure! Here is the rest:"."""
+UNMISTAKABLE = 64
+"""Characters that nobody says again who goes on; what is as short as less may well come once more in a new text."""
 
 
 class Sent(msgspec.Struct):
@@ -93,6 +100,7 @@ class _Cut:
     """Leaves out the beginning of a text, which must be what is known already."""
 
     __slots__ = ("_at", "_known")
+    repeated = True
 
     def __init__(self, known: str) -> None:
         self._known = known
@@ -124,7 +132,7 @@ class _Perhaps:
     """Leaves out the beginning of a text where it is one of those that are known: what may become one is held until
     that is decided, from the first character on. Of two, the longer one is left out."""
 
-    __slots__ = ("_at", "_found", "_held", "_left", "_open")
+    __slots__ = ("_at", "_found", "_held", "_left", "_open", "_same")
 
     def __init__(self, known: Iterable[str]) -> None:
         self._open = {each for each in known if each}
@@ -132,6 +140,8 @@ class _Perhaps:
         self._held: list[str] = []
         self._at = 0
         self._found = 0
+        self._same = 0
+        """The most characters that were the same before something else came."""
         self._left = ""
 
     @property
@@ -152,6 +162,7 @@ class _Perhaps:
             part = known[at:end]
             if not text.startswith(part):
                 self._open.discard(known)
+                self._same = max(self._same, at + _in_common(text, part))
             elif end >= len(known):
                 self._open.discard(known)
                 self._found = len(known)
@@ -163,14 +174,78 @@ class _Perhaps:
         held, self._held = "".join(self._held), []
         if self._open and held and not self._found and (cut or len(held) >= A_REPETITION):
             raise _diverged()
+        if not self._found and self._same >= A_RESTART:
+            raise _diverged()
         self._open = set()
         return held[self._found :]
+
+
+class _Told:
+    """Leaves out a beginning as `_Perhaps` does; or one behind some words of the target's own, together with these."""
+
+    __slots__ = ("_before", "_known", "_looks", "_short", "_text")
+
+    def __init__(self, known: Sequence[str]) -> None:
+        self._known = [each for each in known if len(each) >= A_REPETITION]
+        self._text: _Perhaps | _Cut = _Perhaps(known)
+        self._looks = bool(self._known)
+        """It may still start over."""
+        self._before = ""
+        """What was held because it may be words before that."""
+        self._short = False
+
+    @property
+    def over(self) -> bool:
+        return not self._looks and self._text.over
+
+    @property
+    def repeated(self) -> bool:
+        return self._text.repeated
+
+    def feed(self, text: str) -> str:
+        new = self._text.feed(text)
+        if not self._looks:
+            return self._checked(new)
+        if not self._text.over:
+            return ""
+        if self._text.repeated:
+            self._looks = False
+            return new
+        self._before += new
+        for known in self._known:
+            at = self._before.find(known[:A_RESTART])
+            if 0 < at <= WORDS_BEFORE:
+                self._text, self._looks, self._short = _Cut(known), False, len(known) < UNMISTAKABLE
+                return self._checked(self._text.feed(self._before[at:]))
+        return "" if len(self._before) < WORDS_BEFORE + A_RESTART else self._all()
+
+    def _checked(self, new: str) -> str:
+        """Of a text so short it is not sure that it was started over: nothing is left out, nor said twice."""
+        if self._short and self._text.over:
+            raise _diverged()
+        return new
+
+    def _all(self) -> str:
+        self._looks = False
+        text, self._before = self._before, ""
+        return text
+
+    def rest(self, *, cut: bool = False) -> str:
+        """See `_Perhaps`."""
+        rest = self._text.rest(cut=cut)
+        return self._all() + rest if self._looks else rest
+
+
+def _in_common(a: str, b: str) -> int:
+    """How many characters at their beginnings are the same."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 class _FromThere:
     """Leaves nothing out."""
 
     over = True
+    repeated = False
 
     def feed(self, text: str) -> str:
         return text
@@ -228,11 +303,13 @@ class Splice:
         self._counted = False
         self._repeats = repeats = way == "again"
         text = sent.text.rstrip()
-        self._text: _Cut | _Perhaps | _FromThere
+        self._text: _Cut | _Perhaps | _Told | _FromThere
         if repeats:
             self._text = _Cut(sent.text)
+        elif way == "from_there":
+            self._text = _FromThere()
         else:
-            self._text = _FromThere() if way == "from_there" else _Perhaps((text, before + text))
+            self._text = (_Told if way == "told" else _Perhaps)((text, before + text))
         self._space = "" if repeats else sent.text[len(text) :]
         """White space that the client has and the target may begin with."""
         self._reasoning = _Cut(sent.reasoning)
@@ -248,7 +325,7 @@ class Splice:
     @property
     def repeats(self) -> bool:
         """Whether the target says the whole answer, and not only what is missing."""
-        return self._repeats or (isinstance(self._text, _Perhaps) and self._text.repeated)
+        return self._repeats or self._text.repeated
 
     def feed(self, events: Sequence[Event]) -> bytes:
         """What is new of them, rendered. Raises Diverged."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from appliance.dialects.splice import A_REPETITION, Sent, Spent, Splice, Way, sent
+from appliance.dialects.splice import A_REPETITION, A_RESTART, WORDS_BEFORE, Sent, Spent, Splice, Way, sent
 from appliance.dialects.tally import Tally
 from appliance.errors import Diverged, OutpostError
 from runtimes.engine import Delta, Event, Finished, ToolCallDelta, Usage
@@ -144,6 +144,60 @@ def test_a_repetition_that_stops_half_way_is_not_put_behind_what_it_repeats() ->
         with pytest.raises(Diverged):
             splice.feed([Finished(reason)])  # type: ignore[arg-type]
     assert gone_on("1, 2", "perhaps", [Delta(text="1")]) == "1, 21", "so little may be new"
+
+
+LONG = "The capital of France is Paris, a city on the Seine that was founded more than two thousand years ago"
+
+
+@pytest.mark.parametrize("words", ["Sure! ", "Of course. Here is the whole answer:\n\n"])
+@given(st.data())
+def test_who_starts_over_behind_words_of_its_own_is_heard_once(words: str, data: st.DataObject) -> None:
+    rest = data.draw(st.sampled_from(["", ".", ". It lies in the north of the country, and many people live there."]))
+    assert gone_on(LONG, "told", in_pieces(words + LONG + rest, data)) == LONG + rest
+    assert gone_on(LONG, "told", in_pieces(LONG + rest, data)) == LONG + rest
+
+
+@given(st.text(alphabet="Sure! abc\n", max_size=60), st.data())
+def test_who_is_told_to_go_on_and_does_loses_nothing(rest: str, data: st.DataObject) -> None:
+    splice = spliced(Sent(text=LONG), "told", listener=(listener := Listener()))
+    for event in in_pieces(rest, data):
+        splice.feed([event])
+    splice.feed([Finished("stop")])
+    assert sent(listener.events).text == rest
+
+
+def test_what_is_new_is_not_held_for_long() -> None:
+    splice = spliced(Sent(text=LONG), "told", listener=(listener := Listener()))
+    for _ in range(WORDS_BEFORE + A_RESTART):
+        splice.feed([Delta(text="x")])
+    assert sent(listener.events).text == "x" * (WORDS_BEFORE + A_RESTART)
+    splice.feed([Delta(text="y")])
+    assert sent(listener.events).text.endswith("y")
+
+
+@pytest.mark.parametrize(
+    ("before", "way", "other"),
+    [
+        (LONG, "perhaps", "The capital of France is Paris, as everybody knows"),
+        (LONG, "told", "The capital of France is Paris, as everybody knows"),
+        (LONG, "told", "Sure! The capital of France is Paris, as everybody knows"),
+        (LONG, "told", "Sure! The capital of France is Paris, a city"),
+        ("The capital of France", "told", "Sure! The capital of France is Paris."),
+    ],
+)
+def test_who_starts_over_in_other_words_is_not_put_behind(before: str, way: Way, other: str) -> None:
+    for at in range(len(other) + 1):
+        splice = spliced(Sent(text=before), way)
+        with pytest.raises(Diverged):
+            splice.feed([Delta(text=other[:at]), Delta(text=other[at:]), Finished("stop")])
+
+
+@pytest.mark.parametrize("way", ["perhaps", "told"])
+@pytest.mark.parametrize("other", [" is Paris. The capital of Italy is Rome.", "The capital of Italy is Rome."])
+def test_what_is_a_little_alike_is_new(way: Way, other: str) -> None:
+    splice = spliced(Sent(text="The capital of France"), way, listener=(listener := Listener()))
+    splice.feed([Delta(text=other), Finished("stop")])
+    assert sent(listener.events).text == other
 
 
 def test_white_space_is_not_said_twice_and_not_lost() -> None:
