@@ -154,6 +154,11 @@ class _Reading:
         """Every choice has ended."""
         return len(self._ended) >= max(self._choices, len(self._begun))
 
+    @property
+    def counted(self) -> bool:
+        """The target has told what it has used."""
+        return self._usage is not None
+
     def take(self, data: bytes, out: list[Event]) -> None:
         """The events of one chunk, or of a whole answer. Raises an error of the tree."""
         try:
@@ -192,7 +197,8 @@ class _Reading:
         out += self._waiting
         self._waiting = []
         # The target has said that its answer is complete, if not why.
-        out += [Finished("stop", index) for index in sorted(self._begun - self._ended)]
+        for index in sorted(self._begun - self._ended):
+            out.append(Finished("tool_calls" if index in self._calls else "stop", index))
         if self._usage is not None and self._usage.prompt_tokens and (tokens or not self._said):
             out.append(self._usage)
 
@@ -352,6 +358,10 @@ class OpenAIReader:
     def complete(self) -> bool:
         """Every choice has ended: all that may still come are counts and the end marker."""
         return self._reading.complete
+
+    @property
+    def counted(self) -> bool:
+        return self._reading.counted
 
     def feed(self, read: bytes) -> list[Event]:
         """The events that `read` completes; b"" means that the connection has ended."""

@@ -18,6 +18,8 @@ import msgspec
 from appliance.dialects import errors, sse
 from appliance.dialects.reported import BOUNDED, empty, reported
 from appliance.dialects.tally import Tally, WireUsage, uncounted
+from appliance.dialects.wire import encode
+from appliance.dialects.withheld import Net
 from appliance.errors import OutpostError, UpstreamFailed
 
 T = TypeVar("T")
@@ -93,6 +95,9 @@ class _WholeAnswer(msgspec.Struct, frozen=True):
     error: Any = None
 
 
+_FRAME = ("id", "object", "created", "model", "system_fingerprint")
+"""What each chunk of an answer says."""
+
 _decode = msgspec.json.Decoder(_Chunk).decode
 _decode_first = msgspec.json.Decoder(_FirstChunk).decode
 _decode_whole = msgspec.json.Decoder(_WholeAnswer).decode
@@ -136,12 +141,6 @@ def read_whole(body: bytes, tally: Tally, target: str) -> None:
         tally.source = "reported"
 
 
-def check_secret(data: bytes, secret: bytes, target: str) -> None:
-    """Raises UpstreamFailed for an answer that holds the key which it was asked with, as it stands in the request."""
-    if secret and secret in data:
-        raise UpstreamFailed(f"{target} repeated the gateway's credential in its answer, which is withheld.")
-
-
 class PassThrough:
     """A stream on its way through: reads in, bytes to send out. Before the first token it lets nothing out.
 
@@ -157,23 +156,22 @@ class PassThrough:
         self._left = choices
         """Choices that have not ended."""
         self._ended: set[int] = set()
-        self._secret = secret
-        self._before = b""
-        """The end of what was read before, which may be the secret's beginning."""
+        self._net = Net(secret, target) if secret else None
         self._target = target
         self._tally = tally
         self._keep_usage = keep_usage
         self._framer = sse.Framer()
         self._held = b""
+        self._first = b""
+        """The first event that shows something."""
         self._open = False
-        self._counted = False
+        self.counted = False
         """The target has reported tokens of its answer."""
 
     def feed(self, read: bytes) -> bytes:
         """What may be sent after `read`; b"" as `read` means that the connection has ended."""
-        if self._secret:
-            check_secret(probe := self._before + read, self._secret, self._target)
-            self._before = probe[1 - len(self._secret) :] if len(self._secret) > 1 else b""
+        if self._net is not None:
+            self._net.check(read)
         try:
             events, verbatim = self._framer.feed(read) if read else (self._rest(), False)
         except sse.EventTooLarge:
@@ -189,7 +187,9 @@ class PassThrough:
             if not self.complete:
                 raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
             self.done = True
-        return out if self._open else self._before_first(kept, out)
+        if not self._open:
+            out = self._before_first(kept, out)
+        return out + self._unsaid() if self.done and not self._ended else out
 
     def _rest(self) -> list[bytes]:
         """What a connection that has ended left behind. Half an event does no harm to an answer that is complete."""
@@ -205,14 +205,29 @@ class PassThrough:
 
     def _before_first(self, kept: list[bytes], out: bytes) -> bytes:
         self._held += out
-        shown = any(self._shows(data) for data in kept)
-        if not (shown or self.done):
+        self._first = first = next((data for data in kept if self._shows(data)), b"")
+        if not (first or self.done):
             return b""
-        if not shown and not (self._held and self._counted):
+        if not first and not (self._held and self.counted):
             raise empty(self._target)
         self._open = True
         out, self._held = self._held, b""
         return out
+
+    def _unsaid(self) -> bytes:
+        """The end of the choices of a target that has said that it is done, but not why: clients look for a reason."""
+        try:
+            told: dict[str, Any] = msgspec.json.decode(self._first)
+        except BAD_JSON:
+            told = {}
+        choice = (told.get("choices") or [{}])[0]
+        called = bool((choice.get("delta") or {}).get("tool_calls"))
+        said: dict[str, Any] = {"text": ""} if "text" in choice else {"delta": {}}
+        said |= {"logprobs": None, "finish_reason": "tool_calls" if called else "stop"}
+        frame = {name: told[name] for name in _FRAME if name in told}
+        self._tally.finish_reasons |= dict.fromkeys(range(self._left), said["finish_reason"])
+        self._ended |= set(range(self._left))
+        return sse.event(encode({**frame, "choices": [{"index": index, **said} for index in range(self._left)]}))
 
     def _shows(self, data: bytes) -> bool:
         return any(choice.shows() for choice in self._read(_decode_first, data).choices or ())
@@ -231,14 +246,14 @@ class PassThrough:
                 tally.completion_tokens += 1
                 tally.source = "estimated"
             for choice in chunk.choices:
-                if choice.finish_reason is not None:
+                if choice.finish_reason:  # some say "" until there is one
                     index = choice.index or 0
                     tally.finish_reasons[index] = choice.finish_reason
                     self._end_of(index)
         elif chunk.choices is None and chunk.usage is None:
             raise self._unsound()
         if chunk.usage is not None:
-            self._counted |= tally.take(chunk.usage)
+            self.counted |= tally.take(chunk.usage)
             return self._keep_usage or bool(chunk.choices)
         return True
 

@@ -22,7 +22,7 @@ from appliance.dialects import dropping, embeddings, naming
 from appliance.dialects.answer import Ask, Outbound
 from appliance.dialects.kinds import Passing
 from appliance.dialects.messages.betas import NONE, Betas
-from appliance.dialects.passing import check_secret
+from appliance.dialects.withheld import check_secret
 from appliance.providers.auth_base import Auth
 from appliance.providers.credentials import Credential, Credentials
 from appliance.providers.http_errors import from_status

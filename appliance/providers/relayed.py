@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 
@@ -14,7 +14,10 @@ from appliance.providers.tap import Tap
 from appliance.providers.upstream import Sink, told_by
 
 GRACE_S = 0.5
-"""How long a target that has said all may take to say that it has: some never do, and keep the connection."""
+"""How long a target that has said all may be silent before it says that it has: some never do, and keep the
+connection."""
+COUNTS_S = 2.0
+"""The same for one that has not told yet what it has used, though it was asked to."""
 
 
 class RelayedStream:
@@ -48,6 +51,8 @@ class RelayedStream:
         self._complete = False
         """All that may still come are counts and the end marker; the grace runs."""
         self._grace: asyncio.TimerHandle | None = None
+        self._silent_s = 0.0
+        """Of the grace."""
         self.first = b""
 
     async def open(self) -> None:
@@ -81,10 +86,22 @@ class RelayedStream:
     def _done(self) -> bool:
         return self._reader.done or self._ended
 
-    def _enough(self) -> None:
-        """The grace is over."""
-        self._over = True
-        self._arrived()
+    def _wait(self) -> None:
+        """Have some of the grace pass."""
+        loop = asyncio.get_running_loop()
+        self._grace = loop.call_later(GRACE_S, self._waited, self._content.total_bytes)
+
+    def _waited(self, had: int) -> None:
+        """Some of the grace has passed, at whose beginning so many bytes had come."""
+        if self._content.total_bytes > min(had, self._taken):
+            self._silent_s = 0.0  # it speaks, or has spoken while the client was slow
+        else:
+            self._silent_s += GRACE_S
+        if self._silent_s >= (GRACE_S if getattr(self._reader, "counted", True) else COUNTS_S):
+            self._over = True
+            self._arrived()
+        else:
+            self._wait()
 
     def _keep(self, data: bytes) -> bool:
         self.first = data
@@ -119,15 +136,34 @@ class RelayedStream:
                 turn.set_result(None)
             elif not self._complete and getattr(self._reader, "complete", False):
                 self._complete = True
-                self._grace = turn.get_loop().call_later(GRACE_S, self._enough)
+                self._wait()
+
+    def _left_behind(self) -> bytes:
+        """What had come before the connection broke, of which the HTTP client only tells that it did."""
+        content, broken = self._content, self._content.exception()
+        content.set_exception(cast(BaseException, None))
+        try:
+            return content.read_nowait(-1)
+        finally:
+            content.set_exception(cast(BaseException, broken))
 
     def _pass_on(self, send: Callable[[bytes], bool]) -> None:
         content, reader = self._content, self._reader
         # Taking what is there may let the HTTP client parse more of what it had put aside.
-        while not (self._done or self._over) and (
-            content.total_bytes > self._taken or content.is_eof() or content.exception()
-        ):
-            data = content.read_nowait(-1)
+        while not self._done:
+            if content.total_bytes > self._taken:
+                data = content.read_nowait(-1) if content.exception() is None else self._left_behind()
+            elif self._over:
+                break
+            elif (broken := content.exception()) is not None:
+                if not getattr(reader, "complete", False):
+                    raise broken
+                self._over = True  # however it ends, nothing of the answer is missing
+                break
+            elif content.is_eof():
+                data = b""
+            else:
+                return
             self._taken += len(data)
             out = reader.feed(data)
             if out and not send(out):

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from appliance.dialects.answer import Reader, StreamRenderer
-from appliance.dialects.passing import check_secret
 from appliance.dialects.tally import Tally
+from appliance.dialects.withheld import Net
 from appliance.errors import OutpostError
 from appliance.providers.upstream import told_by
 from runtimes.engine import Delta
@@ -16,7 +16,7 @@ from runtimes.engine import Delta
 class Translating:
     """Stands where a `Passing` stands. Until the target reports, what has come is counted as an estimate."""
 
-    __slots__ = ("_alive", "_before", "_reader", "_renderer", "_secret", "_tally", "_target", "done")
+    __slots__ = ("_alive", "_net", "_reader", "_renderer", "_tally", "_target", "done")
 
     def __init__(
         self,
@@ -33,8 +33,7 @@ class Translating:
         self._renderer = renderer
         self._tally = tally
         self._target = target
-        self._secret = secret
-        self._before = b""
+        self._net = Net(secret, target) if secret else None
         self._alive = alive
         self.done = False
 
@@ -43,10 +42,14 @@ class Translating:
         """All that may still come are counts and the end marker."""
         return bool(getattr(self._reader, "complete", False))
 
+    @property
+    def counted(self) -> bool:
+        """Whether the target has told what it has used, or tells it together with the end."""
+        return bool(getattr(self._reader, "counted", True))
+
     def feed(self, read: bytes) -> bytes:
-        if self._secret:
-            check_secret(probe := self._before + read, self._secret, self._target)
-            self._before = probe[1 - len(self._secret) :] if len(self._secret) > 1 else b""
+        if self._net is not None:
+            self._net.check(read)
         events = self._reader.feed(read)
         self.done = self._reader.done
         if not events:

@@ -34,7 +34,8 @@ WHOLE = b"".join(map(event, MANY))
 async def fake() -> AsyncIterator[FakeUpstream]:
     async with FakeUpstream() as running:
         running.behave("many", lambda seen: Reply(events=MANY))
-        running.behave("many-then-cut", lambda seen: Reply(events=MANY, end="cut"))
+        running.behave("many-then-cut", lambda seen: Reply(events=MANY[:-2], end="cut"))
+        running.behave("many-then-lost", lambda seen: Reply(events=MANY, end="cut"))
         yield running
 
 
@@ -89,6 +90,18 @@ async def test_a_stream_that_broke_while_the_client_was_slow_is_a_failure(
         async with asyncio.timeout(20):
             await stream.pump(taker)
     await stream.aclose()
+
+
+async def test_an_answer_that_was_complete_before_it_broke_is_whole_for_a_slow_client(
+    fake: FakeUpstream, session: aiohttp.ClientSession
+) -> None:
+    stream = await ask(fake, session, "many-then-lost")
+    taker = Taker(pace=True)
+    taker.more = asyncio.Semaphore(10_000)
+    async with asyncio.timeout(20):
+        await stream.pump(taker)
+    await stream.aclose()
+    assert stream.first + b"".join(taker.pieces) == WHOLE
 
 
 async def test_an_answer_that_waits_for_its_client_does_not_disturb_the_next_on_its_connection(

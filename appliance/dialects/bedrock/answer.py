@@ -241,6 +241,9 @@ class ConverseReader:
         """All that may still come are counts."""
         return self._ending.finished is not None and not self._held
 
+    counted = False
+    """Counts come last, and end the answer."""
+
     def feed(self, read: bytes) -> list[Event]:
         if self.done:
             return []

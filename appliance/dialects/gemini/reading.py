@@ -169,6 +169,11 @@ class GeminiReader(EventReader):
         return len(self._reasons) >= self._choices
 
     @property
+    def counted(self) -> bool:
+        """Counts that come before the end are not yet all."""
+        return self._counted
+
+    @property
     def _all_ended(self) -> bool:
         """What matters when nothing more comes: some models give one choice, whatever is asked."""
         return bool(self._reasons) and self._begun <= self._reasons.keys()

@@ -21,10 +21,10 @@ from appliance.dialects.messages.events import (
     read_event,
 )
 from appliance.dialects.messages.reader import decode_whole
-from appliance.dialects.passing import check_secret
 from appliance.dialects.reported import empty
 from appliance.dialects.sse import NamedFramer
 from appliance.dialects.tally import Tally
+from appliance.dialects.withheld import Net
 from appliance.errors import OutpostError, UpstreamFailed
 
 _TEXTS = ("text_delta", "thinking_delta", "input_json_delta")
@@ -52,9 +52,7 @@ class MessagesPassing:
         self.done = False
         self.complete = False
         """The reason for the end has come: all that may still come is the end marker."""
-        self._secret = secret
-        self._before = b""
-        """The end of what was read before, which may be the secret's beginning."""
+        self._net = Net(secret, target) if secret else None
         self._target = target
         self._tally = tally
         self._framer = NamedFramer()
@@ -68,9 +66,8 @@ class MessagesPassing:
 
     def feed(self, read: bytes) -> bytes:
         """What may be sent after `read`; b"" as `read` means that the connection has ended."""
-        if self._secret:
-            check_secret(probe := self._before + read, self._secret, self._target)
-            self._before = probe[1 - len(self._secret) :] if len(self._secret) > 1 else b""
+        if self._net is not None:
+            self._net.check(read)
         try:
             found, verbatim = self._framer.feed(read) if read else (self._rest(), False)
         except sse.EventTooLarge:

@@ -13,7 +13,6 @@ import msgspec
 
 from appliance.dialects import sse
 from appliance.dialects.answer import Frame
-from appliance.dialects.passing import check_secret
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import errors, reported, resource
 from appliance.dialects.responses.errors import event
@@ -22,6 +21,7 @@ from appliance.dialects.responses.resource import Response, asked_of
 from appliance.dialects.sse import NamedFramer
 from appliance.dialects.tally import Tally
 from appliance.dialects.wire import encode
+from appliance.dialects.withheld import Net
 from appliance.errors import OutpostError, UpstreamFailed
 
 
@@ -85,9 +85,7 @@ class ResponsesPassing:
         self.done = False
         self._target = target
         self._tally = tally
-        self._secret = secret
-        self._before = b""
-        """The end of what was read before, which may be the secret's beginning."""
+        self._net = Net(secret, target) if secret else None
         self._frame = frame
         self._framer = NamedFramer()
         self._whole_events = True
@@ -103,9 +101,8 @@ class ResponsesPassing:
 
     def feed(self, read: bytes) -> bytes:
         """What may be sent after `read`; b"" as `read` means that the connection has ended."""
-        if self._secret:
-            check_secret(probe := self._before + read, self._secret, self._target)
-            self._before = probe[1 - len(self._secret) :] if len(self._secret) > 1 else b""
+        if self._net is not None:
+            self._net.check(read)
         try:
             events = self._framer.feed(read)[0] if read else self._framer.end()
         except sse.EventTooLarge:
