@@ -71,6 +71,8 @@ class Rescue:
         self._prompt_tokens = 0
         """Of the caller's prompt; 0: nobody has said."""
         self._spent = Spent()
+        self._finished = False
+        """The answer had come to its end before its stream failed: there is no rest of it."""
 
     @staticmethod
     def suits(request: Request) -> bool:
@@ -79,7 +81,7 @@ class Rescue:
 
     async def may_resume(self) -> bool:
         """Whether there is a way to go on with what was sent."""
-        if self._kind.make_reader is None:
+        if self._finished or self._kind.make_reader is None:
             return False
         try:
             return (await self._look()).sent.resumable
@@ -93,6 +95,7 @@ class Rescue:
             self._tried.setdefault(target, []).append(self._mode)
         else:
             self._spend(tally)
+            self._finished |= bool(tally.finish_reasons)
         self._splice = None
 
     def _spend(self, tally: Tally) -> None:

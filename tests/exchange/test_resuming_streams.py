@@ -16,7 +16,8 @@ from appliance.rescue import LEAST_REST, Rescue, _asking_for_the_rest
 from appliance.routing.routes import Deadlines
 from tests.exchange.test_limits_in_the_exchange import limit, nothing_is_left, standing
 from tests.fakes.answers import events_of
-from tests.fakes.house import House
+from tests.fakes.house import USER_KEY, House
+from tests.fakes.replies import End
 from tests.fakes.tongue_openai import chunk
 from tests.fakes.upstream import Reply
 
@@ -48,6 +49,45 @@ async def test_several_choices_are_never_put_into_one(house: House) -> None:
     assert "two" not in texts_of(events)[0]
     assert "error" in str(events[-1]), "it says that it broke"
     assert house.upstream.asked("again") == []
+
+
+ASKED: dict[str, dict[str, Any]] = {
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "Hi"}]},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 99},
+    "/v1/responses": {"input": "Hi", "store": False},
+}
+
+
+async def said_by(house: House, model: str, path: str) -> list[Any]:
+    """What a client is told that has seen the first of it before the rest comes."""
+    house.route("m", model, "ok", rescue="resume", deadlines=SHORT)
+    auth = {"Authorization": f"Bearer {USER_KEY}"}
+    response = await house.session.post(
+        house.url + path, json={"model": "m", "stream": True, **ASKED[path]}, headers=auth
+    )
+    house.upstream.release.set()
+    return await events_of(response)
+
+
+@pytest.mark.parametrize("path", ASKED)
+@pytest.mark.parametrize("end", ["cut", "reset", "bad_chunk"])
+async def test_an_answer_that_is_finished_is_not_gone_on_with(house: House, end: End, path: str) -> None:
+    events = [chunk({"content": "The answer is 42."}), chunk({}, "stop")]
+    house.upstream.behave("finished", lambda seen: Reply(events=events, end=end, hold_after=1))
+    said = await said_by(house, "finished", path)
+    assert "42." in str(said)
+    assert "error" not in str(said[-1]).replace("'error': None", "")
+    assert [each.outcome for each in (await house.recorder.wait_for(1)).attempts] == ["completed"]
+    assert house.upstream.asked("ok") == []
+
+
+async def test_nor_is_one_that_fails_after_its_end(house: House) -> None:
+    events = [chunk({"content": "The answer is 42."}), chunk({}, "stop"), b'{"error":{"message":"oops","code":500}}']
+    house.upstream.behave("finished", lambda seen: Reply(events=events, hold_after=1))
+    said = await said_by(house, "finished", "/v1/chat/completions")
+    assert "42." in str(said)
+    assert "error" in str(said[-1])
+    assert house.upstream.asked("ok") == []
 
 
 @pytest.mark.parametrize(
