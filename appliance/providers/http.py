@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 import aiohttp
 import yarl
@@ -22,6 +22,7 @@ from appliance.dialects import dropping, embeddings, naming
 from appliance.dialects.answer import Ask, Outbound
 from appliance.dialects.kinds import Passing
 from appliance.dialects.messages.betas import NONE, Betas
+from appliance.dialects.tally import count_unreported
 from appliance.dialects.withheld import check_secret
 from appliance.providers.auth_base import Auth
 from appliance.providers.credentials import Credential, Credentials
@@ -30,7 +31,7 @@ from appliance.providers.pool import Connector
 from appliance.providers.relayed import RelayedStream
 from appliance.providers.tap import Tap, nothing
 from appliance.providers.translating import Translating
-from appliance.providers.upstream import READY, Call, Capabilities, Readiness, told_by
+from appliance.providers.upstream import READY, Call, Capabilities, GeneratedStream, Readiness, Stream, told_by
 
 MAX_ANSWER = 64 * 1024 * 1024
 READ_AHEAD = 16 * 1024
@@ -52,6 +53,8 @@ BASE_HEADERS = {
     "User-Agent": "outpost",
 }
 """All that the HTTP client would add by itself is here, so that it need not look what it may leave out."""
+_UNTOLD = frozenset({"", "text/plain", "application/octet-stream"})
+"""Types of a stream whose server does not say that it is one. If it is none, its reader will tell."""
 
 
 def _socket(address: AddrInfoType) -> socket.socket:
@@ -181,19 +184,34 @@ class HttpUpstream:
         as_base64 = getattr(request, "encoding_format", None) == "base64"
         return embeddings.render(call.model, found.vectors, tally.prompt_tokens, as_base64=as_base64)
 
-    async def stream(self, call: Call) -> RelayedStream:
+    async def stream(self, call: Call) -> Stream:
         passes = self._passes(call)
         response, credential = await self._asked(call, passes)
-        reader = self._reader(call, passes, credential.secret or self._auth.secret.encode())
-        stream = RelayedStream(self._name, response, reader, self._leave)
+        secret = credential.secret or self._auth.secret.encode()
+        told = response.headers.get("Content-Type", "")
+        if not told.startswith(self._stream_type) and told.startswith("application/json"):
+            return await self._in_one_piece(response, call, secret)
+        stream = RelayedStream(self._name, response, self._reader(call, passes, secret), self._leave)
         try:
-            if not response.headers.get("Content-Type", "").startswith(self._stream_type):
+            if not (told.startswith(self._stream_type) or told.partition(";")[0].strip().lower() in _UNTOLD):
                 raise errors.UpstreamFailed(f"{self._name} did not answer with a stream.")
             await stream.open()
         except BaseException:
             await stream.aclose()
             raise
         return stream
+
+    async def _in_one_piece(self, response: aiohttp.ClientResponse, call: Call, secret: bytes) -> Stream:
+        """The stream of a target that has answered with a whole answer instead, or with an error."""
+        try:
+            body = await self._read(response, MAX_ANSWER)
+        finally:
+            response.release()
+        check_secret(body, secret, self._name)
+        renderer = call.renderer()
+        first = renderer.feed(self._outbound.read_whole(body, self._name, call.request))
+        count_unreported(call.tally, body, says=True)
+        return GeneratedStream(first, _no_more(), renderer)
 
     async def _asked(self, call: Call, passes: bool) -> tuple[aiohttp.ClientResponse, Credential]:
         """What the target begins to answer; where the route wants it, without what it refuses for its value."""
@@ -264,7 +282,7 @@ class HttpUpstream:
             raise errors.UpstreamError(f"{self._name} cannot be reached.", code="upstream_unreachable") from error
         except (aiohttp.ClientError, ValueError) as error:
             raise errors.UpstreamFailed(f"{self._name} closed the connection without an answer.") from error
-        if response.status == 200 and "Content-Encoding" not in response.headers:
+        if response.status == 200 and response.headers.get("Content-Encoding", "identity") == "identity":
             if credential.rest_s:
                 self._credentials.succeeded(credential)
             return response, credential
@@ -335,6 +353,12 @@ class HttpUpstream:
         finally:
             tap.let_go()
         return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _no_more() -> AsyncGenerator[bytes, None]:
+    """The pieces of a stream all of which has come at once."""
+    return
+    yield
 
 
 def _dropped(call: Call, error: errors.BadRequest) -> bool:
