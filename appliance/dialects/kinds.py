@@ -75,7 +75,7 @@ class MakePassing(Protocol):
 
 
 class ReadWhole(Protocol):
-    def __call__(self, body: bytes, tally: Tally, target: str, request: Any) -> None:
+    def __call__(self, body: bytes, tally: Tally, target: str, request: Any, /) -> None:
         """Check a whole answer in the client's dialect and count it. request: the canonical one. Raises UpstreamFailed,
         and another of the tree for what the target itself reports as an error."""
         ...
@@ -155,13 +155,6 @@ def _never(*_: Any, **__: Any) -> Any:
     raise InternalError("Embeddings are not streamed.")
 
 
-def _of_answer(read_whole: Callable[[bytes, Tally, str], None]) -> ReadWhole:
-    def read(body: bytes, tally: Tally, target: str, request: Any) -> None:
-        read_whole(body, tally, target)
-
-    return read
-
-
 def _pass_openai(target: str, tally: Tally, frame: Frame, secret: bytes) -> Passing:
     request = frame.request
     options = request.stream_options
@@ -179,7 +172,7 @@ CHAT = Kind(
     make_whole=chat_answer.whole,
     make_stream=chat_answer.stream,
     make_passing=_pass_openai,
-    read_whole=_of_answer(openai_passing.read_whole),
+    read_whole=openai_passing.read_whole,
     make_reader=openai_reader.OpenAIReader,
     refit=chat_answer.refit,
 )
@@ -193,7 +186,7 @@ COMPLETIONS = Kind(
     make_whole=completion_answer.whole,
     make_stream=completion_answer.stream,
     make_passing=_pass_openai,
-    read_whole=_of_answer(openai_passing.read_whole),
+    read_whole=openai_passing.read_whole,
     make_reader=openai_reader.OpenAIReader,
     refit=chat_answer.refit,
 )
@@ -227,7 +220,7 @@ MESSAGES = Kind(
     make_whole=messages_answer.MessagesWhole,
     make_stream=messages_answer.MessagesStream,
     make_passing=messages_passing.make_passing,
-    read_whole=_of_answer(messages_passing.read_whole),
+    read_whole=messages_passing.read_whole,
     make_reader=messages_reader.make_reader,
     refit=messages_resuming.refit,
     native_ask=messages_carry.native_ask,
@@ -249,7 +242,7 @@ RESPONSES = Kind(
     make_whole=responses_answer.ResponsesWhole,
     make_stream=responses_answer.ResponsesStream,
     make_passing=responses_passing.make_passing,
-    read_whole=_of_answer(responses_passing.read_whole),
+    read_whole=responses_passing.read_whole,
     make_reader=responses_reader.make_reader,
     refit=responses_resuming.refit,
     native_ask=responses_carry.native_ask,
@@ -270,7 +263,7 @@ COMPACT = Kind(
     make_whole=chat_answer.whole,
     make_stream=chat_answer.stream,
     make_passing=_pass_openai,
-    read_whole=_of_answer(openai_passing.read_whole),
+    read_whole=openai_passing.read_whole,
     keeps=True,
 )
 

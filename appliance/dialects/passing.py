@@ -115,7 +115,7 @@ def decoded(decode: Callable[[bytes], T], data: bytes) -> T:
         return decode(uncounted(data))
 
 
-def read_whole(body: bytes, tally: Tally, target: str) -> None:
+def read_whole(body: bytes, tally: Tally, target: str, _request: object = None) -> None:
     """Check a whole chat answer or completion and count it. Raises UpstreamFailed for anything that is none, and
     another of the tree for what the target itself reports as an error."""
     try:
@@ -230,14 +230,22 @@ class PassThrough:
         return sse.event(encode({**frame, "choices": [{"index": index, **said} for index in range(self._left)]}))
 
     def _shows(self, data: bytes) -> bool:
-        return any(choice.shows() for choice in self._read(_decode_first, data).choices or ())
+        try:
+            return any(choice.shows() for choice in _decode_first(data).choices or ())
+        except BAD_JSON:
+            raise self._unsound() from None
 
     def _take(self, data: bytes) -> bool:
         """Count one event; whether it goes to the client."""
         if self.done or data == sse.DONE:
             self.done = True
             return False
-        chunk = self._read(_decode, data)
+        try:
+            if not data.isascii():
+                data.decode()  # what is only passed over is not looked at
+            chunk = _decode(data)
+        except BAD_JSON:
+            chunk = self._uncounted(data)
         tally = self._tally
         if chunk.error is not None:
             raise reported(self._target, chunk.error)
@@ -257,19 +265,9 @@ class PassThrough:
             return self._keep_usage or bool(chunk.choices)
         return True
 
-    def _read(self, decode: Callable[[bytes], T], data: bytes) -> T:
+    def _uncounted(self, data: bytes) -> _Chunk:
         try:
-            if not data.isascii():
-                data.decode()  # what is only passed over is not looked at
-            return decode(data)
-        except msgspec.ValidationError:
-            return self._read_uncounted(decode, data)
-        except BAD_JSON:
-            raise self._unsound() from None
-
-    def _read_uncounted(self, decode: Callable[[bytes], T], data: bytes) -> T:
-        try:
-            return decode(uncounted(data))
+            return decoded(_decode, data)
         except BAD_JSON:
             raise self._unsound() from None
 

@@ -113,11 +113,15 @@ class WireUsage(msgspec.Struct, frozen=True):
     """DeepSeek's name for cached tokens."""
 
     def counts(self) -> Counts:
-        prompt, completion = _count(self.prompt_tokens), _count(self.completion_tokens)
+        prompt, completion = self.prompt_tokens, self.completion_tokens
+        if type(prompt) is not int or not 0 <= prompt <= _MOST:
+            prompt = _count(prompt)
+        if type(completion) is not int or not 0 <= completion <= _MOST:
+            completion = _count(completion)
         before, after = self.prompt_tokens_details, self.completion_tokens_details
         hits = self.prompt_cache_hit_tokens if before is None else before.cached_tokens
         cached = _count(hits) if hits else 0
-        reasoning = 0 if after is None else _count(after.reasoning_tokens)
+        reasoning = _count(after.reasoning_tokens) if after is not None and after.reasoning_tokens else 0
         if reasoning and _count(self.total_tokens) == prompt + completion + reasoning:
             completion += reasoning  # xAI counts them apart
         return Counts(

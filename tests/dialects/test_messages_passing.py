@@ -216,7 +216,12 @@ def test_counts_of_a_message_that_cannot_be_read_are_none() -> None:
     for usage in ([], "x", {"output_tokens": "2"}, {"input_tokens": {}}):
         tally = Tally()
         read_whole(message(usage=usage), tally, "up")
-        assert tally.completion_tokens == 0
+        assert (tally.completion_tokens, tally.source) == (0, "none")
+    for text, source in (("Hi", "none"), ("", "reported")):
+        tally, content = Tally(), [{"type": "text", "text": text}]
+        nothing = {"input_tokens": 3, "output_tokens": 0}
+        read_whole(message(usage=nothing, content=content, stop_reason="refusal"), tally, "up")
+        assert (tally.prompt_tokens, tally.completion_tokens, tally.source) == (3, 0, source)
 
 
 @pytest.mark.parametrize("field", ["text", "other"])

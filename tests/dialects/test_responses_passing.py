@@ -186,6 +186,25 @@ def test_whole_answers() -> None:
     assert (response["id"], response["store"], response["output"]) == (ID, True, [SAID, *CALLED])
 
 
+@pytest.mark.parametrize("usage", [None, {}, [], "x", {"input_tokens": "2"}, {"input_tokens": 3, "output_tokens": 0}])
+def test_whole_answers_whose_counts_say_nothing_are_not_counted(usage: Any) -> None:
+    tally = Tally()
+    read_whole(json.dumps(resource("completed", [SAID], usage=usage)).encode(), tally, "up")
+    assert (tally.completion_tokens, tally.source) == (0, "none")
+    cut = json.dumps(resource("incomplete", [], usage={"input_tokens": 3, "output_tokens": 0})).encode()
+    read_whole(cut, tally, "up")
+    assert (tally.prompt_tokens, tally.completion_tokens, tally.source) == (3, 0, "reported")
+
+
+def test_bytes_that_are_no_text_never_pass() -> None:
+    bad = STREAM.replace(b'"type"', b'"other":"\xff","type"', 1)
+    with pytest.raises(UpstreamFailed, match="not of the expected form"):
+        passed(bad)
+    whole = json.dumps(resource("completed", [SAID], usage=USED)).encode()
+    with pytest.raises(UpstreamFailed, match="not of the expected form"):
+        read_whole(whole.replace(b'"status"', b'"other":"\xff","status"', 1), Tally(), "up")
+
+
 @pytest.mark.parametrize(
     ("body", "error"),
     [

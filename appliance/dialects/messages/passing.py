@@ -30,13 +30,15 @@ from appliance.errors import OutpostError, UpstreamFailed
 _TEXTS = ("text_delta", "thinking_delta", "input_json_delta")
 
 
-def read_whole(body: bytes, tally: Tally, target: str) -> None:
+def read_whole(body: bytes, tally: Tally, target: str, _request: object = None) -> None:
     """Check a whole message and count it. Raises UpstreamFailed for anything that is none."""
     answer = decode_whole(body, target)
     if answer.usage is not None:
         counts = Counts()
         counts.take(answer.usage)
         counts.put(tally)
+        if not counts.output and answer.says():
+            tally.source = "none"  # no answer is for nothing: it is estimated by its size
     tally.finish_reasons[0] = finish_reason(answer.stop_reason or "")
 
 

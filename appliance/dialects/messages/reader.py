@@ -192,7 +192,11 @@ class WholeMessage(msgspec.Struct, frozen=True):
 
     def shows(self) -> bool:
         """Whether a client would see anything of it, or may see nothing for a good reason."""
-        return self.stop_reason in BOUNDED or any(block.type != "text" or block.text for block in self.content)
+        return self.stop_reason in BOUNDED or self.says()
+
+    def says(self) -> bool:
+        """Whether a client would see anything of it."""
+        return any(block.type != "text" or block.text for block in self.content)
 
 
 _decode = msgspec.json.Decoder(WholeMessage).decode

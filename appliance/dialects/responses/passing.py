@@ -13,6 +13,7 @@ import msgspec
 
 from appliance.dialects import sse
 from appliance.dialects.answer import Frame
+from appliance.dialects.passing import decoded
 from appliance.dialects.reported import empty
 from appliance.dialects.responses import errors, reported, resource
 from appliance.dialects.responses.errors import event
@@ -137,6 +138,8 @@ class ResponsesPassing:
         if data == sse.DONE:
             raise reported.unended(self._target)
         try:
+            if not data.isascii():
+                data.decode()  # what is only passed over is not looked at
             seen = _decode(data)
         except BAD_JSON:
             raise reported.unsound(self._target) from None
@@ -243,10 +246,10 @@ def _count(tally: Tally, response: _Response, status: str | None, called: bool) 
         reported.count(tally, reported.usage_of(response.usage))
 
 
-def read_whole(body: bytes, tally: Tally, target: str) -> None:
+def read_whole(body: bytes, tally: Tally, target: str, _request: object = None) -> None:
     """Check a whole answer and count it. Raises UpstreamFailed, and what the target itself reports as an error."""
     try:
-        response = _decode_response(body)
+        response = decoded(_decode_response, body)
     except BAD_JSON:
         raise reported.unsound(target, "answer") from None
     if response.status in ("failed", "cancelled") or response.error is not None:
@@ -256,6 +259,8 @@ def read_whole(body: bytes, tally: Tally, target: str) -> None:
     _count(tally, response, response.status, _has_calls(response))
     if _is_empty(response, response.status):
         raise empty(target)
+    if response.output and not tally.completion_tokens:
+        tally.source = "none"  # no answer is for nothing: it is estimated by its size
 
 
 def adopt(body: bytes, frame: Frame) -> tuple[bytes, Response]:
