@@ -30,7 +30,7 @@ from appliance.providers.http_errors import from_status
 from appliance.providers.pool import Connector
 from appliance.providers.relayed import RelayedStream
 from appliance.providers.tap import Tap, nothing
-from appliance.providers.translating import Translating
+from appliance.providers.translating import Translating, believed
 from appliance.providers.upstream import READY, Call, Capabilities, GeneratedStream, Readiness, Stream, told_by
 
 MAX_ANSWER = 64 * 1024 * 1024
@@ -165,7 +165,7 @@ class HttpUpstream:
         if call.kind.operation == "embeddings":
             return self._vectors(body, call)
         answer = call.whole_renderer()
-        answer.feed(self._outbound.read_whole(body, self._name, call.request))
+        answer.feed(believed(self._outbound.read_whole(body, self._name, call.request)))
         body = answer.body()
         call.response = told_by(answer)
         return body

@@ -10,7 +10,15 @@ from appliance.dialects.tally import Tally
 from appliance.dialects.withheld import Net
 from appliance.errors import OutpostError
 from appliance.providers.upstream import told_by
-from runtimes.engine import Delta
+from runtimes.engine import Delta, Event, Usage
+
+
+def believed(events: list[Event]) -> list[Event]:
+    """A whole answer's events without counts of nothing for something: it is estimated then, as streams are."""
+    last = events[-1] if events else None
+    if isinstance(last, Usage) and not last.completion_tokens and any(isinstance(each, Delta) for each in events):
+        return events[:-1]
+    return events
 
 
 class Translating:

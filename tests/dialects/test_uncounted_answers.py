@@ -20,7 +20,7 @@ from appliance.dialects.openai_outbound import OpenAIOutbound
 from appliance.dialects.responses.answer import ResponsesStream, ResponsesWhole
 from appliance.dialects.responses.outbound import ResponsesOutbound
 from appliance.dialects.tally import Tally
-from appliance.providers.translating import Translating
+from appliance.providers.translating import Translating, believed
 from runtimes.engine import Usage
 from tests.dialects.chat_requests import asked
 from tests.fakes import event_stream as aws
@@ -152,6 +152,9 @@ def test_a_stream_ends_well_and_stays_an_estimate(target: str, make: MakeStream,
 def test_a_whole_answer_is_not_taken_to_be_counted(target: str, make: MakeWhole) -> None:
     events = STREAMS[target][0].read_whole(WHOLE[target], "t", REQUEST)
     assert not any(isinstance(each, Usage) for each in events)
+    assert believed(events) is events
+    assert believed([*events, Usage(3, 0)]) == events
+    assert believed([*events, Usage(3, 1)]) == [*events, Usage(3, 1)]
     tally = Tally()
     answer = make(FRAME, tally)
     answer.feed(events)
