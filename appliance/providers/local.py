@@ -136,6 +136,8 @@ async def _single(engine: e.Engine, request: e.GenerateRequest, call: Call) -> A
     try:
         async for batch in events:
             if kept := _estimate(batch, call):
+                if isinstance(kept[-1], e.Usage):
+                    _believe(call)
                 yield kept
     finally:
         await _close(events)
@@ -158,6 +160,11 @@ def _estimate(batch: list[e.Event], call: Call) -> list[e.Event]:
                 tally.source = "estimated"
                 call.started()
     return batch
+
+
+def _believe(call: Call) -> None:
+    """What an engine of ours counts is so, also where it is nothing: a prompt that is only repeated was not made."""
+    call.tally.completion_tokens = 0
 
 
 async def _close(events: AsyncIterator[list[e.Event]]) -> None:
@@ -205,6 +212,7 @@ async def _several(
                 running -= 1
             else:
                 yield item
+        _believe(call)
         yield [usage]
     finally:
         for task in tasks:
