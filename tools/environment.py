@@ -29,6 +29,10 @@ def digest(*parts: str | bytes) -> str:
     return whole.hexdigest()[:24]
 
 
+OVERRIDDEN = frozenset({"dev.txt"})
+"""Locks whose packages do not fit together by their own words (requirements/overrides.in): pip would refuse them."""
+
+
 @dataclass(frozen=True)
 class LockFile:
     """One file of requirements/: exact versions with hashes."""
@@ -97,6 +101,7 @@ class Environment:
                 f"{label} (requirements/{lock.name})",
                 self.pip(
                     *("install", "--require-hashes", "--only-binary", ":all:", "--progress-bar", "off"),
+                    *(("--no-deps",) if lock.name in OVERRIDDEN else ()),
                     *("-r", str(lock.path)),
                 ),
                 log=LOGS / f"pip-{lock.path.stem}.log",

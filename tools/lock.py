@@ -31,7 +31,11 @@ def plan(engine: str) -> list[tuple[str, list[str], str]]:
     # The engine has a lock of its own because it is a source distribution that is built and proved apart.
     without_engine = ["--no-emit-package", ENGINE]
     return [
-        ("dev.txt", ["pyproject.toml", "--extra", "dev", *without_engine], ""),
+        (
+            "dev.txt",
+            ["pyproject.toml", "--extra", "dev", *without_engine, "--override", "requirements/overrides.in"],
+            "",
+        ),
         ("run.txt", ["pyproject.toml", *follow, *without_engine], ""),
         ("gpu.txt", ["-", *follow], "nvidia-ml-py>=13\n"),
         ("build.txt", ["requirements/build.in", *follow], ""),
