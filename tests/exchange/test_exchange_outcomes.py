@@ -117,7 +117,7 @@ MOVES_ON = [
 ]  # fmt: skip
 MOVES_ON_STREAM = [
     "500", "429", "closed", "cut-before-token", "bad-chunk-before-token", "malformed-first", "error-first", "empty",
-    "json-for-stream", "garbage",
+    "garbage",
 ]  # fmt: skip
 
 
@@ -133,6 +133,15 @@ async def test_a_failed_attempt_moves_on(house: House, fault: str) -> None:
     assert [(a.target, a.outcome) for a in row.attempts] == [(f"fake/{fault}", "failed"), ("fake/ok", "completed")]
     assert row.target == "fake/ok"
     assert row.completion_tokens == 4
+
+
+async def test_a_whole_answer_to_who_asked_for_a_stream_is_streamed(house: House) -> None:
+    house.route("m", "json-for-stream", "ok")
+    response = await house.chat("m", stream=True)
+    events = await events_of(response)
+    assert (text_of(events), events[-1]) == (TEXT, "[DONE]")
+    assert response.headers["x-outpost-attempts"] == "1"
+    assert response.headers["Content-Type"].startswith("text/event-stream")
 
 
 @pytest.mark.parametrize("fault", MOVES_ON_STREAM)
