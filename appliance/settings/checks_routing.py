@@ -6,8 +6,16 @@ from collections.abc import Iterable, Iterator
 
 from appliance.settings.document import Finding, Path
 from appliance.settings.problems import suggest
-from appliance.settings.routing import DeploymentTarget, ProviderTarget, Route, RouteTarget, Target
+from appliance.settings.routing import (
+    REQUEST_FEATURES,
+    DeploymentTarget,
+    ProviderTarget,
+    Route,
+    RouteTarget,
+    Target,
+)
 from appliance.settings.schema import Settings
+from appliance.settings.units import format_duration
 
 OWN_FIELDS = ("model", "messages", "prompt", "input", "stream", "stream_options", "n")
 """Request fields that only the client or the gateway decides; an override would break the exchange."""
@@ -29,6 +37,12 @@ def warn(settings: Settings) -> list[Finding]:
         if route.hedge is not None and len(route.targets) == 1:
             message = f"there is no second target of {route.model} that could be asked"
             found.append(Finding((*path, "hedge"), message, "add a target, or remove hedge"))
+        deadlines = route.deadlines
+        for name in ("connect", "first_token", "idle", "whole"):
+            # One that is left out is no mistake of who wrote a short total.
+            if name in deadlines.model_fields_set and (getattr(deadlines, name) or 0.0) > deadlines.total:
+                message = f"is longer than total ({format_duration(deadlines.total)}): it never counts"
+                found.append(Finding((*path, "deadlines", name), message, "make it shorter, or total longer"))
         if all(target.when is not None for target in route.targets):
             message = f"every target of {route.model} has a condition: a request for which none holds is refused"
             found.append(Finding((*path, "targets"), message, "add a target without `when`, as the last one"))
@@ -109,6 +123,12 @@ def _strategies(routes: Iterable[Route]) -> Iterator[Finding]:
                 if least is not None and most is not None and least > most:
                     message = f"{low} is more than {high}: it never holds"
                     yield Finding((*path, "when", low), message, "swap them")
+            for number, name in enumerate(when.capability):
+                if name not in REQUEST_FEATURES:
+                    otherwise = f"use one of {', '.join(REQUEST_FEATURES)}"
+                    cure = _did_you_mean(name, REQUEST_FEATURES, otherwise)
+                    message = f"no request uses {name!r}: it never holds"
+                    yield Finding((*path, "when", "capability", number), message, cure)
             if when.hours is None and (when.weekdays or when.timezone != "UTC"):
                 yield Finding((*path, "when"), "weekdays and timezone go with hours", "add hours: 00:00-24:00")
         if total > 1.0:

@@ -208,7 +208,8 @@ class Provider(Section):
         default=None,
         ge=1,
         le=100_000,
-        description="Most requests that the provider works on at a time; more wait. Left out, no bound.",
+        description="Most requests that the provider works on at a time; more go to the route's next target with room, "
+        "or wait. Left out, no bound.",
         json_schema_extra={"unit": "requests"},
     )
     max_requests_per_minute: Integer | None = Field(

@@ -26,6 +26,40 @@ Zone = Literal["on_box", "on_prem", "cloud"]
 Strategy = Literal["priority", "weighted", "least_busy", "latency", "cost", "prefix"]
 Weekday = Literal["mon", "tue", "wed", "thu", "fri", "sat", "sun"]
 
+REQUEST_FEATURES: tuple[str, ...] = (
+    "tools",
+    "images",
+    "tool_images",
+    "image_addresses",
+    "audio_input",
+    "files",
+    "file_ids",
+    "file_addresses",
+    "json_schema",
+    "json_object",
+    "reasoning",
+    "verbosity",
+    "logprobs",
+    "logit_bias",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "token_prompts",
+    "stored_chats",
+    "service_tiers",
+    "citations",
+    "truncation",
+    "responses_tools",
+    "responses_items",
+    "anthropic_tools",
+    "anthropic_content",
+    "context_management",
+    "task_budget",
+    "mcp_servers",
+    "container",
+)
+"""What a request may use that not every target has; what the dialects call it."""
+
 
 class When(Section):
     """Which requests a target is for. All that is given must hold; of a list, one entry is enough."""

@@ -130,10 +130,8 @@ def _of_field(info: FieldInfo, key: str) -> Shape:
     parts = _unpack(annotation)
     extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
     unit = extra.get("unit")
-    choices = next((get_args(part) for part in parts if get_origin(part) is Literal), ())
-    form = next((part for part in parts if isinstance(part, Form)), None)
-    if form is None:
-        form = Form(f"one of {', '.join(choices)}", choices[0]) if choices else TEXT
+    choices = _choices(parts)
+    form = _form(parts, choices)
     help_text = info.description or ""
     restart = bool(extra.get("restart"))
     item = next((part for part in parts if get_origin(part) is tuple), None)
@@ -172,8 +170,19 @@ def _of_item(annotation: Any, key: str, help_text: str) -> Shape:
         for section in sections:
             children |= _children(section, key)
         return Shape(key, help_text, _section_form(), children, model=sections[0] if len(sections) == 1 else None)
-    form = next((part for part in parts if isinstance(part, Form)), TEXT)
-    return Shape(key, help_text, form, default="")
+    choices = _choices(parts)
+    return Shape(key, help_text, _form(parts, choices), default="", choices=choices)
+
+
+def _choices(parts: list[Any]) -> tuple[str, ...]:
+    return next((get_args(part) for part in parts if get_origin(part) is Literal), ())
+
+
+def _form(parts: list[Any], choices: tuple[str, ...]) -> Form:
+    form = next((part for part in parts if isinstance(part, Form)), None)
+    if form is None:
+        form = Form(f"one of {', '.join(choices)}", choices[0]) if choices else TEXT
+    return form
 
 
 def _unpack(annotation: Any) -> list[Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from appliance.dialects import chat
 from appliance.routing.conditions import (
     ALWAYS,
     Condition,
@@ -22,7 +25,9 @@ from appliance.routing.conditions import (
     uses_complexity,
     within,
 )
+from appliance.settings.routing import REQUEST_FEATURES
 
+ROOT = Path(__file__).parents[2]
 BERLIN = ZoneInfo("Europe/Berlin")
 SPRING = datetime(2026, 3, 29, tzinfo=BERLIN)
 """02:00 to 03:00 is left out."""
@@ -236,3 +241,20 @@ def test_hours_follow_the_clock_and_not_the_number_of_seconds(moment: int, zone:
     hours = parse_hours("09:00-10:00", timezone=zone)
     for days in range(0, 364, 13):
         assert within(hours, (local + timedelta(days=days)).timestamp())
+
+
+def needed() -> dict[str, str]:
+    """Every feature that a dialect says a request may need, and the file that says so."""
+    found: dict[str, str] = {}
+    for path in sorted((ROOT / "appliance" / "dialects").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Yield) and isinstance(node.value, ast.Tuple) and len(node.value.elts) == 3:
+                words = [each.value for each in ast.walk(node.value.elts[0]) if isinstance(each, ast.Constant)]
+                found |= {word: path.name for word in words if isinstance(word, str)}
+    return found | dict.fromkeys((*chat._MEDIA.values(), *(name for _, name in chat._FEATURES)), "chat.py")
+
+
+def test_every_feature_that_a_request_may_use_can_be_a_condition() -> None:
+    missing = {name: where for name, where in needed().items() if name not in REQUEST_FEATURES}
+    assert not missing, "add them to REQUEST_FEATURES in appliance/settings/routing.py"
+    assert {"images", "json_object", "container", "top_k"} <= needed().keys()

@@ -124,6 +124,64 @@ def test_warnings(keys: dict[str, Any], expected: list[str]) -> None:
     assert all(finding.message.startswith(start) for finding, start in zip(found, expected, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("deadlines", "longer"),
+    [
+        ({}, []),
+        ({"total": "1s"}, []),
+        ({"total": "1m", "first_token": "1m"}, []),
+        ({"first_token": "11m"}, ["first_token"]),
+        (
+            {"total": "1m", "connect": "2m", "first_token": "2m", "idle": "2m", "whole": "2m"},
+            ["connect", "first_token", "idle", "whole"],
+        ),
+    ],
+)
+def test_deadlines_that_never_count_are_pointed_out(deadlines: dict[str, str], longer: list[str]) -> None:
+    found = warn(build(routes=[{**route("a"), "deadlines": deadlines}]))
+    assert [dotted(finding.path) for finding in found] == [f"routes[0].deadlines.{name}" for name in longer]
+    assert all(finding.message.endswith("it never counts") for finding in found)
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({"capability": ["images", "tools"]}, []),
+        (
+            {"capability": ["tools", "imagez"]},
+            ["capability[1]: no request uses 'imagez': it never holds – did you mean i"],
+        ),
+        ({"capability": ["x"]}, ["capability[0]: no request uses 'x': it never holds – use one of tools, images, "]),
+    ],
+)
+def test_conditions_of_what_no_request_uses_are_refused(when: dict[str, Any], expected: list[str]) -> None:
+    target = {"deployment": "a", "when": when}
+    found = check(build(routes=[route("x", target, {"deployment": "a", "overrides": {"seed": 1}})]))
+    told = [f"{dotted(finding.path)}: {finding.message} – {finding.cure}" for finding in found]
+    told = [text.removeprefix("routes[0].targets[0].when.") for text in told if ".when." in text]
+    assert len(told) == len(expected), told
+    assert all(text.startswith(start) for text, start in zip(told, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"),
+    [
+        ({"zones": ["on_premm"]}, "expected one of on_box, on_prem, cloud, found 'on_premm' – did you mean on_prem?"),
+        ({"zones": ["mars"]}, "expected one of on_box, on_prem, cloud, found 'mars' – write e.g. on_box"),
+        (
+            {"weekdays": ["mond"]},
+            "expected one of mon, tue, wed, thu, fri, sat, sun, found 'mond' – did you mean mon?",
+        ),
+    ],
+)
+def test_words_in_lists_are_told_like_words(when: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        from_mapping({"deployments": [A], "routes": [route("x", {"deployment": "a", "when": when})]})
+    [problem] = caught.value.problems
+    assert f"{problem.message} – {problem.cure}" == expected
+    assert problem.key == f"routes[0].targets[0].when.{next(iter(when))}[0]"
+
+
 def test_default_deployments_beside_own_routes_are_pointed_out() -> None:
     found = warn(Settings.model_validate({"providers": [LAB], "routes": [route("x", LAB_X)]}))
     assert [finding.cure for finding in found] == [
