@@ -91,11 +91,12 @@ class Health:
         flight.first_token(self.clock())
 
     def ended(self, flight: Flight, error: BaseException | None, tokens_out: int) -> None:
-        """An attempt has ended."""
+        """An attempt has ended. tokens_out: how many of an answer there were."""
         now = self.clock()
         outcome = outcome_of(error)
-        if isinstance(error, DeadlineExceeded) and flight.silent_s(now) >= SILENT_SHARE * error.total_s:
-            outcome = "failed"
+        if isinstance(error, DeadlineExceeded) and not tokens_out:
+            silent = flight.silent_s(now) >= SILENT_SHARE * error.total_s
+            outcome = "failed" if silent else outcome
         after = error.retry_after_s if isinstance(error, OutpostError) else None
         code = error.code if isinstance(error, OutpostError) else ""
         flight.ended(outcome, now, tokens_out=tokens_out, retry_after_s=after, code=code)

@@ -8,6 +8,7 @@ import pytest
 
 from appliance.errors import ContentFiltered
 from appliance.providers.credentials import Credentials, Key, Keys
+from appliance.routing.breaker import FAILURES_IN_A_ROW
 from appliance.routing.routes import Deadlines, Target
 from tests.fakes.answers import events_of, text_of
 from tests.fakes.house import House
@@ -88,3 +89,25 @@ async def test_counts_that_came_before_an_end_that_is_held_open_count(house: Hou
         assert text_of(await events_of(response)) == TEXT
     row = await house.recorder.wait_for(1)
     assert (row.usage_source, row.completion_tokens, row.finish_reasons) == ("reported", 77, ["stop"])
+
+
+async def test_one_that_hangs_is_left_alone_though_there_is_no_other(house: House) -> None:
+    """Whole answers have no deadline of their own where nobody else could answer."""
+    house.route("m", "silent", deadlines=Deadlines(total=0.2), retries=2)
+    for _ in range(FAILURES_IN_A_ROW):
+        response = await house.chat("m")
+        assert (response.status, (await response.json())["error"]["code"]) == (504, "deadline_exceeded")
+    response = await house.chat("m")
+    assert (response.status, response.headers["x-outpost-attempts"]) == (503, "0")
+    assert "left alone" in (await response.json())["error"]["message"]
+    assert len(house.upstream.asked("silent")) == FAILURES_IN_A_ROW
+
+
+async def test_an_engine_that_is_at_work_has_not_failed_when_the_time_is_over(house: House) -> None:
+    local = house.gateway.router.find("local").targets[0]
+    assert isinstance(local, Target)
+    house.route("m", local, deadlines=Deadlines(total=0.2))
+    for _ in range(FAILURES_IN_A_ROW + 1):
+        assert (await house.chat("m", "!stall")).status == 504
+    state = house.gateway.health.board.snapshot("local", house.gateway.health.clock())
+    assert (state.requests, state.failures) == (FAILURES_IN_A_ROW + 1, 0)

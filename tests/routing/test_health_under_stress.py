@@ -284,9 +284,18 @@ def test_going_on_to_one_that_fails_half_the_time_is_charged_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("began", "spoke", "failed"), [(0.0, False, True), (4.9, False, True), (5.1, False, False), (0.0, True, False)]
+    ("began", "spoke", "tokens", "failed"),
+    [
+        (0.0, False, 0, True),
+        (4.9, False, 0, True),
+        (5.1, False, 0, False),
+        (0.0, True, 0, False),
+        (0.0, False, 3, False),
+    ],
 )
-def test_who_says_nothing_for_most_of_the_time_of_a_request_has_failed(began: float, spoke: bool, failed: bool) -> None:
+def test_who_says_nothing_for_most_of_the_time_of_a_request_has_failed(
+    began: float, spoke: bool, tokens: int, failed: bool
+) -> None:
     now = began
     health = Health(Board(lambda: 0.5), lambda: now, lambda: 0.5)
     flight = health.began("a", 0)
@@ -295,5 +304,5 @@ def test_who_says_nothing_for_most_of_the_time_of_a_request_has_failed(began: fl
     now = 10.0
     error = DeadlineExceeded("over")
     error.total_s = 10.0
-    health.ended(flight, error, 0)
+    health.ended(flight, error, tokens)
     assert health.board.snapshot("a", now).failures == failed
