@@ -241,9 +241,10 @@ class Breaker:
         self._coolings = 0
         self._turn(now)
         self._now_all += 1
-        everything, failures = self._window()
-        if self._open and everything >= WINDOW_LEAST and failures < WINDOW_SHARE * everything:
-            self._close(now)  # it was asked all the same, and that tells more than a trial
+        if self._open:
+            everything, failures = self._window()
+            if everything >= WINDOW_LEAST and failures < WINDOW_SHARE * everything:
+                self._close(now)  # it was asked all the same, and that tells more than a trial
         self._probation = False
 
     def probed(self, given: Pass, now: float) -> None:
