@@ -56,7 +56,7 @@ class Turns:
         self._random = random
         self._may_retry = may_retry
         self._round = 0
-        self._busy: deque[Candidate] = deque()
+        self._busy: tuple[Candidate, ...] = ()
         """Those that were passed over."""
         self.patient = False
         """Whether the present one is to be waited for where it is busy."""
@@ -86,7 +86,7 @@ class Turns:
         left_s: of the time for the whole request. rest_s: how long the candidate is to be left alone in any case.
         """
         if isinstance(error, TargetBusy):
-            self._busy.append(candidate)
+            self._busy += (candidate,)
             step = self._untried(_always)
             assert step is not None
             return step
@@ -124,7 +124,8 @@ class Turns:
         """One that has not been asked: who was passed over because it was busy comes after all others."""
         while self._waiting or self._busy:
             busy = not self._waiting
-            chosen = self._busy.popleft() if busy else self._waiting.popleft()
+            chosen = self._busy[0] if busy else self._waiting.popleft()
+            self._busy = self._busy[busy:]
             if may_retry(chosen, False):
                 self.patient = busy or not self.others
                 return chosen, 0.0

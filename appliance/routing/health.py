@@ -93,6 +93,9 @@ class Health:
     def ended(self, flight: Flight, error: BaseException | None, tokens_out: int) -> None:
         """An attempt has ended. tokens_out: how many of an answer there were."""
         now = self.clock()
+        if error is None:
+            flight.ended("ok", now, tokens_out=tokens_out)
+            return
         outcome = outcome_of(error)
         if isinstance(error, DeadlineExceeded) and not tokens_out:
             silent = flight.silent_s(now) >= SILENT_SHARE * error.total_s
