@@ -23,7 +23,7 @@ from appliance.outgoing import Held, Keeping, Outgoing, Way, silent, stalled, to
 from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.rescue import MOST_RESUMED, Rescue
-from appliance.routing.attempts import Turns
+from appliance.routing.attempts import Turns, far
 from appliance.routing.board import Flight
 from appliance.routing.health import Health
 from appliance.routing.hedging import Hedging
@@ -129,7 +129,7 @@ class Relay:
         route, health = plan.route, self._health
         self._plan = plan
         may_retry = partial(health.may_retry, route.model)
-        turns = self._turns = Turns(plan.candidates, route.retries, health.random, may_retry)
+        turns = self._turns = Turns(plan.candidates, route.retries, health.random, may_retry, far)
         candidate = turns.first()
         health.asked(route.model)
         try:

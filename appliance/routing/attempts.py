@@ -21,6 +21,14 @@ def _always(candidate: Candidate, again: bool) -> bool:
     return True
 
 
+_FAR = {"on_box": 0, "on_prem": 1, "cloud": 2}
+
+
+def far(candidate: Candidate) -> int:
+    """In zones."""
+    return _FAR[candidate.target.zone]
+
+
 def _was_not_asked(error: OutpostError) -> bool:
     return error.elsewhere and isinstance(error, TargetResting | TargetLimited)
 
@@ -34,11 +42,12 @@ class Turns:
     too small for the request, or that may not be asked now, has not failed. An error that no other target could avoid
     ends it at once.
 
-    One that is busy is passed over. Where nobody else is left, the first of those gets another turn, in which it is
-    waited for (`patient`).
+    One that is busy is passed over for those that are as near. Where nobody else is left, the first of those gets
+    another turn, in which it is waited for (`patient`). Who has a place on the premises does not go to a cloud, which
+    costs, only because it has to wait a moment.
     """
 
-    __slots__ = ("_again", "_busy", "_left", "_may_retry", "_random", "_round", "_waiting", "patient", "told")
+    __slots__ = ("_again", "_busy", "_far", "_left", "_may_retry", "_random", "_round", "_waiting", "patient", "told")
 
     def __init__(
         self,
@@ -46,15 +55,18 @@ class Turns:
         retries: int,
         random: Callable[[], float],
         may_retry: Callable[[Candidate, bool], bool] = _always,
+        far: Callable[[Candidate], int] = lambda _: 0,
     ) -> None:
         """random: numbers in [0, 1). may_retry: whether the budget allows an attempt at a candidate after a failed one,
-        and takes it from there; given whether the candidate has failed this request before."""
+        and takes it from there; given whether the candidate has failed this request before. far: how far away a
+        candidate is, in zones."""
         self._waiting = deque(candidates)
         self._again: list[tuple[Candidate, float | None]] = []
         """With the seconds for which each asks to be left alone."""
         self._left = retries + 1
         self._random = random
         self._may_retry = may_retry
+        self._far = far
         self._round = 0
         self._busy: tuple[Candidate, ...] = ()
         """Those that were passed over."""
@@ -65,7 +77,7 @@ class Turns:
 
     def first(self) -> Candidate:
         first = self._waiting.popleft()
-        self.patient = not self._waiting
+        self.patient = not self._has_as_near(first)
         return first
 
     @property
@@ -120,14 +132,21 @@ class Turns:
                 return (chosen, pause) if self._may_retry(chosen, True) else None
         return None
 
+    def _has_as_near(self, candidate: Candidate) -> bool:
+        """Whether somebody has not been asked who comes before the candidate, or is where it is, or nearer."""
+        if self._busy or not self._waiting:
+            return bool(self._busy)
+        far = self._far(candidate)
+        return any(self._far(other) <= far for other in self._waiting)
+
     def _untried(self, may_retry: Callable[[Candidate, bool], bool]) -> tuple[Candidate, float] | None:
-        """One that has not been asked: who was passed over because it was busy comes after all others."""
+        """One that has not been asked: who was passed over because it was busy comes after all that are as near."""
         while self._waiting or self._busy:
-            busy = not self._waiting
+            busy = bool(self._busy) and all(self._far(each) > self._far(self._busy[0]) for each in self._waiting)
             chosen = self._busy[0] if busy else self._waiting.popleft()
             self._busy = self._busy[busy:]
             if may_retry(chosen, False):
-                self.patient = busy or not self.others
+                self.patient = busy or not self._has_as_near(chosen)
                 return chosen, 0.0
         return None
 

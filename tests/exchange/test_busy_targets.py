@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from appliance.limits.admission import Opening, Visit
 from appliance.limits.fair_queue import Rules
+from appliance.settings.admission import PRIORITIES
 from tests.exchange.test_hedging_requests import hedged
 from tests.exchange.test_limits_in_the_exchange import limit, nothing_is_left, standing
 from tests.fakes.answers import events_of
@@ -70,11 +72,24 @@ async def test_a_full_target_is_passed_over_at_once(house: House, stream: bool, 
     assert target_of(await house.chat("m", stream=stream)) == (200, FIRST, "1")
 
 
-async def test_a_deployment_that_is_full_is_passed_over_too(house: House) -> None:
-    local = house.gateway.router.find("local").targets[0]
-    house.route("m", local, "ok")  # type: ignore[arg-type]
+async def test_a_deployment_that_is_full_is_passed_over_for_one_as_near(house: House) -> None:
+    local, other = house.gateway.router.find("local").targets[0], house.gateway.router.find("remote").targets[0]
+    house.route("m", local, msgspec.structs.replace(other, zone="on_box"))  # type: ignore[arg-type]
     await full(house, "local")
-    assert target_of(await house.chat("m")) == (200, FIRST, "1")
+    assert target_of(await house.chat("m")) == (200, other.name, "1")
+
+
+async def test_a_cloud_is_only_asked_when_the_wait_on_the_box_was_in_vain(house: House) -> None:
+    local, other = house.gateway.router.find("local").targets[0], house.gateway.router.find("remote").targets[0]
+    house.route("m", local, msgspec.structs.replace(other, zone="cloud"))  # type: ignore[arg-type]
+    [place] = await full(house, "local")
+    asking = asyncio.create_task(house.chat("m"))
+    await until(lambda: waiting(house) == {"local": 1})
+    place.leave()
+    assert target_of(await asking) == (200, "local", "1")
+    house.gateway.gates.apply(Rules(max_wait=dict.fromkeys(PRIORITIES, 0.05)), [Opening("local", ("local",), 1)])
+    assert house.gateway.gates.enter("local", "normal", "somebody else").enter_at_once()
+    assert target_of(await house.chat("m")) == (200, other.name, "1")
 
 
 async def test_where_all_are_full_the_first_is_waited_for(house: House) -> None:

@@ -389,3 +389,26 @@ async def test_a_shutdown_ends_all_and_waits() -> None:
     await asyncio.gather(*tasks)
     assert [type(error) for error in seen] == [ShuttingDown] * 5
     assert len(running) == 0
+
+
+def test_a_busy_one_is_waited_for_rather_than_going_farther_away() -> None:
+    zones = {"box": 0, "other box": 0, "cloud": 2}
+    candidates: Any = list(zones)
+    turns: Any = Turns(candidates, 2, lambda: 0.0, far=zones.__getitem__)  # type: ignore[arg-type]
+    busy, full = TargetBusy("busy"), Overloaded("waited in vain", code="queue_timeout")
+    assert (turns.first(), turns.patient) == ("box", False), "the other box may have room"
+    assert turns.failed("box", busy, left_s=60.0) == ("other box", 0.0)
+    assert not turns.patient, "the first goes before"
+    assert turns.failed("other box", busy, left_s=60.0) == ("box", 0.0)
+    assert turns.patient, "only a cloud is left"
+    asked = [step[0] for name in ("box", "other box") if (step := turns.failed(name, full, left_s=60.0))]
+    assert asked == ["other box", "cloud"]
+
+
+def test_a_busy_cloud_is_passed_over_for_what_is_nearer() -> None:
+    zones = {"cloud": 2, "box": 0}
+    candidates: Any = list(zones)
+    turns: Any = Turns(candidates, 2, lambda: 0.0, far=zones.__getitem__)  # type: ignore[arg-type]
+    assert (turns.first(), turns.patient) == ("cloud", False)
+    assert turns.failed("cloud", TargetBusy("busy"), left_s=60.0) == ("box", 0.0)
+    assert not turns.patient, "the one that comes first is left to go back to"

@@ -311,6 +311,11 @@ def _provider(**keys: Any) -> Callable[[Doc], None]:
     return lambda doc: doc["providers"].__setitem__(0, {"name": "lab", **keys})
 
 
+def _first_provider(**keys: Any) -> Callable[[Doc], None]:
+    """The first one with something more."""
+    return lambda doc: doc["providers"][0].update(keys)
+
+
 def _keys(**first: Any) -> Callable[[Doc], None]:
     """Several keys in the place of one."""
 
@@ -370,6 +375,7 @@ STEPS = {
     "providers[].project": _provider(**GOOGLE),
     "providers[].location": _provider(**GOOGLE, location="europe-west4"),
     "providers[].betas": _provider(kind="anthropic", api_key={"env": "LAB"}, betas=["default", "mcp-client-*"]),
+    "providers[].fetches_media": _first_provider(fetches_media=True),
     "providers[].region": _provider(kind="bedrock", api_key={"env": "LAB"}, region="eu-central-1"),
     **{
         f"providers[].{name}.{way}": _signers(kind, name, way == "file")
