@@ -71,7 +71,8 @@ def router_of(settings: Settings, catalogue: Catalogue) -> Router:
         if not isinstance(target, DeploymentTarget):
             provider = providers[target.provider]
             known = row(provider.kind)
-            return Unasked(str(target), capabilities_of(known, target.model, betas_of(known, provider)))
+            betas, fetches = betas_of(known, provider), provider.fetches_media
+            return Unasked(str(target), capabilities_of(known, target.model, betas, fetches_media=fetches))
         deployment = deployments[target.deployment]
         try:
             manifest = catalogue.get(deployment.model)

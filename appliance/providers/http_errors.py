@@ -217,7 +217,9 @@ def _refused(target: str, status: int, told: _Told, wait_s: float | None, secret
     if status == 413 and "rate_limit_exceeded" in told.codes:
         return _limited(target, status, wait_s)  # Groq: more tokens than the account has in a minute
     if status == 413:
-        return errors.BadRequest(message, param=param, code="request_too_large")
+        large = errors.BodyTooLarge(message, param=param)
+        large.elsewhere = True  # other targets have other bounds
+        return large
     return errors.BadRequest(message, param=param, code=code or "invalid_request")
 
 

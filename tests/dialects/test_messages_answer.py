@@ -207,3 +207,20 @@ def test_errors_have_anthropics_types(error: errors.OutpostError, kind: str) -> 
     assert found == {"type": "error", "error": {"type": kind, "message": "x"}, "request_id": "req_1"}
     assert complaints("ErrorResponse", found) == []
     assert complaints("ErrorResponse", json.loads(written_errors.body(error))) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("This model's maximum context length is 8 tokens.", "prompt is too long: This model's maximum context length"),
+        ("prompt is too long: 9 tokens > 8 maximum", "prompt is too long: 9 tokens > 8 maximum"),
+        ("input length and `max_tokens` exceed context limit: 9 + 1 > 8", "input length and `max_tokens` exceed"),
+    ],
+)
+def test_a_conversation_that_is_too_long_is_told_in_words_that_agents_know(message: str, told: str) -> None:
+    error = errors.ContextLengthExceeded(message)
+    whole = json.loads(written_errors.body(error))
+    streamed = json.loads(written_errors.stream_event(error).split(b"data: ")[1])
+    shown = [whole["error"], streamed["error"]]
+    assert all(each["message"].startswith(told) and each["type"] == "invalid_request_error" for each in shown)
+    assert json.loads(written_errors.body(errors.BadRequest(message)))["error"]["message"] == message

@@ -23,7 +23,7 @@ def error(status: int, message: str = "m", code: str | None = None) -> OutpostEr
     [
         (400, 400, "invalid_request", False, False),
         (422, 400, "invalid_request", False, False),
-        (413, 400, "request_too_large", False, False),
+        (413, 413, "request_too_large", False, False),
         (401, 502, "upstream_credentials", True, False),
         (403, 502, "upstream_credentials", True, False),
         (404, 502, "upstream_not_found", True, False),
@@ -41,6 +41,11 @@ def error(status: int, message: str = "m", code: str | None = None) -> OutpostEr
 def test_each_status(status: int, shown: int, code: str, elsewhere: bool, again: bool) -> None:
     found = error(status)
     assert (found.status, found.code, found.retryable, found.again) == (shown, code, elsewhere, again)
+
+
+def test_a_request_that_is_too_large_for_one_may_fit_another() -> None:
+    assert error(413).elsewhere
+    assert not error(400).elsewhere
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 422, 429, 500, 502, 503, 504, 529])

@@ -150,6 +150,7 @@ def _connection(upstream: Any) -> Any:
     keys = upstream._credentials._keys
     return (
         (upstream._base, dict(upstream._headers), upstream._outbound.name, upstream._native),
+        upstream.capabilities.features,
         [(key.name, key.text, key.weight) for key in keys.all],
         (keys.longest_rest_s, keys.pace and keys.pace._most, type(upstream._auth)),
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from appliance.dialects.messages.events import event
 from appliance.dialects.wire import encode
-from appliance.errors import OutpostError, UnsupportedParameter
+from appliance.errors import ContextLengthExceeded, OutpostError, UnsupportedParameter
 from appliance.redact import redact_keys
 
 _TYPES = {
@@ -36,10 +36,21 @@ def error_type(status: int) -> str:
 
 def _error(error: OutpostError) -> dict[str, Any]:
     # A message quotes what its caller wrote, and that may be a key in the wrong place.
-    shape: dict[str, Any] = {"type": error_type(error.status), "message": redact_keys(error.message)}
+    shape: dict[str, Any] = {"type": error_type(error.status), "message": redact_keys(_worded(error))}
     if isinstance(error, UnsupportedParameter) and error.param in _DETAILS:
         shape["details"] = _DETAILS[error.param]
     return shape
+
+
+_KNOWN = ("prompt is too long", "input length and `max_tokens` exceed context limit")
+
+
+def _worded(error: OutpostError) -> str:
+    """Clients of the dialect have no code to go by: agents that make a conversation shorter when it has become too
+    long, such as Claude Code, know that by Anthropic's words."""
+    if not isinstance(error, ContextLengthExceeded) or error.message.lower().startswith(_KNOWN):
+        return error.message
+    return f"prompt is too long: {error.message}"
 
 
 def body(error: OutpostError, request_id: str = "") -> bytes:
