@@ -78,6 +78,8 @@ def explain(
 ) -> None:
     """Explain what a route would do with a request: who is asked, in which order, and why. Nothing is sent."""
     with told():
+        if not name.strip():
+            raise BadRequest("NAME: is empty; name a route, as `outpost routes list` shows them")
         wish = {
             "message": message,
             "request": None if file is None else _read(file),

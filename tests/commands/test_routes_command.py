@@ -112,6 +112,7 @@ def test_a_request_from_a_file(config: Path, tmp_path: Path) -> None:
     ("args", "says"),
     [
         (["test", "nope"], "There is: cheap, chat, gpt."),
+        (["test", " "], "NAME: is empty"),
         (["test", "chat", "--key", "nobody"], "There is no key 'nobody' in the settings file"),
         (["test", "chat", "--file", "/nowhere/x.json"], "--file /nowhere/x.json: cannot be read"),
         (["test", "chat", "--file", "-"], "--file -: is not JSON"),
