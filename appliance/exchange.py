@@ -183,7 +183,7 @@ class Exchange:
         self._drawn: Drawn | None = None
         """Shadows that the request falls to."""
         self.demands: list[Demand] = []
-        """Where verdicts about its texts want the data to stay; what the key and the route want comes on top."""
+        """Where its texts, and what it goes on from, want the data to stay; what key and route want comes on top."""
         now = self._now = _since(gateway.clock.monotonic)
         self.row = ExchangeRow(
             id=incoming.id,
@@ -230,6 +230,7 @@ class Exchange:
         if self._kind.keeps:
             self._prepared = await gateway.responses.begin(self._principal, asked, self.row.id)
             asked = self._prepared.asked
+            self.demands += self._prepared.demands
         return asked
 
     def plan(self, asked: Asked) -> Plan:
@@ -295,7 +296,8 @@ class Exchange:
         self._account = self._relay.account = account
         left = await account.reserve(plan.candidates)
         if self._prepared is not None:
-            await self._gateway.responses.admitted(self._prepared, route.model)
+            within = [each.within for each in plan.candidates]
+            await self._gateway.responses.admitted(self._prepared, route.model, within)
         return plan if len(left) == len(plan.candidates) else msgspec.structs.replace(plan, candidates=left)
 
     async def relay(self, plan: Plan) -> Answer:

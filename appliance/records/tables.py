@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-SCHEMA = "0004"
+SCHEMA = "0005"
 """The newest migration's name. Kept here so that a start that has nothing to migrate need not load Alembic."""
 
 DEFAULT_ORGANIZATION = "org_default"
@@ -279,7 +279,9 @@ responses = Table(
     Column("input", LargeBinary, nullable=False),
     Column("answer_nonce", LargeBinary(12), nullable=False),
     Column("answer", LargeBinary, nullable=False),
+    Column("reach", String(32)),
 )
 """Answers of /v1/responses that their owner may read again and go on with. `input` (its own items) and `answer` (the
 response) are JSON, sealed as contents are; `size` is their bytes before that. `status` counts, not the answer's own.
-`previous_id` is the response that this one goes on from; that one may be gone."""
+`previous_id` is the response that this one goes on from; that one may be gone. `reach`: how far its data may
+go, see appliance.responses.reach; NULL where nobody noted it."""

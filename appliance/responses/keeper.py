@@ -31,8 +31,11 @@ from appliance.errors import (
 )
 from appliance.identity.principal import Principal
 from appliance.records.subject_keys import Random, SubjectKey
+from appliance.responses.reach import demanded, noted
 from appliance.responses.sealing import open_text, seal_text
 from appliance.responses.store import LIVE, MOST_BYTES, MOST_TURNS, Chain, Owner, ResponseStore, Stored, Turn, owner_of
+from appliance.routing.residency import Demand, Residency
+from appliance.routing.strategies import Zone
 from appliance.settings.recording import Records
 
 MOST_RUNNING = 1000
@@ -69,19 +72,26 @@ class Prepared(msgspec.Struct):
     begun: bool = False
     """It is stored as one that is being worked on."""
     compacting: _Compacting | None = None
+    zones: Sequence[Zone] | None = None
+    """Those that the credential is limited to; None = all."""
+    demands: Sequence[Demand] = ()
+    """Where the data must stay by what it goes on from."""
+    reach: str | None = None
+    """How far its data may go, as it is kept; known once it is admitted."""
 
     def answer(self, body: bytes) -> bytes:
         """A whole answer as the caller gets it. Raises UpstreamFailed for a summary that says nothing."""
-        return body if self.compacting is None else self.compacting.answer(self.id, self.created, body)
+        return body if self.compacting is None else self.compacting.answer(self, body)
 
 
 class _Compacting(msgspec.Struct):
-    """asked: with the whole conversation that is summed up. seal: makes a summary unreadable for all but its owner."""
+    """asked: with the whole conversation that is summed up. seal: makes a summary, given with its reach, unreadable for
+    all but its owner."""
 
     asked: ResponsesRequest
-    seal: Callable[[str], str]
+    seal: Callable[[str, str], str]
 
-    def answer(self, id: str, created: int, body: bytes) -> bytes:
+    def answer(self, prepared: Prepared, body: bytes) -> bytes:
         """The target's answer (of the chat dialect) as a compacted conversation."""
         said = msgspec.json.decode(body, type=_Said)
         choice = said.choices[0]
@@ -90,7 +100,12 @@ class _Compacting(msgspec.Struct):
         tally = Tally()
         if said.usage is not None:
             tally.take(said.usage)
-        return encode(compact.compact_answer(id, created, self.asked, choice.message.content, tally, self.seal))
+        reach, summary = prepared.reach, choice.message.content
+        assert reach is not None  # it was admitted
+        made = compact.compact_answer(
+            prepared.id, prepared.created, self.asked, summary, tally, lambda text: self.seal(text, reach)
+        )
+        return encode(made)
 
 
 class _Message(msgspec.Struct):
@@ -117,8 +132,9 @@ class ResponseKeeper(Protocol):
         """At the end of parsing: the request with what it goes on from."""
         ...
 
-    async def admitted(self, prepared: Prepared, route: str) -> None:
-        """Behind the limits: the work begins. One in the background is stored, and its caller has its answer."""
+    async def admitted(self, prepared: Prepared, route: str, within: Sequence[Residency]) -> None:
+        """Behind the limits: the work begins. One in the background is stored, and its caller has its answer. within:
+        what is demanded of each target that may be tried."""
         ...
 
     async def finish(
@@ -162,7 +178,9 @@ class Responses:
     async def begin(self, principal: Principal, asked: Asked, row_id: str) -> Prepared:
         native, owner, now = asked.native, owner_of(principal), int(self._store.clock())
         if isinstance(native, CompactRequest):
-            return await self._compaction(owner, native, row_id, now)
+            prepared = await self._compaction(owner, native, row_id, now)
+            prepared.zones = principal.restrictions.zones
+            return prepared
         assert isinstance(native, ResponsesRequest)
         stored = self._stores(native)
         if native.background and native.stream:
@@ -179,6 +197,7 @@ class Responses:
             stored=stored,
             background=stored and bool(native.background),
             previous_id=native.previous_response_id,
+            zones=principal.restrictions.zones,
         )
         if stored:
             prepared.own = encode(listing.items_of(native, prepared.id))
@@ -190,12 +209,13 @@ class Responses:
             native = msgspec.structs.replace(native, store=stored)
             prepared.asked = asked._replace(native=native)
         if native.pending:
-            native = await self._resolved(owner, native)
+            native, prepared.demands = await self._resolved(owner, native)
             prepared.asked = Asked(request.canonical(native), native)
         return prepared
 
-    async def admitted(self, prepared: Prepared, route: str) -> None:
+    async def admitted(self, prepared: Prepared, route: str, within: Sequence[Residency]) -> None:
         prepared.route = route
+        prepared.reach = noted(within, prepared.zones, prepared.demands)
         if not prepared.background:
             return
         if len(self._running) >= MOST_RUNNING:
@@ -301,13 +321,25 @@ class Responses:
                 )
         return False
 
-    async def _resolved(self, owner: Owner, native: ResponsesRequest) -> ResponsesRequest:
-        """With the earlier conversation in front, and what was compacted opened."""
+    async def _resolved(self, owner: Owner, native: ResponsesRequest) -> tuple[ResponsesRequest, Sequence[Demand]]:
+        """With the earlier conversation in front, and what was compacted opened; and what these demand."""
         key = await self._store.keys.find(owner.subject)
         earlier: list[Item] = []
+        reaches: set[str | None] = set()
+
+        def opened(sealed: str) -> str | None:
+            if (found := open_text(key, sealed)) is None:
+                return None
+            reaches.add(found.reach)
+            return found.text
+
         if native.previous_response_id is not None:
-            earlier = await _items_of(self._going_on(await self._store.chain(native.previous_response_id, owner)))
-        return request.resolve(native, earlier, opened=lambda sealed: open_text(key, sealed))
+            turns = self._going_on(await self._store.chain(native.previous_response_id, owner))
+            reaches.update(turn.stored.reach for turn in turns)
+            earlier = await _items_of(turns)
+        resolved = request.resolve(native, earlier, opened=opened)
+        # Sorted, so that a refusal always names the same one.
+        return resolved, [each for reach in sorted(reaches, key=str) for each in demanded(reach)]
 
     def _going_on(self, chain: Chain) -> Sequence[Turn]:
         """The turns, if they can be gone on from. Raises BadRequest."""
@@ -334,17 +366,19 @@ class Responses:
 
     async def _compaction(self, owner: Owner, native: CompactRequest, row_id: str, now: int) -> Prepared:
         key = await self._store.keys.get(owner.subject)
+        demands: Sequence[Demand] = ()
         resolved = native.as_request()
         if resolved.pending:
             self._stores(resolved)
-            resolved = await self._resolved(owner, resolved)
+            resolved, demands = await self._resolved(owner, resolved)
         if key.fresh:
             await self._store.keep_key(key)
         asked = Asked(compact.compact_request(resolved))
-        return Prepared(PREFIX + row_id, owner, asked, now, compacting=_Compacting(resolved, self._sealer(key)))
+        compacting = _Compacting(resolved, self._sealer(key))
+        return Prepared(PREFIX + row_id, owner, asked, now, compacting=compacting, demands=demands)
 
-    def _sealer(self, key: SubjectKey) -> Callable[[str], str]:
-        return lambda text: seal_text(key, text, self._random)
+    def _sealer(self, key: SubjectKey) -> Callable[[str, str], str]:
+        return lambda text, reach: seal_text(key, text, reach, self._random)
 
     def _row(self, prepared: Prepared, status: str) -> Stored:
         return Stored(
@@ -356,6 +390,7 @@ class Responses:
             status,
             prepared.background,
             created_at=float(prepared.created),
+            reach=prepared.reach,
         )
 
     def _blank(self, prepared: Prepared, status: resource.Status) -> dict[str, Any]:

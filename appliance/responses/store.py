@@ -65,6 +65,8 @@ class Stored(msgspec.Struct, frozen=True):
     background: bool = False
     size: int = 0
     created_at: float = 0.0
+    reach: str | None = None
+    """How far its data may go, see `reach`; None: nobody noted it."""
 
 
 class Turn(msgspec.Struct, frozen=True):
@@ -95,6 +97,7 @@ _COLUMNS = (
     responses.c.background,
     responses.c.size,
     responses.c.created_at,
+    responses.c.reach,
 )
 _TEXTS = (responses.c.input_nonce, responses.c.input, responses.c.answer_nonce, responses.c.answer)
 
@@ -140,6 +143,7 @@ class ResponseStore:
             "background": stored.background,
             "size": len(input) + len(answer),
             "created_at": stored.created_at,
+            "reach": stored.reach,
             **parts,
         }
 
@@ -308,4 +312,5 @@ def _stored(row: Any) -> Stored:
         bool(row.background),
         int(row.size),
         float(row.created_at),
+        row.reach,
     )

@@ -39,6 +39,8 @@ class Candidate(msgspec.Struct, frozen=True):
     """The same in the client's own dialect; see appliance.dialects.asked."""
     pseudonymise: bool = False
     """What is sensitive must not leave the premises as it is."""
+    within: residency.Residency = residency.UNBOUND
+    """Where the data must stay that goes to this target."""
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -285,7 +287,7 @@ class _Planner:
         native = asked.native
         if native is not None and wanted is not request:
             native = self._kind.carry(native, request, wanted)
-        return Candidate(target, wanted, native, verdict.pseudonymise)
+        return Candidate(target, wanted, native, verdict.pseudonymise, self._within)
 
     def shadow(self, target: Target, way: Sequence[Route], overrides: dict[str, object]) -> Candidate | None:
         """A target that is asked beside the plan. Nothing is masked for it: what must be, it does not get."""

@@ -18,6 +18,7 @@ from appliance.records.database import Database
 from appliance.records.recorder import Recorder
 from appliance.responses.keeper import Order, Prepared, Responses
 from appliance.responses.store import ResponseStore, owner_of
+from appliance.routing.residency import Residency
 from appliance.settings.recording import DAY, Records
 
 
@@ -27,7 +28,7 @@ class NoResponses:
     async def begin(self, principal: Principal, asked: Asked, row_id: str) -> Prepared:
         return Prepared(f"resp_{row_id}", owner_of(principal), asked, 0)
 
-    async def admitted(self, prepared: Prepared, route: str) -> None:
+    async def admitted(self, prepared: Prepared, route: str, within: Sequence[Residency]) -> None:
         pass
 
     async def finish(

@@ -35,10 +35,12 @@ from appliance.records.recorder import Recorder
 from appliance.responses import keeper as keeper_module
 from appliance.responses.keeper import Prepared, Responses
 from appliance.responses.store import ResponseStore
+from appliance.routing.residency import UNBOUND
 from appliance.settings.recording import DAY, Records
 from runtimes.engine import Delta, Finished, Usage
 
 NOW = 1_000 * DAY
+ANYWHERE = [UNBOUND]
 ANN = Principal("key_1", "one", "member", "org_a", team="team_x", user="user_ann")
 ANNS_OTHER_KEY = Principal("key_2", "two", "member", "org_a", user="user_ann")
 BOB = Principal("key_3", "three", "member", "org_a", user="user_bob")
@@ -59,7 +61,7 @@ class Box:
     async def ask(self, body: dict[str, Any] | str, said: str = "Fine.", who: Principal = ANN) -> str:
         """One exchange; gives the response's id."""
         prepared = await self.begin({"input": body} if isinstance(body, str) else body, who)
-        await self.responses.admitted(prepared, "chat")
+        await self.responses.admitted(prepared, "chat", ANYWHERE)
         written = await self.responses.finish(prepared, answer(prepared, said))
         if written is not None:
             assert await written
@@ -80,7 +82,7 @@ class Box:
         told = self.responses.expect(prepared.id.removeprefix("resp_"))
 
         async def exchange() -> None:
-            await self.responses.admitted(prepared, "chat")
+            await self.responses.admitted(prepared, "chat", ANYWHERE)
             await let_go.wait()
             written = await self.responses.finish(prepared, answer(prepared, "Done."))
             assert written is not None
@@ -351,7 +353,7 @@ async def test_deleting_ends_the_work(box: Box) -> None:
 
 async def test_a_failure_is_stored(box: Box) -> None:
     prepared = await box.begin({"input": "Hi", "background": True})
-    await box.responses.admitted(prepared, "chat")
+    await box.responses.admitted(prepared, "chat", ANYWHERE)
     written = await box.responses.finish(prepared, None, RateLimited("Too much.", retry_after_s=1.0))
     assert written is not None
     await written
@@ -395,10 +397,10 @@ async def test_what_the_background_does_not_take(box: Box, monkeypatch: pytest.M
     await told
     another = await box.begin({"input": "Hi", "background": True})
     with pytest.raises(Overloaded):
-        await box.responses.admitted(another, "chat")
+        await box.responses.admitted(another, "chat", ANYWHERE)
     let_go.set()
     await exchange
-    await box.responses.admitted(another, "chat")
+    await box.responses.admitted(another, "chat", ANYWHERE)
 
 
 # --- summing up ---
@@ -407,7 +409,7 @@ async def test_what_the_background_does_not_take(box: Box, monkeypatch: pytest.M
 async def compacted(box: Box, body: dict[str, Any], who: Principal = ANN) -> tuple[Prepared, dict[str, Any]]:
     native = compact.parse_compact(msgspec.json.encode({"model": "chat", **body}))
     prepared = await box.responses.begin(who, Asked(None, native), "compact00001")
-    await box.responses.admitted(prepared, "chat")
+    await box.responses.admitted(prepared, "chat", ANYWHERE)
     return prepared, msgspec.json.decode(prepared.answer(completion("Ann said hello.")))
 
 
@@ -440,7 +442,7 @@ async def test_a_conversation_is_summed_up_and_gone_on_from(box: Box) -> None:
     assert said[-1] == ("user", "And?")
     assert "Ann said hello." in said[2][1]
     # Kept as it came: nothing of the summary lies there in the open, and going on opens it again.
-    await again.admitted(later, "chat")
+    await again.admitted(later, "chat", ANYWHERE)
     written = await again.finish(later, answer(later, "Yes."))
     assert written is not None
     await written

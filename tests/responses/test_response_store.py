@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import itertools
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -298,17 +300,17 @@ KEY = SubjectKey("user_ann", bytes(32), b"", fresh=False)
 @bounds(deadline=None, max_examples=50)
 @given(st.text(max_size=300))
 def test_a_sealed_text_opens_again(text: str) -> None:
-    sealed = seal_text(KEY, text, lambda size: bytes(size))
+    sealed = seal_text(KEY, text, "on_box on_prem", lambda size: bytes(size))
     assert sealed.isascii()
     assert sealed.startswith(MARK)
     opened = open_text(KEY, sealed)
-    assert opened == text.encode("utf-8", "replace").decode()
+    assert opened == (text.encode("utf-8", "replace").decode(), "on_box on_prem")
 
 
 @bounds(deadline=None, max_examples=100)
 @given(st.data())
 def test_an_altered_text_does_not_open(data: st.DataObject) -> None:
-    sealed = seal_text(KEY, "what was said", lambda size: bytes(size))
+    sealed = seal_text(KEY, "what was said", "cloud cloud", lambda size: bytes(size))
     at = data.draw(st.integers(len(MARK), len(sealed) - 3))
     other = data.draw(st.characters(codec="ascii").filter(lambda each: each != sealed[at]))
     altered = sealed[:at] + other + sealed[at + 1 :]
@@ -316,8 +318,19 @@ def test_an_altered_text_does_not_open(data: st.DataObject) -> None:
         open_text(KEY, altered)
 
 
+def test_what_an_earlier_version_sealed_opens_and_has_no_reach() -> None:
+    sealed = (
+        "outpost1." + base64.urlsafe_b64encode(
+            bytes(12) + KEY.cipher.encrypt(bytes(12), zlib.compress(b"on_box on_box\0said"), b"compaction\0user_ann")
+        ).decode()
+    )  # fmt: skip
+    assert open_text(KEY, sealed) == ("on_box on_box\0said", None)
+    with pytest.raises(BadRequest, match="does not open"):
+        open_text(KEY, sealed.replace("outpost1.", MARK))
+
+
 def test_only_ones_own_opens() -> None:
-    sealed = seal_text(KEY, "said", lambda size: bytes(size))
+    sealed = seal_text(KEY, "said", "cloud cloud", lambda size: bytes(size))
     others = [SubjectKey("user_bob", bytes(32), b"", fresh=False), SubjectKey("user_ann", b"1" * 32, b"", fresh=False)]
     for key in (*others, None):
         with pytest.raises(BadRequest, match="somebody else's"):
