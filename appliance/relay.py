@@ -141,8 +141,8 @@ class Relay:
                         raise
                     if isinstance(error, ContentFiltered) and route.fallback_on_content_filter:
                         error.elsewhere = True
-                    rest_s = health.rest_s(candidate.target.name)
-                    step = turns.failed(candidate, error, left_s=self._left_s(route), rest_s=rest_s)
+                    rest = health.rest(candidate.target.name)
+                    step = turns.failed(candidate, error, left_s=self._left_s(route), rest=rest)
                     if step is None:
                         if error.elsewhere and plan.larger is not None and not self.streaming:
                             # Too much for those that are up; a target that is not may take it, once it is.

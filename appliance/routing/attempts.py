@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 from appliance.errors import Diverged, OutpostError, TargetBusy, TargetLimited, TargetResting
+from appliance.routing.breaker import FINE, Standing
 from appliance.routing.budget import pause_s
 from appliance.routing.plan import Candidate
 
 MOST_WAIT_S = 30.0
-"""Nobody waits longer than this for a target to be free again: the caller is told when to come back instead."""
-
-
-MOST_ROUNDS = 16
-"""Of waiting for targets that are not to be asked yet, again and again."""
+"""No request pauses for longer than this, all its pauses together: the caller is told when to come back instead."""
+MOST_DOWN_S = 2.0
+"""So much of it may be for targets that are down: whether they come back at all nobody knows."""
 
 
 def _always(candidate: Candidate, again: bool) -> bool:
@@ -33,21 +33,44 @@ def _was_not_asked(error: OutpostError) -> bool:
     return error.elsewhere and isinstance(error, TargetResting | TargetLimited)
 
 
+class _Later(NamedTuple):
+    """One that is to be asked again."""
+
+    candidate: Candidate
+    free_s: float
+    """In seconds of pauses of this request, from its start: not before."""
+    down: bool
+    """Whether that is because it is down."""
+
+
 class Turns:
     """The turns of one exchange. Every candidate gets one, in order; then those whose failure may not happen again get
     another, after a pause that grows.
 
     At most `retries` + 1 attempts may fail, with those that diverge, of which each is work in vain. A target that
     diverges is asked in another way at once, where its budget allows that; else it is the next one's turn. One that is
-    too small for the request, or that may not be asked now, has not failed. An error that no other target could avoid
-    ends it at once.
+    too small for the request, or that may not be asked now, has not failed; but who waited for it, and may not ask it
+    then either, has used up an attempt. An error that no other target could avoid ends it at once.
 
     One that is busy is passed over for those that are as near. Where nobody else is left, the first of those gets
     another turn, in which it is waited for (`patient`). Who has a place on the premises does not go to a cloud, which
     costs, only because it has to wait a moment.
     """
 
-    __slots__ = ("_again", "_busy", "_far", "_left", "_may_retry", "_random", "_round", "_waiting", "patient", "told")
+    __slots__ = (
+        "_again",
+        "_busy",
+        "_far",
+        "_left",
+        "_may_retry",
+        "_paused_for_down_s",
+        "_paused_s",
+        "_random",
+        "_round",
+        "_waiting",
+        "patient",
+        "told",
+    )
 
     def __init__(
         self,
@@ -61,13 +84,13 @@ class Turns:
         and takes it from there; given whether the candidate has failed this request before. far: how far away a
         candidate is, in zones."""
         self._waiting = deque(candidates)
-        self._again: list[tuple[Candidate, float | None]] = []
-        """With the seconds for which each asks to be left alone."""
+        self._again: list[_Later] = []
         self._left = retries + 1
         self._random = random
         self._may_retry = may_retry
         self._far = far
         self._round = 0
+        self._paused_s = self._paused_for_down_s = 0.0
         self._busy: tuple[Candidate, ...] = ()
         """Those that were passed over."""
         self.patient = False
@@ -91,11 +114,12 @@ class Turns:
         error: OutpostError,
         *,
         left_s: float,
-        rest_s: float = 0.0,
+        rest: Standing = FINE,
     ) -> tuple[Candidate, float] | None:
         """Who is next, and the seconds to wait before; None when there is no use in another attempt.
 
-        left_s: of the time for the whole request. rest_s: how long the candidate is to be left alone in any case.
+        left_s: of the time for the whole request. rest: whether the candidate may be asked now, and when; an error that
+        does not tell the caller when to come back does so then.
         """
         if isinstance(error, TargetBusy):
             self._busy += (candidate,)
@@ -103,33 +127,46 @@ class Turns:
             assert step is not None
             return step
         self.told = to_tell(self.told, error)
-        left_s = min(left_s, MOST_WAIT_S)
         diverged = isinstance(error, Diverged)
         if diverged and self._left > 1 and self._may_retry(candidate, True):
             self._left -= 1
             self.patient = True
             return candidate, 0.0  # there is another way to ask it
-        if (error.again and not diverged) or (self._round and _was_not_asked(error)):
-            # One that was to be asked again, and has been told to rest meanwhile, is only asked later.
-            self._again.append((candidate, max(error.retry_after_s or 0.0, rest_s) or None))
-        if not error.elsewhere:
+        # One that was to be asked again, and may not be now either, is only asked later.
+        in_vain = self._round > 0 and _was_not_asked(error)
+        if (error.again and not diverged) or in_vain:
+            wait_s = max(error.retry_after_s or 0.0, rest.wait_s)
+            down = rest.down or isinstance(error, TargetResting)
+            self._again.append(_Later(candidate, self._paused_s + wait_s if wait_s else 0.0, down))
+        if error.retryable and error.retry_after_s is None:
+            error.retry_after_s = rest.wait_s or None
+        if in_vain and self.told.retryable:
+            self.told.retry_after_s = error.retry_after_s
+        if not error.elsewhere or in_vain:
             self._left -= 1
         if not (error.retryable or error.elsewhere) or self._left <= 0:
             return None
         step = self._untried(_always if error.elsewhere else self._may_retry)
         if step is not None:
             return step
+        return self._later(left_s)
+
+    def _later(self, left_s: float) -> tuple[Candidate, float] | None:
+        """One that has been asked before, after a pause."""
         self._round += 1
-        if self._round > MOST_ROUNDS:
-            return None
         # Who is free again first; of two, who failed first.
-        for place in sorted(range(len(self._again)), key=lambda at: self._again[at][1] or 0.0):
-            chosen, retry_after_s = self._again[place]
-            pause = pause_s(self._round, self._random(), retry_after_s=retry_after_s, left_s=left_s)
+        for later in sorted(self._again, key=lambda each: max(each.free_s, self._paused_s)):
+            wait_s = max(later.free_s - self._paused_s, 0.0)
+            most_s = min(left_s, MOST_WAIT_S - self._paused_s)
+            if down := later.down and wait_s > 0:
+                most_s = min(most_s, MOST_DOWN_S - self._paused_for_down_s)
+            pause = pause_s(self._round, self._random(), retry_after_s=wait_s, left_s=most_s)
             if pause is not None:
-                del self._again[place]
+                self._again.remove(later)
                 self.patient = True
-                return (chosen, pause) if self._may_retry(chosen, True) else None
+                self._paused_s += pause
+                self._paused_for_down_s += pause if down else 0.0
+                return (later.candidate, pause) if self._may_retry(later.candidate, True) else None
         return None
 
     def _has_as_near(self, candidate: Candidate) -> bool:

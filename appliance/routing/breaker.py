@@ -73,6 +73,8 @@ class Standing(NamedTuple):
     """It may be asked, but after all others."""
     alone: bool = False
     """It is not to be asked now, but may be where there is no other."""
+    down: bool = False
+    """It is not to be asked now because it failed; not because it has said when to come back."""
 
 
 FINE = Standing()
@@ -195,7 +197,7 @@ class Breaker:
         cooling_s = self._cool_until - now
         if cooling_s > 0 and cooling_s >= wait_s:
             return Standing(phase, cooling_s, not self._cooled, self._cooled or "it gets too many requests")
-        return Standing(phase, wait_s, cooling_s > 0 and not self._cooled, reason, last, alone)
+        return Standing(phase, wait_s, cooling_s > 0 and not self._cooled, reason, last, alone, wait_s > 0)
 
     def take(self, now: float, *, alone: bool = False) -> Pass | None:
         """Leave for one attempt; None: not now. alone: nobody else could be asked."""

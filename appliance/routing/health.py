@@ -65,9 +65,9 @@ class Health:
                 return True
         return self._budget(route).take(now)
 
-    def rest_s(self, target: str) -> float:
-        """How long a target is to be left alone, in seconds."""
-        return self.board.standing(target, self.clock()).wait_s
+    def rest(self, target: str) -> Standing:
+        """Whether a target may be asked now, and when."""
+        return self.board.standing(target, self.clock())
 
     def began(self, target: str, tokens: int, *, alone: bool = False) -> Flight:
         """An attempt begins. alone: nobody else could be asked. Raises TargetResting where the target must not be asked

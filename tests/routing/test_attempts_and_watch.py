@@ -19,11 +19,13 @@ from appliance.errors import (
     ShuttingDown,
     TargetBusy,
     TargetLimited,
+    TargetResting,
     UpstreamError,
     UpstreamFailed,
     UpstreamTimeout,
 )
-from appliance.routing.attempts import Turns, to_tell
+from appliance.routing.attempts import MOST_DOWN_S, MOST_WAIT_S, Turns, to_tell
+from appliance.routing.breaker import FINE, Standing
 from appliance.routing.watch import Running, Watch
 
 
@@ -163,6 +165,103 @@ def test_attempts_end_whatever_the_targets_say(count: int, retries: int, data: s
     assert sum(not error.elsewhere for error in seen) <= retries + 1
     if all(error.elsewhere for error in seen):
         assert (answer, len(asked)) == (seen[0], count)
+
+
+# --- targets that are not to be asked yet ---------------------------------------------------------
+
+waits = st.floats(0.001, 100.0)
+standings = st.one_of(
+    st.just(FINE),
+    st.builds(lambda wait_s: Standing("open", wait_s, reason="5 failures in a row", down=True), waits),
+    st.builds(lambda wait_s: Standing("closed", wait_s, cooling=True), waits),
+)
+
+
+def not_asked(kind: type[OutpostError], wait_s: float) -> OutpostError:
+    error = kind("not now", retry_after_s=wait_s)
+    error.again, error.elsewhere = False, True
+    return error
+
+
+histories = st.one_of(
+    st.builds(
+        lambda kind, after: kind("x", retry_after_s=after), st.sampled_from([TargetLimited, UpstreamFailed]), waits
+    ),
+    st.builds(not_asked, st.sampled_from([TargetLimited, TargetResting]), waits),
+    st.builds(lambda: UpstreamFailed("x")),
+)
+
+
+@given(st.integers(1, 3), st.integers(0, 5), st.floats(0.0, 0.999), st.floats(0.1, 200.0), st.data())
+def test_pauses_are_bounded_all_together(
+    count: int, retries: int, random: float, left_s: float, data: st.DataObject
+) -> None:
+    """Whatever targets and their breakers say, and however often: it ends, and soon."""
+    turns: Any = Turns("abc"[:count], retries, lambda: random)  # type: ignore[arg-type]
+    name, paused_s = turns.first(), 0.0
+    for _ in range(count + retries + 1):
+        step = turns.failed(name, data.draw(histories), left_s=left_s - paused_s, rest=data.draw(standings))
+        if step is None:
+            break
+        name, pause = step
+        paused_s += pause
+    else:
+        pytest.fail("it goes on for ever")
+    assert paused_s <= min(left_s, MOST_WAIT_S)
+    assert turns.told is not None
+
+
+@given(st.integers(0, 5), st.floats(0.0, 0.999), st.lists(st.tuples(st.booleans(), waits), min_size=7, max_size=7))
+def test_pauses_for_a_target_that_is_down_are_shorter(
+    retries: int, random: float, history: list[tuple[bool, float]]
+) -> None:
+    turns: Any = Turns("a", retries, lambda: random)  # type: ignore[arg-type]
+    turns.first()
+    paused_s = 0.0
+    for asked, wait_s in history:
+        down = Standing("open", wait_s, reason="5 failures in a row", down=True)
+        error = UpstreamFailed("500") if asked else not_asked(TargetResting, wait_s)
+        step = turns.failed("a", error, left_s=600.0, rest=down)
+        if step is None:
+            break
+        paused_s += step[1]
+    assert step is None
+    assert paused_s <= MOST_DOWN_S
+
+
+def test_a_target_that_is_down_is_waited_for_only_shortly() -> None:
+    turns: Any = Turns("a", 5, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    down = Standing("open", 1.5, reason="5 failures in a row", down=True)
+    first = turns.failed("a", UpstreamFailed("500"), left_s=60.0, rest=down)
+    assert first is not None
+    assert 1.5 <= first[1] < MOST_DOWN_S
+    lost = turns.told
+    assert turns.failed("a", not_asked(TargetResting, 1.5), left_s=58.0, rest=down) is None
+    assert turns.told is lost, "what it said when it was asked"
+    assert lost.retry_after_s == 1.5, "as its breaker says"
+    turns = Turns("a", 5, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    assert turns.failed("a", UpstreamFailed("500"), left_s=60.0, rest=down._replace(wait_s=5.0)) is None
+
+
+def test_to_be_refused_after_a_wait_is_one_of_the_attempts() -> None:
+    turns: Any = Turns("a", 2, lambda: 0.5)  # type: ignore[arg-type]
+    turns.first()
+    resting = not_asked(TargetResting, 0.1)
+    assert turns.failed("a", UpstreamFailed("500"), left_s=60.0) is not None
+    assert turns.failed("a", resting, left_s=60.0) is not None
+    assert turns.failed("a", resting, left_s=60.0) is None
+
+
+def test_who_asks_for_time_gets_it_also_from_several_targets_but_in_all_no_more_than_there_is() -> None:
+    limited = [TargetLimited("slow down", retry_after_s=seconds) for seconds in (14.0, 15.0, 14.5)]
+    answer, asked, pauses = attempt("ab", 5, [*limited, "x"])
+    assert (answer, asked) == ("x", ["a", "b", "a", "b"])
+    assert sum(pauses) < 17.0, "the second one has rested meanwhile"
+    answer, asked, pauses = attempt("a", 5, [*limited, "x"])
+    assert (answer, asked) == (limited[2], ["a"] * 3)
+    assert sum(pauses) <= MOST_WAIT_S
 
 
 # --- answers that others have begun ---------------------------------------------------------------

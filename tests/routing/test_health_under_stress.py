@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Generator, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from random import Random
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from appliance.errors import (
+    BadRequest,
     DeadlineExceeded,
     OutpostError,
     TargetLimited,
@@ -23,9 +25,9 @@ from appliance.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from appliance.routing.attempts import Turns
+from appliance.routing.attempts import MOST_DOWN_S, MOST_WAIT_S, Turns
 from appliance.routing.board import Board
-from appliance.routing.breaker import MOST_PAUSE_S, usable
+from appliance.routing.breaker import FAILURES_IN_A_ROW, FIRST_COOLING_S, FIRST_PAUSE_S, MOST_PAUSE_S, Standing, usable
 from appliance.routing.budget import LEAST, RATIO, WINDOW_S
 from appliance.routing.health import Health, resting
 
@@ -50,6 +52,10 @@ class Result:
     """Without anybody being asked."""
     attempts: int = 0
     told: set[type[OutpostError]] = field(default_factory=set)
+    errors: list[OutpostError] = field(default_factory=list)
+    """What callers were told."""
+    paused_s: float = 0.0
+    """By the request that paused for longest, between its attempts."""
 
     @property
     def success(self) -> float:
@@ -98,7 +104,7 @@ class Simulation:
         return [SimpleNamespace(target=SimpleNamespace(name=name)) for name in names]
 
     def _request(self, result: Result) -> Generator[float, None, None]:
-        health, began, attempts = self.health, self.now, 0
+        health, began, attempts, paused_s = self.health, self.now, 0, 0.0
         result.requests += 1
         candidates = self._plan()
         if not candidates:
@@ -125,14 +131,17 @@ class Simulation:
             if error is None:
                 result.answered += 1
                 return
-            step = turns.failed(candidate, error, left_s=TOTAL_S - (self.now - began), rest_s=health.rest_s(name))
+            step = turns.failed(candidate, error, left_s=TOTAL_S - (self.now - began), rest=health.rest(name))
             if step is None:
                 assert turns.told is not None
                 result.told.add(type(turns.told))
+                result.errors.append(turns.told)
                 result.refused += not attempts
                 return
             candidate, pause = step
             if pause:
+                paused_s += pause
+                result.paused_s = max(result.paused_s, paused_s)
                 yield pause
 
 
@@ -141,12 +150,12 @@ def fine(now: float, random: Random) -> None:
 
 
 def down(error: OutpostError) -> Fails:
-    return lambda now, random: error
+    return lambda now, random: copy(error)
 
 
 def flaky(share: float, error: OutpostError | None = None) -> Fails:
     said = error or UpstreamFailed("500")
-    return lambda now, random: said if random.random() < share else None
+    return lambda now, random: copy(said) if random.random() < share else None
 
 
 THREE = "abc"
@@ -232,6 +241,44 @@ def test_all_that_were_down_are_used_again_soon_after(count: int) -> None:
     assert result.cost == 1.0
 
 
+BACKOFF_S = 0.3
+"""Pauses of a request with two retries that are for nobody in particular."""
+
+
+def changing(period_s: float, up: float) -> Fails:
+    """Up for a share of each period."""
+    return lambda now, random: None if now % period_s < up * period_s else UpstreamUnavailable("503")
+
+
+@pytest.mark.parametrize("rate", [2.5, 20])
+@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("fails", "most_s"),
+    [
+        (down(UpstreamUnavailable("503")), MOST_DOWN_S + BACKOFF_S),
+        (changing(90.0, 0.5), MOST_DOWN_S + BACKOFF_S),
+        (changing(7.0, 0.3), MOST_DOWN_S + BACKOFF_S),
+        (flaky(0.9), MOST_DOWN_S + BACKOFF_S),
+        (down(UpstreamUnavailable("503", retry_after_s=4.0)), MOST_WAIT_S),
+        (down(TargetLimited("429", retry_after_s=13.0)), MOST_WAIT_S),
+        (down(TargetLimited("429")), MOST_WAIT_S),
+    ],
+    ids=["down", "up and down", "up now and then", "fails mostly", "503 says when", "429 says when", "429"],
+)
+def test_nobody_waits_for_long_for_targets_that_are_down(fails: Fails, most_s: float, count: int, rate: float) -> None:
+    result = Simulation({name: Target(fails) for name in THREE[:count]}).run(200.0, rate)
+    assert 0.0 < result.paused_s <= most_s
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_who_is_sent_away_from_a_target_that_is_down_is_told_when_to_come_back(count: int) -> None:
+    simulation = Simulation({name: Target(down(UpstreamUnavailable("503"))) for name in THREE[:count]})
+    simulation.run(30.0, 2.5)
+    result = simulation.run(100.0, 2.5)
+    assert result.errors
+    assert all(0.0 < (error.retry_after_s or 0.0) <= MOST_PAUSE_S for error in result.errors)
+
+
 def test_a_target_that_goes_down_is_left_alone_after_five_failures() -> None:
     targets = {"a": Target(lambda now, random: UpstreamFailed("500") if now >= 50.0 else None), "b": Target(fine)}
     Simulation(targets).run(50.7, 10)
@@ -248,6 +295,35 @@ def test_the_error_of_a_target_that_is_left_alone_says_what_it_did(failed: bool)
     assert isinstance(error, TargetResting if failed else TargetLimited)
     assert error.retry_after_s == 3.0
     assert ("limits the rate" in error.message) is not failed
+
+
+def tell(health: Health, error: OutpostError) -> OutpostError:
+    """What a caller is told where the only target, `a`, fails with `error`, and no other attempt may be made."""
+    turns = Turns([candidate("a")], 0, health.random)
+    health.ended(health.began("a", 0), error, 0)
+    assert turns.failed(turns.first(), error, left_s=60.0, rest=health.rest("a")) is None
+    assert turns.told is not None
+    return turns.told
+
+
+@pytest.mark.parametrize("said", [None, 3.0])
+def test_a_429_says_when_to_come_back_also_where_the_target_does_not(said: float | None) -> None:
+    health = Health(Board(lambda: 1.0), lambda: 0.0, lambda: 0.5)
+    assert tell(health, TargetLimited("no", retry_after_s=said)).retry_after_s == (said or FIRST_COOLING_S)
+
+
+def test_a_failure_says_when_to_come_back_once_its_target_is_left_alone() -> None:
+    health = Health(Board(lambda: 1.0), lambda: 0.0, lambda: 0.5)
+    told = [tell(health, UpstreamFailed("500")).retry_after_s for _ in range(FAILURES_IN_A_ROW)]
+    assert told == [None] * (FAILURES_IN_A_ROW - 1) + [FIRST_PAUSE_S]
+
+
+def test_a_mistake_of_the_caller_does_not_pass_with_time() -> None:
+    turns = Turns([candidate("a")], 0, lambda: 0.5)
+    rest = Standing("open", 3.0, down=True)
+    assert turns.failed(turns.first(), BadRequest("bad"), left_s=60.0, rest=rest) is None
+    assert turns.told is not None
+    assert turns.told.retry_after_s is None
 
 
 # --- the budget -----------------------------------------------------------------------------------
