@@ -26,6 +26,7 @@ from appliance.errors import (
     NotFound,
     OutpostError,
     Overloaded,
+    RateLimited,
     UnsupportedParameter,
     UpstreamFailed,
 )
@@ -40,6 +41,8 @@ from appliance.settings.recording import Records
 
 MOST_RUNNING = 1000
 """Responses that may be worked on in the background at a time."""
+MOST_OF_ONE = 100
+"""The same, of one owner: so that one who asks for many leaves places to the others."""
 PREFIX = "resp_"
 """Before an exchange's id: the response's."""
 
@@ -162,6 +165,7 @@ class Responses:
         self._random = random
         self._expected: dict[str, asyncio.Future[bytes]] = {}
         self._running: dict[str, asyncio.Task[Any]] = {}
+        self._running_of: dict[Owner, int] = {}
         self.change(settings)
 
     def change(self, settings: Records) -> None:
@@ -218,14 +222,8 @@ class Responses:
         prepared.reach = noted(within, prepared.zones, prepared.demands)
         if not prepared.background:
             return
-        if len(self._running) >= MOST_RUNNING:
-            raise Overloaded(
-                f"{MOST_RUNNING} responses are worked on in the background already; try again.", retry_after_s=5.0
-            )
-        id, task = prepared.id, asyncio.current_task()
-        assert task is not None
-        self._running[id] = task
-        task.add_done_callback(lambda _: self._running.pop(id, None))
+        self._take_place(prepared)
+        id = prepared.id
         queued = encode(self._blank(prepared, "queued"))
         await (await self._store.add(self._row(prepared, "queued"), prepared.own, queued))
         prepared.begun = True
@@ -274,6 +272,13 @@ class Responses:
             raise BadRequest(f"{id} is of a conversation that is too long to be listed.")
         if not chain.turns:
             raise _not_found(id)
+        if chain.missing is not None:
+            raise NotFound(
+                f"There is no response {chain.missing!a}, which {id} goes on from; it is deleted or too old by now, "
+                "so not all items can be listed.",
+                param="id",
+                code="previous_response_not_found",
+            )
         *earlier, last = chain.turns
         items = await _items_of(earlier) + msgspec.json.decode(last.input)
         if resource.ENCRYPTED not in include:
@@ -301,6 +306,32 @@ class Responses:
                 # As if its caller had left: the target's work ends, and what it has done is on record.
                 task.cancel()
         return await self.get(principal, id)
+
+    # --- places in the background -----------------------------------------------------------------------
+
+    def _take_place(self, prepared: Prepared) -> None:
+        """For as long as the exchange lasts. Raises RateLimited, Overloaded."""
+        id, owner, task = prepared.id, prepared.owner, asyncio.current_task()
+        assert task is not None
+        if (own := self._running_of.get(owner, 0)) >= MOST_OF_ONE:
+            raise RateLimited(
+                f"background: {own} responses of yours are worked on in the background already, and no more may be at "
+                "a time; wait until one is done, or cancel one.",
+                param="background",
+                retry_after_s=5.0,
+            )
+        if len(self._running) >= MOST_RUNNING:
+            raise Overloaded(
+                f"{MOST_RUNNING} responses are worked on in the background already; try again.", retry_after_s=5.0
+            )
+        self._running[id], self._running_of[owner] = task, own + 1
+        task.add_done_callback(lambda _: self._leave_place(id, owner))
+
+    def _leave_place(self, id: str, owner: Owner) -> None:
+        del self._running[id]
+        self._running_of[owner] -= 1
+        if not self._running_of[owner]:
+            del self._running_of[owner]
 
     # --- the pieces -------------------------------------------------------------------------------------
 

@@ -403,6 +403,45 @@ async def test_what_the_background_does_not_take(box: Box, monkeypatch: pytest.M
     await box.responses.admitted(another, "chat", ANYWHERE)
 
 
+async def test_one_owner_leaves_places_to_the_others(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper_module, "MOST_OF_ONE", 2)
+    body = {"input": "Hi", "background": True}
+    under_way = []
+    for who in (ANN, ANNS_OTHER_KEY):
+        told, exchange, let_go = box.in_background(await box.begin(body, who))
+        under_way.append((exchange, let_go))
+        await told
+    with pytest.raises(RateLimited, match="2 responses of yours") as caught:
+        await box.responses.admitted(await box.begin(body), "chat", ANYWHERE)
+    assert (caught.value.status, caught.value.param, caught.value.retry_after_s) == (429, "background", 5.0)
+    await box.responses.admitted(await box.begin({"input": "Hi"}), "chat", ANYWHERE)
+    told, exchange, let_go = box.in_background(await box.begin(body, BOB))
+    under_way.append((exchange, let_go))
+    await told
+    under_way[0][1].set()
+    await under_way[0][0]
+    told, exchange, let_go = box.in_background(await box.begin(body))
+    under_way.append((exchange, let_go))
+    await told
+    for exchange, let_go in under_way:
+        let_go.set()
+        await exchange
+    await asyncio.sleep(0)
+    assert (box.responses._running, box.responses._running_of) == ({}, {})
+
+
+async def test_items_are_all_or_none(box: Box) -> None:
+    first = await box.ask("One")
+    second = await box.ask({"input": "Two", "previous_response_id": first})
+    third = await box.ask({"input": "Three", "previous_response_id": second})
+    assert len((await box.items(third))["data"]) == 5
+    await box.responses.delete(ANN, first)
+    for id in (second, third):
+        with pytest.raises(NotFound, match=first) as caught:
+            await box.items(id)
+        assert refused(caught) == (404, "previous_response_not_found", "id")
+
+
 # --- summing up ---
 
 
