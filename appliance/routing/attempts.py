@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from appliance.errors import Diverged, OutpostError, TargetBusy, TargetLimited, TargetResting
+from appliance.errors import Diverged, OutpostError, TargetBusy, TargetLimited, TargetResting, TargetUsedUp
 from appliance.routing.breaker import FINE, Standing
 from appliance.routing.budget import pause_s
 from appliance.routing.plan import Candidate
@@ -134,7 +134,7 @@ class Turns:
             return candidate, 0.0  # there is another way to ask it
         # One that was to be asked again, and may not be now either, is only asked later.
         in_vain = self._round > 0 and _was_not_asked(error)
-        if (error.again and not diverged) or in_vain:
+        if (error.again and not diverged) or (in_vain and not isinstance(error, TargetUsedUp)):
             wait_s = max(error.retry_after_s or 0.0, rest.wait_s)
             down = rest.down or isinstance(error, TargetResting)
             self._again.append(_Later(candidate, self._paused_s + wait_s if wait_s else 0.0, down))

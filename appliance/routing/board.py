@@ -194,13 +194,13 @@ class Flight:
             breaker.failed(self._pass, now, self._random(), code)
             self._measure_silence(now)
             if retry_after_s is not None:
-                breaker.cool(now, self._random(), retry_after_s, "it has failed and said when to come back")
+                breaker.cool(now, self._random(), retry_after_s, why="it has failed and said when to come back")
         elif outcome == "cancelled":
             breaker.given_back(self._pass, now)
         else:
             breaker.answered(self._pass, now)
             if outcome == "limited":
-                breaker.cool(now, self._random(), retry_after_s)
+                breaker.cool(now, self._random(), retry_after_s, code=code)
 
     def _measure(self, tokens_out: int, now: float) -> None:
         """What a complete answer says of the target's speed. A whole one does not tell when its first token was there:

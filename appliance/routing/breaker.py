@@ -18,7 +18,7 @@ import asyncio
 import math
 from typing import Literal, NamedTuple
 
-from appliance.errors import DeadlineExceeded, InternalError, OutpostError, RateLimited, UpstreamError
+from appliance.errors import DeadlineExceeded, InternalError, OutpostError, RateLimited, TargetUsedUp, UpstreamError
 
 Phase = Literal["closed", "open", "half_open"]
 Outcome = Literal["ok", "failed", "refused", "limited", "cancelled"]
@@ -55,6 +55,9 @@ BLAMELESS = frozenset({"answer_diverged", "engine_lost"})
 an engine of this box went away, and whoever started it says when there is one again."""
 TRIAL_LEASE_S = 600.0
 """A trial of which nothing was heard for this long is lost; another one may begin."""
+TOO_MANY = "it gets too many requests"
+LIMITS = {TargetUsedUp.code: "the gateway's account there has no quota left"}
+"""Why a target is left alone, by the code of its answer, where that is not TOO_MANY."""
 SOON_S = 1.0
 """When to look again while a trial or a health check is awaited."""
 
@@ -66,7 +69,7 @@ class Standing(NamedTuple):
     wait_s: float = 0.0
     """Seconds until it may be; 0: now."""
     cooling: bool = False
-    """It has said that it gets too many requests."""
+    """It has said that it takes no more for now: `code` says why."""
     reason: str = ""
     """Why it is not asked, or not without care."""
     last: bool = False
@@ -75,6 +78,8 @@ class Standing(NamedTuple):
     """It is not to be asked now, but may be where there is no other."""
     down: bool = False
     """It is not to be asked now because it failed; not because it has said when to come back."""
+    code: str = ""
+    """Of the error with which it said that it takes no more; of one that was cooling only."""
 
 
 FINE = Standing()
@@ -122,6 +127,7 @@ class Breaker:
         "_closed_at",
         "_cool_until",
         "_cooled",
+        "_cooled_code",
         "_coolings",
         "_epoch",
         "_half_ends",
@@ -168,8 +174,8 @@ class Breaker:
         self._pass = Pass(0, False)
         self._cool_until = float("-inf")
         self._coolings = 0
-        self._cooled = ""
-        """Why it is left alone until then."""
+        self._cooled = self._cooled_code = ""
+        """Why it is left alone until then, where it has failed; else the code with which it was told so."""
         self._why = ""
         self._now_all = self._now_failed = self._before_all = self._before_failed = 0
         self._half_ends = float("-inf")
@@ -196,7 +202,9 @@ class Breaker:
             reason, last = "it has failed too often lately to be asked first", True
         cooling_s = self._cool_until - now
         if cooling_s > 0 and cooling_s >= wait_s:
-            return Standing(phase, cooling_s, not self._cooled, self._cooled or "it gets too many requests")
+            code = self._cooled_code
+            reason = self._cooled or LIMITS.get(code, TOO_MANY)
+            return Standing(phase, cooling_s, not self._cooled, reason, code=code)
         return Standing(phase, wait_s, cooling_s > 0 and not self._cooled, reason, last, alone, wait_s > 0)
 
     def take(self, now: float, *, alone: bool = False) -> Pass | None:
@@ -283,9 +291,17 @@ class Breaker:
         self._level = 0 if now - self._closed_at >= STEADY_S else self._level + 1
         self._pause(now, random, why, soft=soft)
 
-    def cool(self, now: float, random: float, retry_after_s: float | None = None, why: str = "") -> None:
-        """The target wants fewer requests, or to be left alone for another reason, `why`. What was asked before it said
-        so may be told the same: that is one time."""
+    def cool(
+        self,
+        now: float,
+        random: float,
+        retry_after_s: float | None = None,
+        *,
+        code: str = "",
+        why: str = "",
+    ) -> None:
+        """The target takes no more for now, as an error with this `code` says; or it is to be left alone because it has
+        failed, `why`. What was asked before it said so may be told the same: that is one time."""
         if retry_after_s is not None and retry_after_s > 0:
             pause_s = min(retry_after_s, LONGEST_COOLING_S)
         elif now < self._cool_until:
@@ -295,7 +311,7 @@ class Breaker:
         if now >= self._cool_until:
             self._coolings += 1
         if now + pause_s >= self._cool_until:
-            self._cool_until, self._cooled = now + pause_s, why
+            self._cool_until, self._cooled, self._cooled_code = now + pause_s, why, code
 
     def given_back(self, given: Pass, now: float) -> None:
         """The attempt says nothing about the target. A trial has to be made again, by the next who comes."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from appliance.errors import DeadlineExceeded, OutpostError, TargetLimited, TargetResting
+from appliance.errors import DeadlineExceeded, OutpostError, TargetLimited, TargetResting, TargetUsedUp
 from appliance.routing.board import Board, Flight
 from appliance.routing.breaker import Standing, outcome_of
 from appliance.routing.budget import RetryBudget
@@ -25,7 +25,11 @@ def resting(target: str, standing: Standing) -> OutpostError:
     """The error for a target that is not to be asked now."""
     wait_s = max(standing.wait_s, SHORTEST_S)
     if standing.cooling and standing.phase == "closed":
-        error = TargetLimited(f"{target} limits the rate of requests; slow down.", retry_after_s=wait_s)
+        if standing.code == TargetUsedUp.code:
+            used_up = f"{target} has no quota left for the gateway's account; the operator must raise it."
+            error: TargetLimited = TargetUsedUp(used_up, retry_after_s=wait_s)
+        else:
+            error = TargetLimited(f"{target} limits the rate of requests; slow down.", retry_after_s=wait_s)
         error.again, error.elsewhere = False, True  # nothing was sent to it
         return error
     return TargetResting(f"{target} is left alone for now: {standing.reason}.", retry_after_s=wait_s)

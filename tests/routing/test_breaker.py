@@ -33,6 +33,7 @@ from appliance.routing.breaker import (
     WINDOW_LEAST,
     Breaker,
     Pass,
+    Standing,
     outcome_of,
     usable,
 )
@@ -253,6 +254,38 @@ def test_a_target_that_is_told_to_cool_down_is_left_alone_for_that_long_and_not_
     assert breaker.take(6.99) is None
     assert breaker.take(7.0) is not None
     assert breaker.standing(7.0) is FINE
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("", "it gets too many requests"),
+        ("rate_limit_exceeded", "it gets too many requests"),
+        ("upstream_quota", "the gateway's account there has no quota left"),
+    ],
+)
+def test_why_it_takes_no_more_is_kept_as_long_as_it_counts(code: str, reason: str) -> None:
+    breaker = Breaker()
+    breaker.cool(0.0, 0.5, 7.0, code=code)
+    breaker.cool(1.0, 0.5, 2.0, code="another")
+    assert breaker.standing(1.0) == Standing("closed", 6.0, True, reason, code=code)
+    breaker.cool(2.0, 0.5, 9.0, code="another")
+    assert breaker.standing(2.0).code == "another"
+
+
+def test_it_is_down_while_its_failures_are_what_it_waits_for() -> None:
+    breaker = Breaker()
+    for _ in range(FAILURES_IN_A_ROW):
+        breaker.failed(take(breaker, 0.0), 0.0, 0.999)
+    assert breaker.standing(0.0).down
+    breaker.cool(0.0, 0.5, 0.5)
+    assert breaker.standing(0.0).down
+    breaker.cool(0.0, 0.5, 5.0)
+    assert not breaker.standing(0.0).down
+    now = 5.0
+    assert not breaker.standing(now).down, "it may be asked"
+    trial(breaker, now)
+    assert breaker.standing(now).down
 
 
 def test_without_a_time_coolings_grow_and_those_of_one_moment_are_one() -> None:

@@ -21,6 +21,7 @@ from appliance.errors import (
     OutpostError,
     TargetLimited,
     TargetResting,
+    TargetUsedUp,
     UpstreamFailed,
     UpstreamTimeout,
     UpstreamUnavailable,
@@ -310,6 +311,33 @@ def tell(health: Health, error: OutpostError) -> OutpostError:
 def test_a_429_says_when_to_come_back_also_where_the_target_does_not(said: float | None) -> None:
     health = Health(Board(lambda: 1.0), lambda: 0.0, lambda: 0.5)
     assert tell(health, TargetLimited("no", retry_after_s=said)).retry_after_s == (said or FIRST_COOLING_S)
+
+
+def test_an_account_that_is_used_up_is_told_as_that_while_its_target_is_left_alone() -> None:
+    now = 0.0
+    health = Health(Board(lambda: 1.0), lambda: now, lambda: 0.5)
+    told = tell(health, TargetUsedUp("a has nothing left"))
+    for _ in range(3):
+        with pytest.raises(TargetUsedUp, match="the operator must raise it") as refused:
+            health.began("a", 0)
+        assert (refused.value.status, refused.value.code) == (told.status, told.code) == (429, "upstream_quota")
+        assert (refused.value.retry_after_s or 0.0) > 0.0
+        assert "no quota left" in health.rest("a").reason
+        now += health.rest("a").wait_s
+        health.ended(health.began("a", 0), TargetUsedUp("a has nothing left"), 0)
+    now += health.rest("a").wait_s
+    health.ended(health.began("a", 0), TargetLimited("slow down", retry_after_s=2.0), 0)
+    with pytest.raises(TargetLimited, match="slow down") as refused_now:
+        health.began("a", 0)
+    assert refused_now.value.code == "rate_limit_exceeded"
+
+
+def test_who_waited_for_a_target_that_is_used_up_by_now_waits_no_more() -> None:
+    turns = Turns([candidate("a")], 5, lambda: 0.5)
+    first = turns.first()
+    assert turns.failed(first, UpstreamFailed("500"), left_s=60.0) is not None
+    used_up = resting("a", Standing("closed", 1.0, cooling=True, code=TargetUsedUp.code))
+    assert turns.failed(first, used_up, left_s=60.0) is None
 
 
 def test_a_failure_says_when_to_come_back_once_its_target_is_left_alone() -> None:
