@@ -15,7 +15,7 @@ from appliance.door.endpoint import Endpoint, Query, Visit
 from appliance.door.operation import number
 from appliance.door.render import respond
 from appliance.door.terms import Terms
-from appliance.errors import BadRequest, UnsupportedParameter
+from appliance.errors import BadRequest, NotFound, UnsupportedParameter
 from appliance.exchange import Gateway
 from appliance.identity.principal import Principal
 from appliance.responses.keeper import Order
@@ -68,6 +68,13 @@ def endpoints(gateway: Gateway, terms: Terms) -> tuple[Endpoint, ...]:
         )
         return _respond(visit, found)
 
+    async def nothing(visit: Visit) -> web.StreamResponse:
+        # Like OpenAI's input_tokens, which is no id: 405 would say that it can be read and deleted.
+        raise NotFound(
+            f"There is no POST /v1/responses/{ascii(visit.parameters['id'][:80])[1:-1]} here; POST /v1/responses asks, "
+            "and POST /v1/messages/count_tokens counts tokens."
+        )
+
     async def delete(visit: Visit) -> web.StreamResponse:
         _query(visit, ())
         return _respond(visit, await gateway.responses.delete(_asker(visit), visit.parameters["id"]))
@@ -79,6 +86,7 @@ def endpoints(gateway: Gateway, terms: Terms) -> tuple[Endpoint, ...]:
     return (
         Endpoint("POST", "/v1/responses", "models.use", create, identifies=True),
         Endpoint("POST", "/v1/responses/compact", "models.use", compact, identifies=True),
+        Endpoint("POST", "/v1/responses/{id}", "models.use", nothing),
         Endpoint("GET", "/v1/responses/{id}", "models.use", one, query=_ONE),
         Endpoint("DELETE", "/v1/responses/{id}", "models.use", delete),
         Endpoint("POST", "/v1/responses/{id}/cancel", "models.use", cancel),

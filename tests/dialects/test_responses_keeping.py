@@ -109,6 +109,12 @@ def test_a_conversation_is_summed_up() -> None:
     )  # fmt: skip
 
 
+@pytest.mark.parametrize(("size", "most"), [(2, 1024), (8 * 1024, 1026), (16_000, 2002), (1_000_000, 4096)])
+def test_a_summary_is_shorter_than_what_it_sums_up(size: int, most: int) -> None:
+    assert compact_request(compact(input="x" * size)).max_completion_tokens == pytest.approx(most, abs=4)
+    assert compact_request(compact(input="ä" * (size // 2))).max_completion_tokens == pytest.approx(most, abs=4)
+
+
 def test_what_was_compacted_is_gone_on_from() -> None:
     asked = compact(input=[USER, SAID, {"role": "user", "content": "Bye"}])
     sealed: dict[str, str] = {}

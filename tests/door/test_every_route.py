@@ -32,6 +32,7 @@ PUBLIC = {
     ("GET", "/v1/models"), ("GET", "/v1/models/{id}"),
     ("POST", "/v1/messages"), ("POST", "/v1/messages/count_tokens"),
     ("POST", "/v1/responses"), ("POST", "/v1/responses/compact"), ("POST", "/v1/responses/{id}/cancel"),
+    ("POST", "/v1/responses/{id}"),
     ("GET", "/v1/responses/{id}"), ("GET", "/v1/responses/{id}/input_items"), ("DELETE", "/v1/responses/{id}"),
 }  # fmt: skip
 ANSWERED = {200, 201, 400, 404}

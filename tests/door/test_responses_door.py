@@ -162,6 +162,13 @@ async def test_parameters_that_are_taken(house: House) -> None:
         assert (await call(house, method, path))[0] == 405
 
 
+async def test_what_openai_has_beside_is_not_there(house: House) -> None:
+    for path in ("input_tokens", "input_tokens/x"):
+        status, found = await call(house, "POST", path, body={"model": "local", "input": "Hi"})
+        assert (status, found["error"]["code"]) == (404, "not_found")
+        assert f"no POST /v1/responses/{path} here" in found["error"]["message"]
+
+
 # --- in the background ---
 
 

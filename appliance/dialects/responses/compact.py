@@ -19,12 +19,14 @@ from appliance.dialects.responses.items import CompactionItem, Item, NativeItem,
 from appliance.dialects.responses.listing import items_of
 from appliance.dialects.responses.request import HINTS, REFUSED, ResponsesRequest
 from appliance.dialects.responses.resource import usage_of
-from appliance.dialects.tally import Tally
+from appliance.dialects.tally import BYTES_A_TOKEN, Tally
 from appliance.dialects.wire import Wire, encode
 from appliance.errors import BadRequest
 
 MOST_TOKENS = 4096
 """Of a summary."""
+FEWEST_TOKENS = 1024
+"""That a summary may have in any case: some models think first, and what they think counts."""
 
 TASK = (
     "You are given the record of a conversation between a user and an assistant. Write a summary from which the "
@@ -80,15 +82,21 @@ def parse_compact(body: bytes, max_depth: int = 64) -> CompactRequest:
 def compact_request(native: ResponsesRequest) -> chat.ChatRequest:
     """The request for a summary of the whole conversation; `native` is resolved."""
     record = "\n\n".join(_record(native))
+    most = most_tokens(record)
     return chat.ChatRequest(
         model=native.model,
         messages=[chat.SystemMessage(TASK), chat.UserMessage(f"The record:\n\n{record}\n\nThe summary:")],
-        max_completion_tokens=MOST_TOKENS,
+        max_completion_tokens=most,
         prompt_cache_key=native.prompt_cache_key,
         prompt_cache_retention=native.prompt_cache_retention,
         prompt_cache_options=native.prompt_cache_options,
         service_tier=native.service_tier,
     )
+
+
+def most_tokens(record: str) -> int:
+    """Of the summary of a record: half of what that has, by its bytes. A small model that goes on and on is stopped."""
+    return min(max(FEWEST_TOKENS, len(record.encode("utf-8", "replace")) // BYTES_A_TOKEN // 2), MOST_TOKENS)
 
 
 def _record(native: ResponsesRequest) -> list[str]:
