@@ -187,13 +187,15 @@ async def test_when_nothing_helps_the_error_is_told(
     assert row.outcome == ("refused" if status == 400 else "upstream_error")
 
 
-async def test_retry_after_is_passed_on(house: House) -> None:
+async def test_retry_after_is_passed_on_or_is_for_how_long_the_target_is_left_alone(house: House) -> None:
     house.route("m", "429-after")
     assert (await house.chat("m")).headers["Retry-After"] == "7"
     house.route("n", "503-after")
     assert (await house.chat("n")).headers["Retry-After"] == "3"
     house.route("o", "429")
-    assert "Retry-After" not in (await house.chat("o")).headers
+    assert 1 <= int((await house.chat("o")).headers["Retry-After"]) <= 4
+    house.route("p", "500")
+    assert "Retry-After" not in (await house.chat("p")).headers, "after three failures it is not left alone yet"
 
 
 async def test_a_500_once_is_asked_again(house: House) -> None:
