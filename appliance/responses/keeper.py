@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import msgspec
 
@@ -50,8 +50,12 @@ _GOES_ON = ("completed", "incomplete")
 """The states of a response that can be gone on from."""
 _RESTARTED = "The gateway was stopped while it worked on this response; ask again."
 
-_SMALL = 256 * 1024
-"""Bytes of a conversation that are decoded at once; more goes to a thread."""
+FEW_ITEMS = 250
+"""More of a conversation are read off the event loop: a thousand take 20 ms."""
+_SMALL = 64 * 1024
+"""The same of bytes that are stored, of which nobody knows yet how many items they are."""
+
+T = TypeVar("T")
 
 Item = dict[str, Any]
 Order = Literal["asc", "desc"]
@@ -204,7 +208,8 @@ class Responses:
             zones=principal.restrictions.zones,
         )
         if stored:
-            prepared.own = encode(listing.items_of(native, prepared.id))
+            own = native  # what the request itself brings
+            prepared.own = await _read(len(own.items()), lambda: encode(listing.items_of(own, prepared.id)))
             if len(prepared.own) > MOST_BYTES:
                 raise BodyTooLarge(
                     f"input: is more than the {MOST_BYTES} bytes that are stored; send store: false.", param="input"
@@ -213,8 +218,8 @@ class Responses:
             native = msgspec.structs.replace(native, store=stored)
             prepared.asked = asked._replace(native=native)
         if native.pending:
-            native, prepared.demands = await self._resolved(owner, native)
-            prepared.asked = Asked(request.canonical(native), native)
+            native, canonical, prepared.demands = await self._resolved(owner, native, request.canonical)
+            prepared.asked = Asked(canonical, native)
         return prepared
 
     async def admitted(self, prepared: Prepared, route: str, within: Sequence[Residency]) -> None:
@@ -279,11 +284,14 @@ class Responses:
                 param="id",
                 code="previous_response_not_found",
             )
-        *earlier, last = chain.turns
-        items = await _items_of(earlier) + msgspec.json.decode(last.input)
-        if resource.ENCRYPTED not in include:
-            items = [resource.public_item(item) for item in items]
-        return encode(listing.page(items, after=after, limit=limit, order=order))
+
+        def page() -> bytes:
+            items = _decoded(chain.turns, whole=False)
+            if resource.ENCRYPTED not in include:
+                items = [resource.public_item(item) for item in items]
+            return encode(listing.page(items, after=after, limit=limit, order=order))
+
+        return page() if _size(chain.turns) <= _SMALL else await asyncio.to_thread(page)
 
     async def delete(self, principal: Principal, id: str) -> bytes:
         """Raises NotFound."""
@@ -352,8 +360,11 @@ class Responses:
                 )
         return False
 
-    async def _resolved(self, owner: Owner, native: ResponsesRequest) -> tuple[ResponsesRequest, Sequence[Demand]]:
-        """With the earlier conversation in front, and what was compacted opened; and what these demand."""
+    async def _resolved(
+        self, owner: Owner, native: ResponsesRequest, read: Callable[[ResponsesRequest], T]
+    ) -> tuple[ResponsesRequest, T, Sequence[Demand]]:
+        """With the earlier conversation in front, and what was compacted opened; what `read` makes of that; and what
+        these demand."""
         key = await self._store.keys.find(owner.subject)
         earlier: list[Item] = []
         reaches: set[str | None] = set()
@@ -368,9 +379,14 @@ class Responses:
             turns = self._going_on(await self._store.chain(native.previous_response_id, owner))
             reaches.update(turn.stored.reach for turn in turns)
             earlier = await _items_of(turns)
-        resolved = request.resolve(native, earlier, opened=opened)
+
+        def work() -> tuple[ResponsesRequest, T]:
+            resolved = request.resolve(native, earlier, opened=opened)
+            return resolved, read(resolved)
+
+        resolved, found = await _read(len(earlier) + len(native.items()), work)
         # Sorted, so that a refusal always names the same one.
-        return resolved, [each for reach in sorted(reaches, key=str) for each in demanded(reach)]
+        return resolved, found, [each for reach in sorted(reaches, key=str) for each in demanded(reach)]
 
     def _going_on(self, chain: Chain) -> Sequence[Turn]:
         """The turns, if they can be gone on from. Raises BadRequest."""
@@ -401,12 +417,14 @@ class Responses:
         resolved = native.as_request()
         if resolved.pending:
             self._stores(resolved)
-            resolved, demands = await self._resolved(owner, resolved)
+            resolved, wanted, demands = await self._resolved(owner, resolved, compact.compact_request)
+        else:
+            whole = resolved
+            wanted = await _read(len(whole.items()), lambda: compact.compact_request(whole))
         if key.fresh:
             await self._store.keep_key(key)
-        asked = Asked(compact.compact_request(resolved))
         compacting = _Compacting(resolved, self._sealer(key))
-        return Prepared(PREFIX + row_id, owner, asked, now, compacting=compacting, demands=demands)
+        return Prepared(PREFIX + row_id, owner, Asked(wanted), now, compacting=compacting, demands=demands)
 
     def _sealer(self, key: SubjectKey) -> Callable[[str, str], str]:
         return lambda text, reach: seal_text(key, text, reach, self._random)
@@ -445,17 +463,26 @@ class Responses:
 
 async def _items_of(turns: Sequence[Turn]) -> list[Item]:
     """What was said in these turns, as items of an input."""
-    if sum(turn.stored.size for turn in turns) <= _SMALL:
-        return _decoded(turns)
-    return await asyncio.to_thread(_decoded, turns)
+    return _decoded(turns) if _size(turns) <= _SMALL else await asyncio.to_thread(_decoded, turns)
 
 
-def _decoded(turns: Sequence[Turn]) -> list[Item]:
+def _decoded(turns: Sequence[Turn], *, whole: bool = True) -> list[Item]:
+    """whole: with the answer of the last one."""
     items: list[Item] = []
     for turn in turns:
         items += msgspec.json.decode(turn.input)
-        items += listing.output_items(msgspec.json.decode(turn.answer))
+        if whole or turn is not turns[-1]:
+            items += listing.output_items(msgspec.json.decode(turn.answer))
     return items
+
+
+def _size(turns: Sequence[Turn]) -> int:
+    return sum([turn.stored.size for turn in turns])
+
+
+async def _read(items: int, work: Callable[[], T]) -> T:
+    """What `work` gives, which goes through so many items."""
+    return work() if items <= FEW_ITEMS else await asyncio.to_thread(work)
 
 
 def _not_found(id: str) -> NotFound:
