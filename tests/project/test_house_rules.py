@@ -52,7 +52,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "limits": frozenset({"identity", "records", "settings", "pricing"}),
     "telemetry": frozenset({"records", "settings"}),
     "account": frozenset({"identity", "limits", "routing", "records", "dialects", "pricing"}),
-    "responses": frozenset({"identity", "records", "dialects", "settings"}),
+    "responses": frozenset({"identity", "records", "dialects", "routing", "settings"}),
     "collaborators": frozenset({"identity", "records", "settings"}),
     "outgoing": frozenset({"routing", "dialects"}),
     "rescue": frozenset({"routing", "dialects", "providers", "settings"}),
