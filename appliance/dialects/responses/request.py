@@ -336,6 +336,8 @@ def native_needs(native: ResponsesRequest) -> Iterator[tuple[str, str, bool]]:
         if kind_of(item) == "compaction":
             yield "responses_items", path, False
             continue
+        if _only_text(item):
+            continue
         typed = read_item(item, path)
         if isinstance(typed, NativeItem):
             yield "responses_items", path, False
@@ -343,6 +345,18 @@ def native_needs(native: ResponsesRequest) -> Iterator[tuple[str, str, bool]]:
             yield from _media(typed.content, f"{path}.content")
         elif isinstance(typed, FunctionOutputItem) and isinstance(typed.output, list):
             yield from _media(typed.output, f"{path}.output")
+
+
+_TEXTS = ("input_text", "output_text", "refusal")
+
+
+def _only_text(item: Item) -> bool:
+    """Of an item that is known to be sound, a message of nothing but text: it asks for nothing. To look costs a sixth
+    of reading it, and a long conversation has thousands."""
+    if kind_of(item) != "message":
+        return False
+    content = item["content"]
+    return isinstance(content, str) or all(part.get("type") in _TEXTS for part in content)
 
 
 def _media(parts: Sequence[Any], path: str) -> Iterator[tuple[str, str, bool]]:
