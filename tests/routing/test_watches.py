@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.errors import OutpostError, ShuttingDown, UpstreamTimeout
+from appliance.errors import OutpostError, ShuttingDown, UpstreamError, UpstreamTimeout
 from appliance.routing.watch import Running, Watch
 
 
