@@ -38,7 +38,7 @@ def ok(seen: Seen) -> Reply:
     if tongue is not None:
         return tongue.reply(tongue.question(seen), Said(list(TEXT), cached=2))
     if seen.path.endswith("/embeddings"):
-        return Reply(body=embeddings_whole())
+        return Reply(body=embeddings_whole(seen.body.get("input")))
     if seen.method == "GET":
         return Reply(body=b'{"object": "list", "data": []}')
     return Reply(body=completion_whole())

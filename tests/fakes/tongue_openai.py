@@ -73,8 +73,11 @@ def without_usage(body: bytes) -> bytes:
     return json.dumps({name: value for name, value in json.loads(body).items() if name != "usage"}).encode()
 
 
-def embeddings_whole() -> bytes:
-    data = [{"object": "embedding", "index": 0, "embedding": [0.6, 0.8]}]
+def embeddings_whole(asked: Any = "") -> bytes:
+    """One vector for each input of a request: texts, or lists of token ids."""
+    several = isinstance(asked, list) and not (asked and isinstance(asked[0], int))
+    count = len(asked) if several else 1
+    data = [{"object": "embedding", "index": i, "embedding": [0.6, 0.8]} for i in range(count)]
     usage = {"prompt_tokens": 3, "total_tokens": 3}
     return json.dumps({"object": "list", "model": "upstream-model", "data": data, "usage": usage}).encode()
 
