@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 from appliance.dialects import sse
 from appliance.errors import UpstreamFailed
 from runtimes.engine import Event
 
 
-class EventReader:
+class EventReader(ABC):
     """One streamed answer; see dialects.answer.Reader. A dialect says what an event means (`_take`), and may say when
     the answer is complete though it has no end marker (`_ended`)."""
 
@@ -46,10 +48,11 @@ class EventReader:
             raise UpstreamFailed(f"{self._target} ended its answer without saying that it was complete.")
         return out
 
+    @abstractmethod
     def _take(self, data: bytes, out: list[Event]) -> None:
-        raise NotImplementedError
+        """What one event means, into `out`. Raises UpstreamFailed for one that is not sound."""
 
-    def _ended(self, out: list[Event], *, closed: bool) -> None:
+    def _ended(self, out: list[Event], *, closed: bool) -> None:  # noqa: B027 - an end marker is enough for some
         """Set `done` if that is all. closed: nothing more comes."""
 
     def _unsound(self) -> UpstreamFailed:

@@ -10,6 +10,7 @@ from appliance.errors import Diverged, OutpostError, TargetBusy, TargetLimited, 
 from appliance.routing.breaker import FINE, Standing
 from appliance.routing.budget import pause_s
 from appliance.routing.plan import Candidate
+from appliance.routing.residency import DISTANCE
 
 MOST_WAIT_S = 30.0
 """No request pauses for longer than this, all its pauses together: the caller is told when to come back instead."""
@@ -21,12 +22,9 @@ def _always(candidate: Candidate, again: bool) -> bool:
     return True
 
 
-_FAR = {"on_box": 0, "on_prem": 1, "cloud": 2}
-
-
 def far(candidate: Candidate) -> int:
     """In zones."""
-    return _FAR[candidate.target.zone]
+    return DISTANCE[candidate.target.zone]
 
 
 def _was_not_asked(error: OutpostError) -> bool:

@@ -6,9 +6,7 @@ from typing import Any
 
 import pytest
 
-from appliance.routing.routes import Target
-from tests.fakes.house import UPSTREAM_KEY, House
-from tests.fakes.providers import upstream
+from tests.fakes.house import House, target_of
 
 ADDRESS = "https://pictures.example/a.png"
 CHAT = {
@@ -39,16 +37,7 @@ KINDS = [("openai", "gpt-5"), ("openai_compatible", "ok"), ("anthropic", "claude
 
 
 def route(house: House, kind: str, model: str, *, fetches_media: bool) -> None:
-    made = upstream(
-        f"{kind}/{model}",
-        model=model,
-        base_url=house.upstream.url,
-        api_key=UPSTREAM_KEY,
-        session=house.session,
-        kind=kind,
-        fetches_media=fetches_media,
-    )
-    house.route("m", Target(made, {}, "cloud"))
+    house.route("m", target_of(house, kind, model, fetches_media=fetches_media))
 
 
 @pytest.mark.parametrize(("path", "body", "field"), DIALECTS)

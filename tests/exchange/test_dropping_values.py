@@ -7,27 +7,13 @@ from typing import Any
 
 import pytest
 
-from appliance.routing.routes import Target
 from tests.fakes.behaviours import Behaviour, ok
-from tests.fakes.house import UPSTREAM_KEY, House
-from tests.fakes.providers import upstream
+from tests.fakes.house import House, target_of
 from tests.fakes.replies import Reply, Seen
 
 HI: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}]}
 SONNET = "claude-sonnet-4-5"
 THINKS = {"reasoning_effort": "low", "max_tokens": 9000}
-
-
-def target(house: House, kind: str, model: str) -> Target:
-    made = upstream(
-        f"{kind}/{model}",
-        model=model,
-        base_url=house.upstream.url,
-        api_key=UPSTREAM_KEY,
-        session=house.session,
-        kind=kind,
-    )
-    return Target(made, {}, "cloud")
 
 
 DROPPED = [
@@ -44,8 +30,8 @@ DROPPED = [
 async def test_a_value_that_is_refused_is_left_out(
     house: House, kind: str, model: str, fields: dict[str, Any], param: str
 ) -> None:
-    house.route("strict", target(house, kind, model))
-    house.route("lax", target(house, kind, model), drop_unsupported=True)
+    house.route("strict", target_of(house, kind, model))
+    house.route("lax", target_of(house, kind, model), drop_unsupported=True)
     response = await house.post("/v1/chat/completions", {"model": "strict", **HI, **fields})
     assert (response.status, (await response.json())["error"]["param"]) == (400, param)
     assert house.upstream.seen == []
@@ -57,7 +43,7 @@ async def test_a_value_that_is_refused_is_left_out(
 
 
 async def test_the_conversation_and_its_tools_never_go(house: House) -> None:
-    house.route("lax", target(house, "anthropic", "claude-opus-5-5"), drop_unsupported=True)
+    house.route("lax", target_of(house, "anthropic", "claude-opus-5-5"), drop_unsupported=True)
     tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     fields = {"tools": [tool], "tool_choice": "required"}
     response = await house.post("/v1/chat/completions", {"model": "lax", **HI, **fields})
@@ -90,8 +76,8 @@ async def test_so_is_one_that_the_target_itself_refuses(
     house: House, path: str, body: dict[str, Any], stream: bool
 ) -> None:
     house.upstream.behave("picky", refusing("temperature", "top_p"))
-    house.route("strict", target(house, "openai", "picky"))
-    house.route("lax", target(house, "openai", "picky"), drop_unsupported=True)
+    house.route("strict", target_of(house, "openai", "picky"))
+    house.route("lax", target_of(house, "openai", "picky"), drop_unsupported=True)
     fields = {**body, "temperature": 0.5, "top_p": 0.5, "stream": stream}
     response = await house.post(path, {"model": "strict", **fields})
     assert response.status == 400
@@ -108,7 +94,7 @@ async def test_so_is_one_that_the_target_itself_refuses(
 async def test_a_target_that_refuses_without_end_is_asked_four_times(house: House) -> None:
     fields = ("temperature", "top_p", "seed", "presence_penalty", "frequency_penalty")
     house.upstream.behave("picky", refusing(*fields))
-    house.route("lax", target(house, "openai", "picky"), drop_unsupported=True)
+    house.route("lax", target_of(house, "openai", "picky"), drop_unsupported=True)
     response = await house.post("/v1/chat/completions", {"model": "lax", **HI, **dict.fromkeys(fields, 1)})
     assert (response.status, (await response.json())["error"]["param"]) == (400, "presence_penalty")
     assert len(house.upstream.seen) == 4
@@ -116,15 +102,15 @@ async def test_a_target_that_refuses_without_end_is_asked_four_times(house: Hous
 
 async def test_a_clients_own_mistake_is_told(house: House) -> None:
     house.upstream.behave("picky", refusing("temperature", code="invalid_value"))
-    house.route("lax", target(house, "openai", "picky"), drop_unsupported=True)
+    house.route("lax", target_of(house, "openai", "picky"), drop_unsupported=True)
     response = await house.post("/v1/chat/completions", {"model": "lax", **HI, "temperature": 0.5})
     assert response.status == 400
     assert len(house.upstream.seen) == 1
 
 
 async def test_a_refusal_names_fields_as_the_client_wrote_them(house: House) -> None:
-    house.route("claude", target(house, "bedrock", "anthropic.claude-sonnet-4-5"))
-    house.route("cohere", target(house, "cohere", "command-a-03-2025"))
+    house.route("claude", target_of(house, "bedrock", "anthropic.claude-sonnet-4-5"))
+    house.route("cohere", target_of(house, "cohere", "command-a-03-2025"))
     stops = {"model": "claude", **HI, "max_tokens": 50, "temperature": 0.5, "top_p": 0.5}
     told = await (await house.post("/v1/messages", stops)).json()
     assert told["error"]["message"].startswith("top_p is not supported by this target")

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from appliance.routing.routes import Target
-from tests.fakes.house import UPSTREAM_KEY, House
-from tests.fakes.providers import upstream
+from tests.fakes.house import House, target_of
 
 PNG, PDF = "iVBORw0KGgo=", "JVBERi0xLjQK"
 IMAGE = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": PNG}}
@@ -38,9 +36,7 @@ def asked(*media: Any) -> dict[str, Any]:
 
 def route(house: House, kind: str, model: str) -> None:
     versions = {"gemini": f"{house.upstream.root}/v1beta", "bedrock": house.upstream.root}
-    place: dict[str, Any] = {"base_url": versions.get(kind, house.upstream.url), "session": house.session}
-    made = upstream(f"{kind}/{model}", model=model, api_key=UPSTREAM_KEY, kind=kind, **place)
-    house.route("m", Target(made, {}, "cloud"))
+    house.route("m", target_of(house, kind, model, base_url=versions.get(kind)))
 
 
 KINDS = [

@@ -305,3 +305,19 @@ async def open_house(folder: Path, limits: Limits | None = None) -> AsyncIterato
             upstream.release.set()
             await gateway.shadows.close()
             await house.doors.close(0.2)
+
+
+def target_of(
+    house: House, kind: str, model: str, *, base_url: str | None = None, fetches_media: bool = False
+) -> Target:
+    """A model of a provider of a kind, played by the house's fake upstream."""
+    made = openai_upstream(
+        f"{kind}/{model}",
+        model=model,
+        base_url=base_url or house.upstream.url,
+        api_key=UPSTREAM_KEY,
+        session=house.session,
+        kind=kind,
+        fetches_media=fetches_media,
+    )
+    return Target(made, {}, "cloud")
