@@ -29,7 +29,6 @@ from appliance.providers.credentials import Credential, Credentials
 from appliance.providers.http_errors import from_status
 from appliance.providers.pool import Connector
 from appliance.providers.relayed import RelayedStream
-from appliance.providers.tap import Tap, nothing
 from appliance.providers.translating import Translating, believed
 from appliance.providers.upstream import READY, Call, Capabilities, GeneratedStream, Readiness, Stream, told_by
 
@@ -338,8 +337,6 @@ class HttpUpstream:
         """The body. cut: of a longer one only its beginning, which is no failure of the target's."""
         parts: list[bytes] = []
         size = 0
-        tap = Tap(response.content, nothing)
-        await tap.install(response)
         try:
             while part := await response.content.readany():
                 parts.append(part)
@@ -350,8 +347,6 @@ class HttpUpstream:
                     raise errors.UpstreamError(f"{self._name} gave an answer of more than {limit} bytes.")
         except aiohttp.ClientError as error:
             raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error
-        finally:
-            tap.let_go()
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

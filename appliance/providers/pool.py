@@ -1,68 +1,115 @@
-"""Connections to upstreams that wait for their next request.
+"""Connections to upstreams: whose bytes are taken for an answer, and who is told of them.
 
-What comes while nobody has asked is no answer, and the next request may be somebody else's: the HTTP client would take
-such bytes for that one's answer. Here they close the connection; what lies unread in its socket is looked for before it
-is used again.
-
-That is all that can be told: bytes that come after a request was sent are an answer to it, however early.
+aiohttp wakes a task for each piece of a stream, which costs more than all else that a piece needs; of a chunk that is
+no chunk it does not tell the task at all. And what comes over a connection that waits for its next request it would
+take for the answer to that one, which may be somebody else's. So the client's protocol is one of our own. It is made
+with the connection and stays: to change a transport's protocol stops and starts reading, twice a request.
 """
 
 from __future__ import annotations
 
-import asyncio
+import ctypes
 import select
+from asyncio import AbstractEventLoop, BaseTransport
+from collections.abc import Callable
 from typing import Any, cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
-from appliance.providers.tap import Between
+_poll = ctypes.PyDLL(None).poll
+"""Keeps the interpreter's lock, as Python's own does not: to let go of it and to wait for it again costs 5 % of all that
+a request costs, as soon as another thread works; with a time-out of 0 the call takes a microsecond."""
+_poll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int)
 
 
-class Idle(Between):
-    """Stands before the HTTP client's protocol while its connection is in the pool. One of them a connection."""
+class _Pollfd(ctypes.Structure):
+    _fields_ = (("fd", ctypes.c_int), ("events", ctypes.c_short), ("revents", ctypes.c_short))
 
-    __slots__ = ("_socket", "_transport")
 
-    def __init__(self, inner: asyncio.Protocol, transport: asyncio.Transport) -> None:
-        self._inner = inner
-        self._transport = transport
-        self._socket = select.poll()
-        """Made once: to be asked is one call of the system's."""
-        self._socket.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+class Line(ResponseHandler):
+    """One connection. While it waits in the pool, whatever comes closes it."""
 
-    def wait(self) -> None:
+    _asked = True
+    """Somebody's request is under way."""
+    _arrived: Callable[[], None] | None = None
+    _watched: _Pollfd
+    _watched_at: int
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        self._watched = _Pollfd(transport.get_extra_info("socket").fileno(), select.POLLIN)
+        self._watched_at = ctypes.addressof(self._watched)
+
+    def tell(self, arrived: Callable[[], None]) -> None:
+        """Call `arrived` whenever something of the present answer has been read, and when nothing more can come; until
+        the answer is over or `hush` is called."""
+        self._arrived = arrived
+
+    def hush(self) -> None:
+        self._arrived = None
+
+    def rest(self) -> None:
         """The answer is over, and the connection on its way to the pool."""
-        if not self._transport.is_closing():
-            self._transport.set_protocol(self)
+        self._asked = False
+        self._arrived = None
 
     def wake(self) -> bool:
-        """The connection is to be used; False where something has come in the meantime, if only its end."""
-        if self._socket.poll(0):
+        """The connection is to be used; False where something lies unread in its socket, if only its end. What comes
+        after this is an answer to the request, however early: that is all that can be told."""
+        if self._asked:
+            return True  # it is new
+        # What came together with the end of the last answer has been read with it.
+        if self.should_close or _poll(self._watched_at, 1, 0):
             return False
-        self._transport.set_protocol(self._inner)
+        self._asked = True
         return True
 
     def data_received(self, data: bytes) -> None:
-        self._transport.abort()
+        # Without data it is called by the reader's own hand, which takes more of what had been put aside.
+        if data and not self._asked:
+            self.abort()
+            return
+        arrived = self._arrived  # with the end of its answer the connection goes to the pool
+        ResponseHandler.data_received(self, data)
+        if data and arrived is not None:
+            arrived()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        content, arrived = self._payload, self._arrived
+        super().connection_lost(exc)
+        if content is not None and not content.is_eof() and content.exception() is None:
+            content.set_exception(aiohttp.ServerDisconnectedError())
+        self._arrived = None
+        if arrived is not None:
+            arrived()
+
+
+def line_of(response: aiohttp.ClientResponse) -> Line | None:
+    """The connection over which the rest of an answer comes; None where all of it is there."""
+    connection = response.connection
+    return None if connection is None else cast(Line | None, connection.protocol)
 
 
 class Connector(aiohttp.TCPConnector):
     """Keeps connections for the next request, as long as nothing comes over them."""
 
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._factory: Callable[[], ResponseHandler] = self._line
+
+    def _line(self) -> Line:
+        return Line(cast(AbstractEventLoop, self._loop))
+
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
         while True:
             connection = await super().connect(*args, **kwargs)
-            transport, protocol = connection.transport, connection.protocol
-            if transport is None or protocol is None:
-                return connection  # lost already, which the request is told
-            idle = cast(asyncio.BaseProtocol | None, transport.get_protocol())
-            if not isinstance(idle, Idle):
-                if idle is protocol:
-                    connection.add_callback(Idle(protocol, transport).wait)
-                return connection
-            # What came together with the end of the last answer has been read with it.
-            if not protocol.should_close and idle.wake():
-                connection.add_callback(idle.wait)
+            line = cast(Line | None, connection.protocol)
+            if line is None or line.wake():
                 return connection
             connection.close()
+
+    def _release(self, key: Any, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        cast(Line, protocol).rest()
+        super()._release(key, protocol, should_close=should_close)

@@ -10,7 +10,7 @@ import aiohttp
 
 from appliance import errors
 from appliance.dialects.kinds import Passing
-from appliance.providers.tap import Tap
+from appliance.providers.pool import line_of
 from appliance.providers.upstream import Sink, told_by
 
 GRACE_S = 0.5
@@ -36,7 +36,7 @@ class RelayedStream:
         self._content = response.content
         self._reader = reader
         self._leave = leave
-        self._tap = Tap(response.content, self._arrived)
+        self._line = line_of(response)
         self._send: Callable[[bytes], bool] | None = None
         self._taken = 0
         """Bytes of the answer so far."""
@@ -57,7 +57,8 @@ class RelayedStream:
 
     async def open(self) -> None:
         """Take what comes up to the first token. Raises UpstreamFailed."""
-        await self._tap.install(self._response)
+        if self._line is not None:
+            self._line.tell(self._arrived)
         await self._take(self._keep)
 
     async def pump(self, sink: Sink) -> None:
@@ -79,7 +80,8 @@ class RelayedStream:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
-        self._tap.let_go()
+        if self._line is not None and self._response.connection is not None:
+            self._line.hush()  # else it is somebody else's by now
         self._leave(self._response, self._reader.done)
 
     @property
@@ -123,7 +125,7 @@ class RelayedStream:
                 turn.exception()  # who was cancelled at the same time does not ask for it
 
     def _arrived(self) -> None:
-        """Something has come. Called by the tap, and at the beginning of each turn for what came in between."""
+        """Something has come. Called by the connection, and at the beginning of each turn for what came in between."""
         turn, send = self._turn, self._send
         if turn is None or send is None or turn.done():
             return

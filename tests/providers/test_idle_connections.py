@@ -17,7 +17,7 @@ from appliance.dialects.kinds import CHAT
 from appliance.dialects.sse import event
 from appliance.dialects.tally import Tally
 from appliance.providers.http import make_session
-from appliance.providers.pool import Connector, Idle
+from appliance.providers.pool import Connector
 from appliance.providers.upstream import Call
 from tests.fakes.providers import upstream
 from tests.fakes.sink import taken
@@ -199,26 +199,3 @@ async def test_many_at_a_time_keep_their_connections() -> None:
 async def test_the_session_of_the_process_keeps_connections_that_way() -> None:
     async with make_session() as session:
         assert isinstance(session.connector, Connector)
-
-
-async def test_an_idle_connection_that_is_lost_tells_the_client_of_http() -> None:
-    told: list[str] = []
-
-    class Inner(asyncio.Protocol):
-        def connection_lost(self, exc: Exception | None) -> None:
-            told.append("lost")
-
-        def eof_received(self) -> None:
-            told.append("eof")
-
-    class Transport:
-        def get_extra_info(self, name: str) -> Any:
-            return self
-
-        def fileno(self) -> int:
-            return 0
-
-    idle = Idle(Inner(), Transport())  # type: ignore[arg-type]
-    idle.eof_received()
-    idle.connection_lost(None)
-    assert told == ["eof", "lost"]

@@ -17,6 +17,7 @@ from appliance.dialects.sse import event
 from appliance.dialects.tally import Tally
 from appliance.errors import UpstreamFailed
 from appliance.providers.http import make_session
+from appliance.providers.pool import Connector
 from appliance.providers.upstream import Call, Stream
 from tests.fakes.providers import upstream as openai_upstream
 from tests.fakes.sink import Taker, taken
@@ -163,7 +164,7 @@ def test_both_loops_and_tls(tls: bool, run: Callable[[Coroutine[Any, Any, None]]
             client.check_hostname = False
         async with (
             FakeUpstream(server) as fake,
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=client or True)) as session,
+            aiohttp.ClientSession(connector=Connector(ssl=client or True)) as session,
         ):
             fake.behave("many", lambda seen: Reply(events=MANY))
             for _ in range(3):
