@@ -50,7 +50,7 @@ class Key:
 class Credential:
     """A key as one target uses it."""
 
-    __slots__ = ("headers", "key", "rest_s", "rests_until", "secret")
+    __slots__ = ("fields", "headers", "key", "rest_s", "rests_until", "secret")
 
     def __init__(self, key: Key) -> None:
         self.key = key
@@ -59,6 +59,8 @@ class Credential:
         """What must not come back in an answer; b"" where there is nothing to look for."""
         self.headers: CIMultiDict[str] | None = None
         """All headers of a request with this key; whoever sends it makes them once and keeps them here."""
+        self.fields = b""
+        """The same as they are sent."""
         self.rest_s = 0.0
         """How long it rested last, by our own reckoning."""
         self.rests_until = 0.0

@@ -28,6 +28,7 @@ from appliance.providers.auth_base import Auth
 from appliance.providers.credentials import Credential, Credentials
 from appliance.providers.http_errors import from_status
 from appliance.providers.pool import Connector
+from appliance.providers.posting import Address, Reply, fields_of
 from appliance.providers.relayed import RelayedStream
 from appliance.providers.translating import Translating, believed
 from appliance.providers.upstream import READY, Call, Capabilities, GeneratedStream, Readiness, Stream, told_by
@@ -111,7 +112,7 @@ class HttpUpstream:
         self._wall = wall
         self._base = base_url.rstrip("/") + "/"
         self._health = None if health is None else yarl.URL(health, encoded=True)
-        self._urls: dict[str, yarl.URL] = {}
+        self._addresses: dict[str, Address] = {}
         self._headers = CIMultiDict({**BASE_HEADERS, **headers})
         self._timeouts: dict[float, aiohttp.ClientTimeout] = {}
         self.lingering: set[asyncio.Task[None]] = set()
@@ -200,7 +201,7 @@ class HttpUpstream:
             raise
         return stream
 
-    async def _in_one_piece(self, response: aiohttp.ClientResponse, call: Call, secret: bytes) -> Stream:
+    async def _in_one_piece(self, response: Reply, call: Call, secret: bytes) -> Stream:
         """The stream of a target that has answered with a whole answer instead, or with an error."""
         try:
             body = await self._read(response, MAX_ANSWER)
@@ -212,7 +213,7 @@ class HttpUpstream:
         count_unreported(call.tally, body, says=True)
         return GeneratedStream(first, _no_more(), renderer)
 
-    async def _asked(self, call: Call, passes: bool) -> tuple[aiohttp.ClientResponse, Credential]:
+    async def _asked(self, call: Call, passes: bool) -> tuple[Reply, Credential]:
         """What the target begins to answer; where the route wants it, without what it refuses for its value."""
         for _ in range(_MOST_DROPPED):
             try:
@@ -253,7 +254,7 @@ class HttpUpstream:
             alive=call.alive,
         )
 
-    def _leave(self, response: aiohttp.ClientResponse, done: bool) -> None:
+    def _leave(self, response: Reply, done: bool) -> None:
         """Give the connection back if the answer was read to its end, else close it, which cancels the work."""
         if not done or response.content.is_eof():
             response.release()
@@ -263,23 +264,21 @@ class HttpUpstream:
         self.lingering.add(task)
         task.add_done_callback(self.lingering.discard)
 
-    async def _post(self, call: Call, ask: Ask) -> tuple[aiohttp.ClientResponse, Credential]:
+    async def _post(self, call: Call, ask: Ask) -> tuple[Reply, Credential]:
         """The answer, once it has begun with status 200, and with whose key."""
         timeout = self._timeouts.get(call.connect_s)
         if timeout is None:
             timeout = self._timeouts[call.connect_s] = aiohttp.ClientTimeout(total=None, sock_connect=call.connect_s)
-        url = self._url(ask.path)
+        address = self._address(ask.path)
         credential = self._credentials.take()
-        headers = await self._signed(url, ask, credential, call.traceparent)
+        fields = await self._fields(address.url, ask, credential, call.traceparent)
         try:
-            response = await self._session.post(
-                url, data=ask.body, headers=headers, allow_redirects=False, timeout=timeout
-            )
-        except aiohttp.ConnectionTimeoutError as error:
+            response = await address.post(fields, ask.body, timeout)
+        except TimeoutError as error:
             raise errors.UpstreamTimeout(f"{self._name} did not accept a connection in time.") from error
         except aiohttp.ClientConnectorError as error:
             raise errors.UpstreamError(f"{self._name} cannot be reached.", code="upstream_unreachable") from error
-        except (aiohttp.ClientError, ValueError) as error:
+        except (aiohttp.ClientError, OSError) as error:
             raise errors.UpstreamFailed(f"{self._name} closed the connection without an answer.") from error
         if response.status == 200 and response.headers.get("Content-Encoding", "identity") == "identity":
             if credential.rest_s:
@@ -293,7 +292,7 @@ class HttpUpstream:
             response.release()
         raise self._refusal(response, body, credential)
 
-    def _refusal(self, response: aiohttp.ClientResponse, body: bytes, credential: Credential) -> errors.OutpostError:
+    def _refusal(self, response: Reply, body: bytes, credential: Credential) -> errors.OutpostError:
         """What an answer that is not 200 says, and what it means for the key it was asked with."""
         status = response.status
         secret = credential.text or self._auth.secret or None
@@ -305,35 +304,35 @@ class HttpUpstream:
             told.again = told.retryable = True
         return told
 
-    async def _signed(
-        self, url: yarl.URL, ask: Ask, credential: Credential, traceparent: str | None
-    ) -> Mapping[str, str]:
-        """The headers of one request; for most providers those that were made for the key's first one."""
+    async def _fields(self, url: yarl.URL, ask: Ask, credential: Credential, traceparent: str | None) -> bytes:
+        """The headers of one request; for most providers those that were made for the key's first one, and little
+        more. Raises ValueError."""
         auth, headers = self._auth, credential.headers
         if headers is None:
             headers = self._headers.copy()
             if not auth.per_request:
                 headers.update(await auth.headers("POST", url, ask.body, headers, credential.text))
-            credential.headers = headers
+            credential.headers, credential.fields = headers, fields_of(headers)
         if not (traceparent or ask.headers or auth.per_request):
-            return headers
+            return credential.fields
         headers = headers.copy()
         if traceparent:
             headers["traceparent"] = traceparent
         headers.update(ask.headers)
         if auth.per_request:
             headers.update(await auth.headers("POST", url, ask.body, headers, credential.text))
-        return headers
+        return fields_of(headers)
 
-    def _url(self, path: str) -> yarl.URL:
-        url = self._urls.get(path)
-        if url is None:
-            if len(self._urls) >= _MOST_PATHS:
-                self._urls.clear()
-            url = self._urls[path] = yarl.URL(self._base + path, encoded=True)
-        return url
+    def _address(self, path: str) -> Address:
+        address = self._addresses.get(path)
+        if address is None:
+            if len(self._addresses) >= _MOST_PATHS:
+                self._addresses.clear()
+            url = yarl.URL(self._base + path, encoded=True)
+            address = self._addresses[path] = Address(self._session, url, READ_AHEAD)
+        return address
 
-    async def _read(self, response: aiohttp.ClientResponse, limit: int, *, cut: bool = False) -> bytes:
+    async def _read(self, response: Reply, limit: int, *, cut: bool = False) -> bytes:
         """The body. cut: of a longer one only its beginning, which is no failure of the target's."""
         parts: list[bytes] = []
         size = 0
@@ -367,7 +366,7 @@ def _dropped(call: Call, error: errors.BadRequest) -> bool:
     return True
 
 
-async def _linger(response: aiohttp.ClientResponse) -> None:
+async def _linger(response: Reply) -> None:
     try:
         async with asyncio.timeout(_LINGER_S):
             while await response.content.readany():

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import ctypes
 import select
-from asyncio import AbstractEventLoop, BaseTransport
+from asyncio import BaseTransport
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import aiohttp
@@ -86,21 +87,12 @@ class Line(ResponseHandler):
             arrived()
 
 
-def line_of(response: aiohttp.ClientResponse) -> Line | None:
-    """The connection over which the rest of an answer comes; None where all of it is there."""
-    connection = response.connection
-    return None if connection is None else cast(Line | None, connection.protocol)
-
-
 class Connector(aiohttp.TCPConnector):
     """Keeps connections for the next request, as long as nothing comes over them."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._factory: Callable[[], ResponseHandler] = self._line
-
-    def _line(self) -> Line:
-        return Line(cast(AbstractEventLoop, self._loop))
+        self._factory = partial(Line, loop=self._loop)  # type: ignore[assignment]  # of a subclass
 
     async def connect(self, *args: Any, **kwargs: Any) -> Connection:
         while True:

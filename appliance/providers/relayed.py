@@ -10,7 +10,7 @@ import aiohttp
 
 from appliance import errors
 from appliance.dialects.kinds import Passing
-from appliance.providers.pool import line_of
+from appliance.providers.posting import Reply
 from appliance.providers.upstream import Sink, told_by
 
 GRACE_S = 0.5
@@ -26,9 +26,9 @@ class RelayedStream:
     def __init__(
         self,
         target: str,
-        response: aiohttp.ClientResponse,
+        response: Reply,
         reader: Passing,
-        leave: Callable[[aiohttp.ClientResponse, bool], None],
+        leave: Callable[[Reply, bool], None],
     ) -> None:
         """`leave` gives the response back, told whether it was read to its end."""
         self._target = target
@@ -36,7 +36,6 @@ class RelayedStream:
         self._content = response.content
         self._reader = reader
         self._leave = leave
-        self._line = line_of(response)
         self._send: Callable[[bytes], bool] | None = None
         self._taken = 0
         """Bytes of the answer so far."""
@@ -57,8 +56,8 @@ class RelayedStream:
 
     async def open(self) -> None:
         """Take what comes up to the first token. Raises UpstreamFailed."""
-        if self._line is not None:
-            self._line.tell(self._arrived)
+        if (line := self._response.line) is not None:
+            line.tell(self._arrived)
         await self._take(self._keep)
 
     async def pump(self, sink: Sink) -> None:
@@ -80,8 +79,8 @@ class RelayedStream:
         if self._grace is not None:
             self._grace.cancel()
             self._grace = None
-        if self._line is not None and self._response.connection is not None:
-            self._line.hush()  # else it is somebody else's by now
+        if (line := self._response.line) is not None:
+            line.hush()
         self._leave(self._response, self._reader.done)
 
     @property
