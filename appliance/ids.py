@@ -9,10 +9,13 @@ from functools import lru_cache
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 _SHIFTS = range(120, -10, -10)
-_DRAW = 640
+_NOISE = bytes([ord(_ALPHABET[byte & 31]) for byte in range(256)])
+"""A random byte as a random character."""
+_DRAW = 1024
 """Random bytes that are drawn at a time."""
 _TIME = 10
 """Characters of the time; the other 16 are noise."""
+_LENGTH = 16
 _endings: list[str] = []
 
 
@@ -24,16 +27,15 @@ def make_id(milliseconds: int, random: bytes) -> str:
 
 def new_id() -> str:
     """A fresh id of this moment: as `make_id` makes it of time and noise."""
-    try:
-        ending = _endings.pop()
-    except IndexError:
+    if not _endings:
         # Asking the system costs more than all the rest, so it is asked for many at once; each is used once.
-        drawn = os.urandom(_DRAW)
-        _endings.extend([make_id(0, drawn[at : at + 10])[_TIME:] for at in range(10, _DRAW, 10)])
-        ending = make_id(0, drawn[:10])[_TIME:]
-    return _beginning(time.time_ns() // 1_000_000) + ending
+        drawn = os.urandom(_DRAW).translate(_NOISE).decode("ascii")
+        _endings.extend([drawn[at : at + _LENGTH] for at in range(0, _DRAW, _LENGTH)])
+    milliseconds = time.time_ns() // 1_000_000
+    return _second(milliseconds >> 10) + _PAIRS[milliseconds & 1023] + _endings.pop()
 
 
 @lru_cache(maxsize=4)
-def _beginning(milliseconds: int) -> str:
-    return make_id(milliseconds, bytes(10))[:_TIME]
+def _second(number: int) -> str:
+    """How the ids of one second, of 1,024 milliseconds, begin."""
+    return make_id(number << 10, bytes(10))[: _TIME - 2]

@@ -15,6 +15,7 @@ from appliance.door.endpoint import Endpoint, Visit
 from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, read_body, send_large
 from appliance.door.render import anthropic_error, respond
 from appliance.door.terms import Terms
+from appliance.door.whole import whole_response
 from appliance.exchange import Gateway, run
 from appliance.explaining import explain
 from appliance.wishes import EXPLAIN_HEADER, parse_explain
@@ -34,6 +35,9 @@ async def answer(gateway: Gateway, kind: Kind, terms: Terms, visit: Visit) -> we
         raise
     visit.row = result.row
     if not result.streamed:
+        written = whole_response(visit.request, result.body, visit.id, result.status, result.headers)
+        if written is not None:
+            return written
         response = respond(result.body, visit.id, status=result.status, headers=result.headers)
         if len(result.body) <= LARGE:
             return response
