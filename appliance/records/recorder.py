@@ -2,8 +2,9 @@
 
     submit, write ──queue──▶ thread: take all that waits ▶ write ▶ commit ──▶ loop: settle the futures
 
-There is no timer on the way in: an idle writer takes a row at once, a busy one finds a batch when
-its commit returns. While writing fails, `available` is False and the thread tries again by itself.
+What one turn of the loop submits is handed over together: a thread that wakes for the first of it would take the
+interpreter from the rest, and commit it alone. There is no timer on the way in: an idle writer takes a row at once, a busy
+one finds a batch when its commit returns. While writing fails, `available` is False and the thread tries again by itself.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ class Recorder:
         self._patience_s = patience_s
         self._probe_s = probe_s
         self._clock = clock
-        self._queue: queue.SimpleQueue[_Entry | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[list[_Entry] | None] = queue.SimpleQueue()
+        self._gathered: list[_Entry] = []
+        """Of the present turn of the loop."""
         self._pending: deque[_Entry] = deque()
         self._depth = 0
         self._sweep: asyncio.TimerHandle | None = None
@@ -151,7 +154,9 @@ class Recorder:
         self._pending.append(entry)
         if self._sweep is None:
             self._sweep = loop.call_later(self._patience_s, self._expire)
-        self._queue.put(entry)
+        if not self._gathered:
+            loop.call_soon(self._hand_over)
+        self._gathered.append(entry)
         return future
 
     async def close(self) -> None:
@@ -161,6 +166,7 @@ class Recorder:
             return
         self._closing = True
         if self._thread is not None:
+            self._hand_over()
             self._queue.put(None)
             try:
                 await asyncio.wait_for(self._ended.wait(), 2 * self._patience_s)
@@ -174,6 +180,11 @@ class Recorder:
         self._ended.set()
 
     # --- on the event loop ---
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered:
+            self._queue.put(gathered)
 
     def _expire(self) -> None:
         """Fail entries that have waited too long: the writer may hang in a sync that nobody can interrupt."""
@@ -233,18 +244,20 @@ class Recorder:
         while not ending:
             batch: list[_Entry] = []
             try:
-                entry = self._queue.get(timeout=None if working else self._probe_s)
+                entries = self._queue.get(timeout=None if working else self._probe_s)
                 while True:
-                    if entry is None:
+                    if entries is None:
                         ending = True
                         break
-                    batch.append(entry)
-                    if len(batch) == self._max_batch:
+                    batch += entries
+                    if len(batch) >= self._max_batch:
                         break
-                    entry = self._queue.get_nowait()
+                    entries = self._queue.get_nowait()
             except queue.Empty:
                 pass
-            works = self._write(batch) if batch else ending or self._probe()
+            works = True if batch else ending or self._probe()
+            for at in range(0, len(batch), self._max_batch):
+                works = self._write(batch[at : at + self._max_batch])
             if works is not working:
                 logger.log(*((logging.INFO, "records_available") if works else (logging.ERROR, "records_unavailable")))
                 working = works
