@@ -82,6 +82,11 @@ class _Connection(web.RequestHandler):
             # Part of a head has come, and nobody is at work: the rest has to follow soon.
             self._head_timer = self._loop.call_later(self._server.terms.limits.header_timeout, self._head_late)
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp asks for it at each read, and parses nothing then.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._stall_timer is None:

@@ -334,10 +334,13 @@ class HttpUpstream:
 
     async def _read(self, response: Reply, limit: int, *, cut: bool = False) -> bytes:
         """The body. cut: of a longer one only its beginning, which is no failure of the target's."""
+        content = response.content
+        if content.is_eof() and content.total_bytes <= limit and content.exception() is None:
+            return content.read_nowait(-1)
         parts: list[bytes] = []
         size = 0
         try:
-            while part := await response.content.readany():
+            while part := await content.readany():
                 parts.append(part)
                 size += len(part)
                 if size > limit and cut:

@@ -77,6 +77,11 @@ class Line(ResponseHandler):
         if data and arrived is not None:
             arrived()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # aiohttp asks for it at each read, and parses nothing then.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         content, arrived = self._payload, self._arrived
         super().connection_lost(exc)
