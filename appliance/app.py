@@ -23,7 +23,7 @@ from appliance.door.http import Limits
 from appliance.door.line_writer import LineWriter
 from appliance.door.serve import Doors
 from appliance.errors import BadRequest
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 from appliance.identity.certificates import require
 from appliance.identity.jwks import ProviderError
 from appliance.identity.key_ring import ensure_first_admin

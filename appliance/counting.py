@@ -5,7 +5,7 @@ from __future__ import annotations
 from appliance.dialects.asked import Asked
 from appliance.dialects.kinds import MESSAGES
 from appliance.errors import BadRequest, OutpostError
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 from appliance.identity.principal import Principal
 from appliance.routing.plan import make_plan
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from collections.abc import Callable
 
 import msgspec
 
-from appliance.account import Account, Limits
-from appliance.collaborators import Authenticator, Clock, Contents, Incoming, Observer, Recorder
+from appliance.account import Account
+from appliance.collaborators import Incoming, Recorder
 from appliance.dialects.asked import Asked
 from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import BYTES_A_TOKEN
@@ -29,72 +27,31 @@ from appliance.errors import (
     UpstreamError,
     forget_way,
 )
-from appliance.identity.principal import Principal, Priority
-from appliance.limits.admission import Gates, choose_priority, least_urgent
+from appliance.gateway import Gateway
+from appliance.identity.principal import Principal
+from appliance.limits.admission import choose_priority, least_urgent
 from appliance.limits.rules import Used
 from appliance.outgoing import Outgoing
 from appliance.records.rows import ExchangeRow, Outcome
 from appliance.relay import Relay
-from appliance.responses.keeper import Prepared, ResponseKeeper
+from appliance.responses.keeper import Prepared
 from appliance.routing.explain import Explanation
-from appliance.routing.health import Health
 from appliance.routing.plan import Plan, Situation, explain_plan, make_plan, plain_plan
 from appliance.routing.residency import Demand
-from appliance.routing.routes import Route, Router
-from appliance.routing.watch import Running, Watch
+from appliance.routing.routes import Route
+from appliance.routing.watch import Watch
 from appliance.settings.recording import Content
 from appliance.shadow_answers import Given
-from appliance.shadows import PIECES, Drawn, Shadows
+from appliance.shadows import PIECES, Drawn
 from appliance.wishes import PRIORITY_HEADER, SESSION_HEADER, TAGS_HEADER, parse_session, parse_tags
 
 logger = logging.getLogger("outpost.exchange")
-
-T = TypeVar("T")
 
 MISTAKE = "The gateway made a mistake; its log has it under the request id."
 FEW_PIECES = 64
 """More of a stream are put together off the event loop: a thousand take 20 ms."""
 STREAM_OVERHEAD = 64
 """Bytes of a stream for each byte of text, about: what frames and fields of short deltas come to."""
-
-
-@dataclass
-class Gateway:
-    """The collaborators of every exchange. `router` is replaced whole by a reload."""
-
-    authenticator: Authenticator
-    recorder: Recorder
-    router: Router
-    running: Running
-    clock: Clock
-    gates: Gates
-    limits: Limits
-    observer: Observer
-    contents: Contents
-    health: Health
-    responses: ResponseKeeper
-    new_id: Callable[[], str]
-    """A fresh unguessable id: letters and digits."""
-    pause: Callable[[float], Awaitable[None]] = asyncio.sleep
-    draining: bool = False
-    """A shutdown has begun: nothing new is taken."""
-    max_priority: Priority = "interactive"
-    """The most urgent class that anybody may ask for."""
-    default_priority: Priority = "normal"
-    max_json_depth: int = 64
-    write_timeout_s: float = 30.0
-    background: set[asyncio.Task[Any]] = field(default_factory=set)
-    shadows: Shadows = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.shadows = Shadows(self.health, self.gates, lambda: self.limits.prices, self.clock, self.observer.shadowed)
-
-    def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Have something done that goes on if its caller ends; a shutdown waits for it."""
-        task = asyncio.create_task(work)
-        self.background.add(task)
-        task.add_done_callback(self.background.discard)
-        return task
 
 
 class Answer(msgspec.Struct):

@@ -8,7 +8,8 @@ from appliance.collaborators import Incoming
 from appliance.dialects.kinds import Kind
 from appliance.dialects.wire import encode
 from appliance.errors import PermissionDenied
-from appliance.exchange import Answer, Exchange, Gateway, check_may_ask
+from appliance.exchange import Answer, Exchange, check_may_ask
+from appliance.gateway import Gateway
 from appliance.identity.permissions import ROLES
 from appliance.identity.principal import Principal
 from appliance.outgoing import Outgoing

@@ -5,16 +5,15 @@ Everything that is measured of an attempt goes into the exchange's row, whatever
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from appliance.account import Account
+from appliance.attempt import Answered, Opened, RunningAttempt, drop
 from appliance.dialects.kinds import Kind
 from appliance.dialects.tally import Tally, count_unreported
-from appliance.errors import BadRequest, ContentFiltered, Diverged, InternalError, OutpostError, TargetBusy, forget_way
+from appliance.errors import BadRequest, ContentFiltered, Diverged, OutpostError, TargetBusy, forget_way
 from appliance.hedged import Heat
 from appliance.identity.principal import Priority
 from appliance.limits.admission import Gates, Visit
@@ -24,7 +23,6 @@ from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.rescue import MOST_RESUMED, Rescue
 from appliance.routing.attempts import Turns, far
-from appliance.routing.board import Flight
 from appliance.routing.health import Health
 from appliance.routing.hedging import Hedging
 from appliance.routing.plan import Candidate, Plan, unavailable
@@ -32,7 +30,7 @@ from appliance.routing.routes import Route
 from appliance.routing.watch import Watch
 
 T = TypeVar("T")
-Begun = TypeVar("Begun", "_Opened", "_Answered")
+Begun = TypeVar("Begun", Opened, Answered)
 Start = Callable[[Route, Candidate, "Heat[Any] | None"], Coroutine[Any, Any, Begun]]
 
 
@@ -57,11 +55,11 @@ class Relay:
         self._kind = kind
         self._partition = partition
         self._gates = gates
-        self._health = health
+        self.health = health
         self._traceparent = traceparent
         self._outgoing = outgoing
-        self._watch = watch
-        self._now = now
+        self.watch = watch
+        self.now = now
         self._pause = pause
         self._write_timeout_s = write_timeout_s
         self.row = row
@@ -86,10 +84,10 @@ class Relay:
         self._plan: Plan
         self._turns: Turns
         """Whose turn it is."""
-        self._runners: list[_Attempt] = []
+        self._runners: list[RunningAttempt] = []
         """The attempts that run against each other."""
         self._fail: Callable[[OutpostError], bytes] = kind.error_event
-        self._rescue: Rescue | None = None
+        self.rescue: Rescue | None = None
         self._seen: Keeping
         """What the client was sent, where there is a rescue."""
 
@@ -108,25 +106,25 @@ class Relay:
 
     async def whole(self, plan: Plan) -> bytes:
         """The body of a whole answer."""
-        self._watch.total(plan.route.deadlines.total, lambda: total_over(plan.route))
+        self.watch.total(plan.route.deadlines.total, lambda: total_over(plan.route))
         body = await self._in_turn(plan, self._whole)
-        self.row.ttft_s = self._now()
+        self.row.ttft_s = self.now()
         return body
 
     async def stream(self, plan: Plan) -> bytes:
         """Pass a streamed answer on; gives its last events, which say that it is complete."""
         route = plan.route
-        self._watch.total(route.deadlines.total, lambda: total_over(route))
+        self.watch.total(route.deadlines.total, lambda: total_over(route))
         if self.kept is not None:
             self._outgoing = Keeping(self._outgoing, self.kept, self.keep_most)
         if route.rescue == "resume" and Rescue.suits(plan.candidates[0].request):
-            self._rescue = Rescue(self._kind)
-            self._outgoing = self._seen = Keeping(self._outgoing, self._rescue.pieces, MOST_RESUMED)
+            self.rescue = Rescue(self._kind)
+            self._outgoing = self._seen = Keeping(self._outgoing, self.rescue.pieces, MOST_RESUMED)
         return await self._in_turn(plan, self._stream)
 
     async def _in_turn(self, plan: Plan, ask: Callable[[Route, Candidate], Awaitable[T]]) -> T:
         """The first answer of the plan's candidates; raises the most useful error when none gives one."""
-        route, health = plan.route, self._health
+        route, health = plan.route, self.health
         self._plan = plan
         may_retry = partial(health.may_retry, route.model)
         turns = self._turns = Turns(plan.candidates, route.retries, health.random, may_retry, far)
@@ -159,11 +157,11 @@ class Relay:
 
     def _left_s(self, route: Route) -> float:
         """Of the time for all attempts together, in which waits at gates do not count."""
-        return route.deadlines.total - self._now() + (self.queue_s or 0.0)
+        return route.deadlines.total - self.now() + (self.queue_s or 0.0)
 
     async def _resumes(self, error: OutpostError) -> bool:
         """Whether somebody else may go on with a stream that the client has seen the beginning of."""
-        rescue = self._rescue
+        rescue = self.rescue
         passes = error.retryable or error.elsewhere
         return rescue is not None and passes and self._seen.whole and await rescue.may_resume()
 
@@ -185,33 +183,33 @@ class Relay:
         candidates = self._plan.candidates
         if candidate is not candidates[0] or len(candidates) == 1 or self.row.attempts:
             return await start(route, candidate, None)
-        at_s = self._health.hedge_at_s(route.model, candidate.target.name, hedging, route.deadlines.first_token)
+        at_s = self.health.hedge_at_s(route.model, candidate.target.name, hedging, route.deadlines.first_token)
         if at_s is None:
             return await start(route, candidate, None)
-        account, other, heat = self.account, candidates[1], Heat[Begun](self._watch.caught)
+        account, other, heat = self.account, candidates[1], Heat[Begun](self.watch.caught)
         try:
             begun = await heat.run(
                 start(route, candidate, heat),
                 lambda: start(route, other, heat),
                 at_s,
-                lambda: (account is None or account.allows(other)) and self._health.may_hedge(route.model, hedging),
-                _drop,
+                lambda: (account is None or account.allows(other)) and self.health.may_hedge(route.model, hedging),
+                drop,
             )
         except BaseException:
             self._count_race(candidate, other)
             raise
         finally:
-            self._watch.disarm()
+            self.watch.disarm()
         self.tally, self.row.target = begun.attempt.tally, begun.attempt.target
         if self._count_race(candidate, other, begun.attempt) and account is not None:
             try:
                 await account.cover()
             except BaseException:
-                await _drop(begun)
+                await drop(begun)
                 raise
         return begun
 
-    def _count_race(self, first: Candidate, second: Candidate, winner: _Attempt | None = None) -> bool:
+    def _count_race(self, first: Candidate, second: Candidate, winner: RunningAttempt | None = None) -> bool:
         """What was used in vain is the caller's all the same, by the target that was asked; in the end the account is
         at the winner. Whether that changed anything of it."""
         runners, self._runners = self._runners, []  # they lead back to here
@@ -225,8 +223,8 @@ class Relay:
             self.spent = used = attempt.used
         return moved
 
-    async def _answer(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Answered:
-        name, watch = candidate.target.name, self._watch
+    async def _answer(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> Answered:
+        name, watch = candidate.target.name, self.watch
         visit = await self._enter(candidate, heat)
         try:
             call = self._call(route, candidate, visit)
@@ -238,15 +236,15 @@ class Relay:
                     watch.arm(seconds, lambda: silent(name, "an answer", seconds))
                 body = await candidate.target.upstream.whole(call)
                 count_unreported(call.tally, body, says=call.kind.name != "embeddings")
-                return _Answered(body, attempt, call.response)
+                return Answered(body, attempt, call.response)
         finally:
             if heat is None:
                 watch.disarm()
             visit.leave()
 
-    async def _open(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> _Opened:
+    async def _open(self, route: Route, candidate: Candidate, heat: Heat[Any] | None) -> Opened:
         """A stream with its first token."""
-        name, deadlines, watch = candidate.target.name, route.deadlines, self._watch
+        name, deadlines, watch = candidate.target.name, route.deadlines, self.watch
 
         def started() -> None:
             watch.arm(deadlines.first_token, lambda: silent(name, "a first token", deadlines.first_token))
@@ -255,10 +253,10 @@ class Relay:
         try:
             call = self._call(route, candidate, visit)
             call.started, call.queued, call.alive = started, watch.disarm, watch.touch
-            if self._rescue is not None:
+            if self.rescue is not None:
                 call.whole_events = not self._kind.resumes_bytes
                 if self.streaming:
-                    await self._rescue.prepare(call, candidate)
+                    await self.rescue.prepare(call, candidate)
             attempt = self._attempt(candidate, call.tally, heat)
             with attempt:
                 started()
@@ -276,7 +274,7 @@ class Relay:
             visit.leave()
             raise
         watch.disarm()
-        return _Opened(stream, attempt, visit, name, deadlines.idle)
+        return Opened(stream, attempt, visit, name, deadlines.idle)
 
     async def _enter(self, candidate: Candidate, heat: Heat[Any] | None) -> Visit:
         """Have the limits of a target cover the request, and wait for a place there; raises TargetBusy where somebody
@@ -297,20 +295,20 @@ class Relay:
                 raise
         if inside:
             return visit
-        left = self._watch.suspend()
+        left = self.watch.suspend()
         try:
             await visit.enter()
         finally:
-            self._watch.resume(left)
+            self.watch.resume(left)
             if visit.queue_s:
                 self.queue_s = (self.queue_s or 0.0) + visit.queue_s
                 if account is not None:
                     account.touch()
         return visit
 
-    async def _pump(self, route: Route, opened: _Opened) -> bytes:
+    async def _pump(self, route: Route, opened: Opened) -> bytes:
         """From the target to the client, at the client's pace, until the target says that it is done."""
-        watch, stream = self._watch, opened.stream
+        watch, stream = self.watch, opened.stream
         try:
             with opened.attempt:
                 way = Way(self._outgoing, watch, self._write_timeout_s, opened.idle_s, opened.silent)
@@ -344,8 +342,8 @@ class Relay:
         """The first that the client sees."""
         self.streaming = True
         self._fail = stream.fail
-        self.row.ttft_s = self._now()
-        self._watch.arm(self._write_timeout_s, stalled)
+        self.row.ttft_s = self.now()
+        self.watch.arm(self._write_timeout_s, stalled)
         await self._outgoing.begin(self.headers(), data)
 
     def _call(self, route: Route, candidate: Candidate, visit: Visit) -> Call:
@@ -365,19 +363,19 @@ class Relay:
             traceparent=self._traceparent(),
         )
 
-    def _attempt(self, candidate: Candidate, tally: Tally, heat: Heat[Any] | None) -> _Attempt:
+    def _attempt(self, candidate: Candidate, tally: Tally, heat: Heat[Any] | None) -> RunningAttempt:
         """Raises TargetResting where the target is not to be asked now."""
         name = candidate.target.name
-        flight = self._health.began(name, self.size, alone=not self._turns.others)
+        flight = self.health.began(name, self.size, alone=not self._turns.others)
         self.row.target = name
-        attempt = _Attempt(name, self, flight, tally, heat, far=candidate.target.provider is not None)
+        attempt = RunningAttempt(name, self, flight, tally, heat, far=candidate.target.provider is not None)
         if heat is not None:
             self._runners.append(attempt)
         return attempt
 
-    def ended(self, attempt: _Attempt, at: int, started_s: float, outcome: str, code: str | None) -> None:
+    def ended(self, attempt: RunningAttempt, at: int, started_s: float, outcome: str, code: str | None) -> None:
         """Put an attempt and what it used on record."""
-        target, tally, account, now, cost = attempt.target, attempt.tally, self.account, self._now(), 0
+        target, tally, account, now, cost = attempt.target, attempt.tally, self.account, self.now(), 0
         prompt_tokens = tally.prompt_tokens
         if account is not None:
             prompt_tokens = account.prompt_tokens(tally)
@@ -393,107 +391,3 @@ class Relay:
             tally.completion_tokens,
             cost,
         )
-
-
-class _Attempt:
-    """One try at one target, on record from its start. Enter it around all that the try does."""
-
-    __slots__ = ("_at", "_far", "_flight", "_heat", "_opening", "_relay", "_started", "tally", "target", "used")
-
-    def __init__(
-        self, target: str, relay: Relay, flight: Flight, tally: Tally, heat: Heat[Any] | None, *, far: bool
-    ) -> None:
-        """heat: the race that it runs in. far: the target is a provider's, which only tells at the end what it has
-        used."""
-        self.target = target
-        self.tally = tally
-        self.used: Used | None = None
-        self._far = far
-        self._flight = flight
-        self._heat = heat
-        self._opening = False
-        self._relay = relay
-        self._started = relay._now()
-        self._at = len(relay.row.attempts)
-        relay.row.attempts.append(Attempt(target, self._started, 0.0, "completed"))
-
-    def first_token(self) -> None:
-        """What was asked for has begun to come; the rest of it is still this attempt's."""
-        self._opening = True
-        self._heat = None
-        self._relay._health.first_token(self._flight)
-
-    def __enter__(self) -> None:
-        self._opening = False
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: object) -> None:
-        relay, heat = self._relay, self._heat
-        stopped: OutpostError | None = None
-        if isinstance(error, asyncio.CancelledError):
-            # In a race the task that is cancelled is not the one that the watch guards.
-            stopped = relay._watch.caught() if heat is None else heat.stopped
-        failure = stopped or error
-        outcome, code = "completed", None
-        if isinstance(failure, OutpostError):
-            outcome, code = "failed", failure.code
-            if relay._rescue is not None and relay.streaming:
-                relay._rescue.ended(self.target, failure, self.tally)
-        elif isinstance(failure, asyncio.CancelledError):
-            outcome = "cancelled"
-            self._count_abandoned()
-        elif failure is not None:
-            outcome, code = "failed", InternalError.code
-        relay.ended(self, self._at, self._started, outcome, code)
-        if failure is not None or not self._opening:
-            relay._health.ended(self._flight, failure, self.tally.completion_tokens)
-        if stopped is not None:
-            try:
-                raise stopped from None
-            finally:
-                failure = stopped = None  # its traceback holds this frame
-
-    def drop(self) -> None:
-        """Nobody takes what it has begun; see `Heat.run`."""
-        self._count_abandoned()
-        self._relay.ended(self, self._at, self._started, "cancelled", None)
-        self._relay._health.ended(self._flight, asyncio.CancelledError(), self.tally.completion_tokens)
-
-    def _count_abandoned(self) -> None:
-        """A client that leaves before a provider has said anything has had it work all the same: that costs the prompt,
-        and is a request. Else whoever leaves in time would be bound by no limit."""
-        if self._far and self.tally.source == "none":
-            self.tally.source = "estimated"
-
-
-@dataclass(slots=True)
-class _Answered:
-    """A whole answer, with the attempt it belongs to."""
-
-    body: bytes
-    attempt: _Attempt
-    response: Any
-    """The same as data, for kinds that are stored."""
-
-
-@dataclass(slots=True)
-class _Opened:
-    """A stream that has its first token, with the attempt it belongs to."""
-
-    stream: Stream
-    attempt: _Attempt
-    visit: Visit
-    target: str
-    idle_s: float
-
-    def silent(self) -> OutpostError:
-        return silent(self.target, "another token", self.idle_s)
-
-
-async def _drop(begun: _Opened | _Answered) -> None:
-    """End what nobody takes."""
-    if isinstance(begun, _Opened):
-        begun.attempt.drop()
-        try:
-            await begun.stream.aclose()
-        finally:
-            begun.visit.leave()

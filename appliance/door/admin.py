@@ -18,7 +18,7 @@ from appliance.door.operation import LIMIT, MAX_NUMBER, MAX_ROWS, Operation, num
 from appliance.door.render import respond
 from appliance.door.terms import Terms
 from appliance.errors import NotFound
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 from appliance.identity.key_ring import KeyRing
 from appliance.identity.principal import Principal
 from appliance.records.rows import RecordedExchange

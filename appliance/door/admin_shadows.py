@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from appliance.door.operation import Asked, Operation
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 from appliance.shadows import Overview
 
 

@@ -7,7 +7,7 @@ from aiohttp import web
 from appliance.dialects.wire import encode
 from appliance.door.endpoint import Endpoint, Visit
 from appliance.door.render import respond
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 
 
 async def _healthz(visit: Visit) -> web.StreamResponse:

@@ -16,8 +16,9 @@ from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, read_body, se
 from appliance.door.render import anthropic_error, respond
 from appliance.door.terms import Terms
 from appliance.door.whole import whole_response
-from appliance.exchange import Gateway, run
+from appliance.exchange import run
 from appliance.explaining import explain
+from appliance.gateway import Gateway
 from appliance.wishes import EXPLAIN_HEADER, parse_explain
 
 

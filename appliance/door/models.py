@@ -7,7 +7,7 @@ from aiohttp import web
 from appliance.dialects import models
 from appliance.door.endpoint import Endpoint, Visit
 from appliance.door.render import respond
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 
 _HEADERS = {"x-outpost-target": "none", "x-outpost-attempts": "0"}
 

@@ -16,7 +16,7 @@ from appliance.door.operation import number
 from appliance.door.render import respond
 from appliance.door.terms import Terms
 from appliance.errors import BadRequest, NotFound, UnsupportedParameter
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 from appliance.identity.principal import Principal
 from appliance.responses.keeper import Order
 

@@ -27,7 +27,7 @@ from appliance.door.login import Login
 from appliance.door.render import openai_error, problem
 from appliance.door.terms import Terms
 from appliance.errors import OutpostError
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 from appliance.identity.principal import Principal
 
 logger = logging.getLogger("outpost.door")

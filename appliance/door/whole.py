@@ -1,7 +1,7 @@
 """A whole answer written by our own hand: its head and its body in one piece, straight to the transport.
 
-What aiohttp's response does for it – a dictionary of headers, two rounds of looking what is missing, a writer – costs as
-much as all of routing, for an answer of which everything is known.
+What aiohttp's response does for it – a dictionary of headers, two rounds of looking what is missing, a writer – costs
+as much as all of routing, for an answer of which everything is known.
 """
 
 from __future__ import annotations

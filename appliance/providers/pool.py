@@ -20,8 +20,8 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.connector import Connection
 
 _poll = ctypes.PyDLL(None).poll
-"""Keeps the interpreter's lock, as Python's own does not: to let go of it and to wait for it again costs 5 % of all that
-a request costs, as soon as another thread works; with a time-out of 0 the call takes a microsecond."""
+"""Keeps the interpreter's lock, as Python's own does not: to let go of it and to wait for it again costs 5 % of all
+that a request costs, as soon as another thread works; with a time-out of 0 the call takes a microsecond."""
 _poll.argtypes = (ctypes.c_void_p, ctypes.c_ulong, ctypes.c_int)
 
 

@@ -3,8 +3,9 @@
     submit, write ──queue──▶ thread: take all that waits ▶ write ▶ commit ──▶ loop: settle the futures
 
 What one turn of the loop submits is handed over together: a thread that wakes for the first of it would take the
-interpreter from the rest, and commit it alone. There is no timer on the way in: an idle writer takes a row at once, a busy
-one finds a batch when its commit returns. While writing fails, `available` is False and the thread tries again by itself.
+interpreter from the rest, and commit it alone. There is no timer on the way in: an idle writer takes a row at once, a
+busy one finds a batch when its commit returns. While writing fails, `available` is False and the thread tries again by
+itself.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from appliance.door.admin import Operator
 from appliance.door.http import Limits
 from appliance.door.serve import Doors
 from appliance.errors import OutpostError, RecordsUnavailable
-from appliance.exchange import Gateway
+from appliance.gateway import Gateway
 from appliance.identity.authenticator import Authenticator
 from appliance.identity.principal import Principal
 from appliance.limits.admission import Gates
