@@ -23,7 +23,7 @@ from appliance.limits.refusal import Refusal
 from appliance.limits.rules import Context, Demand, Used
 from appliance.pricing import FREE, Consumption, Prices, cost, worst_cost
 from appliance.records.rows import Charge
-from appliance.routing.plan import Candidate
+from appliance.routing.candidate import Candidate
 
 UNKNOWN_OUTPUT = 16_384
 """Tokens of an answer of which nobody says how long it may be: neither the request nor the target."""

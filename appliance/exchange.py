@@ -35,10 +35,12 @@ from appliance.outgoing import Outgoing
 from appliance.records.rows import ExchangeRow, Outcome
 from appliance.relay import Relay
 from appliance.responses.keeper import Prepared
+from appliance.routing.candidate import Plan
 from appliance.routing.explain import Explanation
-from appliance.routing.plan import Plan, Situation, explain_plan, make_plan, plain_plan
+from appliance.routing.plan import explain_plan, make_plan, plain_plan
 from appliance.routing.residency import Demand
 from appliance.routing.routes import Route
+from appliance.routing.situation import Situation
 from appliance.routing.watch import Watch
 from appliance.settings.recording import Content
 from appliance.shadow_answers import Given

@@ -23,9 +23,10 @@ from appliance.providers.upstream import Call, Stream
 from appliance.records.rows import Attempt, ExchangeRow
 from appliance.rescue import MOST_RESUMED, Rescue
 from appliance.routing.attempts import Turns, far
+from appliance.routing.candidate import Candidate, Plan
 from appliance.routing.health import Health
 from appliance.routing.hedging import Hedging
-from appliance.routing.plan import Candidate, Plan, unavailable
+from appliance.routing.left_out import unavailable
 from appliance.routing.routes import Route
 from appliance.routing.watch import Watch
 

@@ -20,7 +20,7 @@ from appliance.dialects.splice import Sent, Spent, Splice, Way, sent
 from appliance.dialects.tally import BYTES_A_TOKEN, Tally
 from appliance.errors import BadRequest, Diverged, OutpostError, UpstreamError
 from appliance.providers.upstream import Call
-from appliance.routing.plan import Candidate
+from appliance.routing.candidate import Candidate
 from runtimes.engine import Event
 
 T = TypeVar("T")

@@ -23,10 +23,12 @@ from appliance.pricing import FREE, Consumption, Prices, cost
 from appliance.providers.upstream import Call
 from appliance.records.rows import SHADOW, Attempt, ExchangeRow, tries
 from appliance.routing.breaker import usable
+from appliance.routing.candidate import Candidate
 from appliance.routing.health import Health
-from appliance.routing.plan import Allowed, Candidate, Situation, fit_shadow
+from appliance.routing.plan import fit_shadow
 from appliance.routing.routes import Route, Shadow
 from appliance.routing.shadow import COMPARED, Comparison, Said, compare
+from appliance.routing.situation import Allowed, Situation
 from appliance.shadow_answers import READERS, Given, Result, heard, result_of, said_by_given
 from runtimes.engine import Event
 

@@ -19,8 +19,9 @@ from appliance.routing.board import TargetState
 from appliance.routing.breaker import Phase, usable
 from appliance.routing.explain import Explanation, in_order
 from appliance.routing.health import Health
-from appliance.routing.plan import Situation, explain_plan
+from appliance.routing.plan import explain_plan
 from appliance.routing.routes import Nested, Rescue, Route, Router, Target
+from appliance.routing.situation import Situation
 from appliance.wishes import parse_session, parse_tags
 
 Dialect = Literal["chat", "messages", "responses", "completions", "embeddings"]

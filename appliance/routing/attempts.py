@@ -9,7 +9,7 @@ from typing import NamedTuple
 from appliance.errors import Diverged, OutpostError, TargetBusy, TargetLimited, TargetResting, TargetUsedUp
 from appliance.routing.breaker import FINE, Standing
 from appliance.routing.budget import pause_s
-from appliance.routing.plan import Candidate
+from appliance.routing.candidate import Candidate
 from appliance.routing.residency import DISTANCE
 
 MOST_WAIT_S = 30.0

@@ -5,16 +5,13 @@ from __future__ import annotations
 import random as chance
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from appliance.errors import DeadlineExceeded, OutpostError, TargetLimited, TargetResting, TargetUsedUp
 from appliance.routing.board import Board, Flight
 from appliance.routing.breaker import Standing, outcome_of
 from appliance.routing.budget import RetryBudget
+from appliance.routing.candidate import Candidate
 from appliance.routing.hedging import Hedging, hedge_at_s, hedge_budget
-
-if TYPE_CHECKING:
-    from appliance.routing.plan import Candidate
 
 SHORTEST_S = 0.1
 SILENT_SHARE = 0.5

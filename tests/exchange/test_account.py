@@ -26,7 +26,7 @@ from appliance.limits.counters import Reservation
 from appliance.limits.rules import Used, read_key, rule_of
 from appliance.pricing import Prices
 from appliance.providers.upstream import Capabilities
-from appliance.routing.plan import Candidate
+from appliance.routing.candidate import Candidate
 from appliance.routing.routes import Target
 from appliance.settings.limiting import Limit, Price
 from tests.fakes.house import House

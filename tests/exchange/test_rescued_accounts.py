@@ -15,7 +15,7 @@ from appliance.dialects.splice import Sent
 from appliance.errors import UpstreamFailed
 from appliance.pricing import Prices
 from appliance.rescue import GO_ON, GO_ON_TOKENS, SHORT, Mode, Rescue, _asking_for_the_rest, _modes
-from appliance.routing.plan import Candidate
+from appliance.routing.candidate import Candidate
 from appliance.routing.routes import Deadlines, Target
 from appliance.settings.limiting import Price
 from tests.exchange.test_limits_in_the_exchange import limit, nothing_is_left, standing

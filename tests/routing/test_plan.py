@@ -11,8 +11,9 @@ from appliance.identity.principal import Restrictions
 from appliance.providers.upstream import READY, Call, Capabilities, Readiness
 from appliance.routing.board import Board
 from appliance.routing.build import build_router, check_overrides
-from appliance.routing.plan import Situation, make_plan, plain_plan
+from appliance.routing.plan import make_plan, plain_plan
 from appliance.routing.routes import Deadlines, Route, Router, Target
+from appliance.routing.situation import Situation
 from appliance.routing.strategies import STRATEGIES
 from appliance.settings.routing import Deadlines as DeadlineSettings
 from appliance.settings.routing import DeploymentTarget, ProviderTarget, Strategy

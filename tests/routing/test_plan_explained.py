@@ -17,9 +17,10 @@ from appliance.providers.upstream import READY, Capabilities, Readiness
 from appliance.routing.board import Board
 from appliance.routing.complexity import assess
 from appliance.routing.conditions import Condition
-from appliance.routing.plan import Situation, explain_plan, make_plan
+from appliance.routing.plan import explain_plan, make_plan
 from appliance.routing.residency import Demand
 from appliance.routing.routes import Nested, Route, Target
+from appliance.routing.situation import Situation
 from appliance.routing.strategies import STRATEGIES
 from tests.fakes.house import CHAT_MODEL, EMBEDDER
 from tests.routing.test_plan import Stub, chat

@@ -11,8 +11,9 @@ from appliance.dialects.kinds import CHAT
 from appliance.errors import TargetResting
 from appliance.routing.board import Board
 from appliance.routing.breaker import BACK_LEAST, FAILURES_IN_A_ROW, MOST_TRIALS, WINDOW_LEAST
-from appliance.routing.plan import Situation, explain_plan, make_plan, plain_plan
+from appliance.routing.plan import explain_plan, make_plan, plain_plan
 from appliance.routing.routes import Nested, Route, Target
+from appliance.routing.situation import Situation
 from appliance.routing.strategies import STRATEGIES
 from tests.routing.test_plan import Stub, chat, route
 

@@ -10,8 +10,9 @@ import pytest
 from appliance.dialects.kinds import CHAT
 from appliance.errors import TargetResting
 from appliance.routing.board import Board
-from appliance.routing.plan import Situation, make_plan
+from appliance.routing.plan import make_plan
 from appliance.routing.routes import Nested, Route, Target
+from appliance.routing.situation import Situation
 from appliance.routing.strategies import Unpriced
 from tests.routing.test_plan import Stub, chat
 
