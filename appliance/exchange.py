@@ -34,7 +34,7 @@ from appliance.limits.rules import Used
 from appliance.outgoing import Outgoing
 from appliance.records.rows import ExchangeRow, Outcome
 from appliance.relay import Relay
-from appliance.responses.keeper import Prepared
+from appliance.responses.prepared import Prepared
 from appliance.routing.candidate import Plan
 from appliance.routing.explain import Explanation
 from appliance.routing.plan import explain_plan, make_plan, plain_plan

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -17,118 +17,25 @@ from appliance.dialects.asked import Asked
 from appliance.dialects.responses import compact, listing, request, resource
 from appliance.dialects.responses.compact import CompactRequest
 from appliance.dialects.responses.request import ResponsesRequest
-from appliance.dialects.tally import Tally, WireUsage
 from appliance.dialects.wire import encode
-from appliance.errors import (
-    BadRequest,
-    BodyTooLarge,
-    InternalError,
-    NotFound,
-    OutpostError,
-    Overloaded,
-    RateLimited,
-    UnsupportedParameter,
-    UpstreamFailed,
-)
+from appliance.errors import BadRequest, BodyTooLarge, InternalError, NotFound, OutpostError, UnsupportedParameter
 from appliance.identity.principal import Principal
 from appliance.records.subject_keys import Random, SubjectKey
-from appliance.responses.reach import demanded, noted
-from appliance.responses.sealing import open_text, seal_text
-from appliance.responses.store import LIVE, MOST_BYTES, MOST_TURNS, Chain, Owner, ResponseStore, Stored, Turn, owner_of
+from appliance.responses.background import Places
+from appliance.responses.conversation import items_of, read_items, read_turns, resolved
+from appliance.responses.prepared import Compacting, Prepared
+from appliance.responses.reach import noted
+from appliance.responses.sealing import seal_text
+from appliance.responses.store import LIVE, MOST_BYTES, Owner, ResponseStore, Stored, Turn, owner_of
 from appliance.routing.residency import Demand, Residency
-from appliance.routing.strategies import Zone
 from appliance.settings.recording import Records
 
-MOST_RUNNING = 1000
-"""Responses that may be worked on in the background at a time."""
-MOST_OF_ONE = 100
-"""The same, of one owner: so that one who asks for many leaves places to the others."""
 PREFIX = "resp_"
 """Before an exchange's id: the response's."""
 
-_GOES_ON = ("completed", "incomplete")
-"""The states of a response that can be gone on from."""
 _RESTARTED = "The gateway was stopped while it worked on this response; ask again."
 
-FEW_ITEMS = 250
-"""More of a conversation are read off the event loop: a thousand take 20 ms."""
-_SMALL = 64 * 1024
-"""The same of bytes that are stored, of which nobody knows yet how many items they are."""
-
-T = TypeVar("T")
-
-Item = dict[str, Any]
 Order = Literal["asc", "desc"]
-
-
-class Prepared(msgspec.Struct):
-    """One request under way. asked: with the earlier conversation in front; what the exchange goes on with."""
-
-    id: str
-    owner: Owner
-    asked: Asked
-    created: int
-    """Unix seconds."""
-    team: str | None = None
-    stored: bool = False
-    background: bool = False
-    previous_id: str | None = None
-    own: bytes = b""
-    """The items of the request itself, as JSON; empty where nothing is stored."""
-    route: str = ""
-    begun: bool = False
-    """It is stored as one that is being worked on."""
-    compacting: _Compacting | None = None
-    zones: Sequence[Zone] | None = None
-    """Those that the credential is limited to; None = all."""
-    demands: Sequence[Demand] = ()
-    """Where the data must stay by what it goes on from."""
-    reach: str | None = None
-    """How far its data may go, as it is kept; known once it is admitted."""
-
-    def answer(self, body: bytes) -> bytes:
-        """A whole answer as the caller gets it. Raises UpstreamFailed for a summary that says nothing."""
-        return body if self.compacting is None else self.compacting.answer(self, body)
-
-
-class _Compacting(msgspec.Struct):
-    """asked: with the whole conversation that is summed up. seal: makes a summary, given with its reach, unreadable for
-    all but its owner."""
-
-    asked: ResponsesRequest
-    seal: Callable[[str, str], str]
-
-    def answer(self, prepared: Prepared, body: bytes) -> bytes:
-        """The target's answer (of the chat dialect) as a compacted conversation."""
-        said = msgspec.json.decode(body, type=_Said)
-        choice = said.choices[0]
-        if not choice.message.content or choice.finish_reason == "length":
-            raise UpstreamFailed("The model gave no whole summary of the conversation; try again, or another model.")
-        tally = Tally()
-        if said.usage is not None:
-            tally.take(said.usage)
-        reach, summary = prepared.reach, choice.message.content
-        assert reach is not None  # it was admitted
-        made = compact.compact_answer(
-            prepared.id, prepared.created, self.asked, summary, tally, lambda text: self.seal(text, reach)
-        )
-        return encode(made)
-
-
-class _Message(msgspec.Struct):
-    content: str | None = None
-
-
-class _Choice(msgspec.Struct):
-    message: _Message
-    finish_reason: str | None = None
-
-
-class _Said(msgspec.Struct):
-    """What matters of a chat completion."""
-
-    choices: list[_Choice]
-    usage: WireUsage | None = None
 
 
 class ResponseKeeper(Protocol):
@@ -168,8 +75,7 @@ class Responses:
         self._store = store
         self._random = random
         self._expected: dict[str, asyncio.Future[bytes]] = {}
-        self._running: dict[str, asyncio.Task[Any]] = {}
-        self._running_of: dict[Owner, int] = {}
+        self._places = Places()
         self.change(settings)
 
     def change(self, settings: Records) -> None:
@@ -209,7 +115,7 @@ class Responses:
         )
         if stored:
             own = native  # what the request itself brings
-            prepared.own = await _read(len(own.items()), lambda: encode(listing.items_of(own, prepared.id)))
+            prepared.own = await read_items(len(own.items()), lambda: encode(listing.items_of(own, prepared.id)))
             if len(prepared.own) > MOST_BYTES:
                 raise BodyTooLarge(
                     f"input: is more than the {MOST_BYTES} bytes that are stored; send store: false.", param="input"
@@ -218,7 +124,7 @@ class Responses:
             native = msgspec.structs.replace(native, store=stored)
             prepared.asked = asked._replace(native=native)
         if native.pending:
-            native, canonical, prepared.demands = await self._resolved(owner, native, request.canonical)
+            native, canonical, prepared.demands = await resolved(self._store, owner, native, request.canonical)
             prepared.asked = Asked(canonical, native)
         return prepared
 
@@ -227,8 +133,8 @@ class Responses:
         prepared.reach = noted(within, prepared.zones, prepared.demands)
         if not prepared.background:
             return
-        self._take_place(prepared)
         id = prepared.id
+        self._places.take(id, prepared.owner)
         queued = encode(self._blank(prepared, "queued"))
         await (await self._store.add(self._row(prepared, "queued"), prepared.own, queued))
         prepared.begun = True
@@ -286,19 +192,18 @@ class Responses:
             )
 
         def page() -> bytes:
-            items = _decoded(chain.turns, whole=False)
+            items = items_of(chain.turns, whole=False)
             if resource.ENCRYPTED not in include:
                 items = [resource.public_item(item) for item in items]
             return encode(listing.page(items, after=after, limit=limit, order=order))
 
-        return page() if _size(chain.turns) <= _SMALL else await asyncio.to_thread(page)
+        return await read_turns(chain.turns, page)
 
     async def delete(self, principal: Principal, id: str) -> bytes:
         """Raises NotFound."""
         if not await self._store.delete(id, owner_of(principal), principal.actor):
             raise _not_found(id)
-        if (task := self._running.get(id)) is not None:
-            task.cancel()
+        self._places.end(id)
         return encode({"id": id, "object": "response", "deleted": True})
 
     async def cancel(self, principal: Principal, id: str) -> bytes:
@@ -309,37 +214,8 @@ class Responses:
         if not stored.background:
             raise BadRequest(f"{id} is not worked on in the background; only such a response can be cancelled.")
         if stored.status in LIVE and await (await self._store.settle(stored, "cancelled")):
-            task = self._running.get(id)
-            if task is not None:
-                # As if its caller had left: the target's work ends, and what it has done is on record.
-                task.cancel()
+            self._places.end(id)
         return await self.get(principal, id)
-
-    # --- places in the background -----------------------------------------------------------------------
-
-    def _take_place(self, prepared: Prepared) -> None:
-        """For as long as the exchange lasts. Raises RateLimited, Overloaded."""
-        id, owner, task = prepared.id, prepared.owner, asyncio.current_task()
-        assert task is not None
-        if (own := self._running_of.get(owner, 0)) >= MOST_OF_ONE:
-            raise RateLimited(
-                f"background: {own} responses of yours are worked on in the background already, and no more may be at "
-                "a time; wait until one is done, or cancel one.",
-                param="background",
-                retry_after_s=5.0,
-            )
-        if len(self._running) >= MOST_RUNNING:
-            raise Overloaded(
-                f"{MOST_RUNNING} responses are worked on in the background already; try again.", retry_after_s=5.0
-            )
-        self._running[id], self._running_of[owner] = task, own + 1
-        task.add_done_callback(lambda _: self._leave_place(id, owner))
-
-    def _leave_place(self, id: str, owner: Owner) -> None:
-        del self._running[id]
-        self._running_of[owner] -= 1
-        if not self._running_of[owner]:
-            del self._running_of[owner]
 
     # --- the pieces -------------------------------------------------------------------------------------
 
@@ -360,70 +236,19 @@ class Responses:
                 )
         return False
 
-    async def _resolved(
-        self, owner: Owner, native: ResponsesRequest, read: Callable[[ResponsesRequest], T]
-    ) -> tuple[ResponsesRequest, T, Sequence[Demand]]:
-        """With the earlier conversation in front, and what was compacted opened; what `read` makes of that; and what
-        these demand."""
-        key = await self._store.keys.find(owner.subject)
-        earlier: list[Item] = []
-        reaches: set[str | None] = set()
-
-        def opened(sealed: str) -> str | None:
-            if (found := open_text(key, sealed)) is None:
-                return None
-            reaches.add(found.reach)
-            return found.text
-
-        if native.previous_response_id is not None:
-            turns = self._going_on(await self._store.chain(native.previous_response_id, owner))
-            reaches.update(turn.stored.reach for turn in turns)
-            earlier = await _items_of(turns)
-
-        def work() -> tuple[ResponsesRequest, T]:
-            resolved = request.resolve(native, earlier, opened=opened)
-            return resolved, read(resolved)
-
-        resolved, found = await _read(len(earlier) + len(native.items()), work)
-        # Sorted, so that a refusal always names the same one.
-        return resolved, found, [each for reach in sorted(reaches, key=str) for each in demanded(reach)]
-
-    def _going_on(self, chain: Chain) -> Sequence[Turn]:
-        """The turns, if they can be gone on from. Raises BadRequest."""
-        if chain.too_large:
-            raise BadRequest(
-                f"previous_response_id: the conversation has more than {MOST_TURNS} responses or {MOST_BYTES} bytes; "
-                "sum it up with POST /v1/responses/compact and go on from that.",
-                param="previous_response_id",
-            )
-        if chain.missing is not None:
-            raise BadRequest(
-                f"previous_response_id: there is no response {chain.missing!r}; it was never stored, or is deleted or "
-                "too old by now. Send the conversation as input.",
-                param="previous_response_id",
-                code="previous_response_not_found",
-            )
-        last = chain.turns[-1].stored
-        if last.status not in _GOES_ON:
-            cure = "wait until it is completed" if last.status in LIVE else "go on from the one before it"
-            raise BadRequest(
-                f"previous_response_id: the response is {last.status}; {cure}.", param="previous_response_id"
-            )
-        return chain.turns
-
     async def _compaction(self, owner: Owner, native: CompactRequest, row_id: str, now: int) -> Prepared:
         key = await self._store.keys.get(owner.subject)
         demands: Sequence[Demand] = ()
-        resolved = native.as_request()
-        if resolved.pending:
-            self._stores(resolved)
-            resolved, wanted, demands = await self._resolved(owner, resolved, compact.compact_request)
+        whole = native.as_request()
+        if whole.pending:
+            self._stores(whole)
+            whole, wanted, demands = await resolved(self._store, owner, whole, compact.compact_request)
         else:
-            whole = resolved
-            wanted = await _read(len(whole.items()), lambda: compact.compact_request(whole))
+            own = whole
+            wanted = await read_items(len(own.items()), lambda: compact.compact_request(own))
         if key.fresh:
             await self._store.keep_key(key)
-        compacting = _Compacting(resolved, self._sealer(key))
+        compacting = Compacting(whole, self._sealer(key))
         return Prepared(PREFIX + row_id, owner, Asked(wanted), now, compacting=compacting, demands=demands)
 
     def _sealer(self, key: SubjectKey) -> Callable[[str, str], str]:
@@ -453,36 +278,12 @@ class Responses:
         found: dict[str, Any] = msgspec.json.decode(turn.answer)
         status = turn.stored.status
         if status in LIVE:
-            status = "in_progress" if turn.stored.id in self._running else status
+            status = "in_progress" if turn.stored.id in self._places else status
         if found["status"] != status:
             found["status"] = status
             if status == "failed":
                 found = resource.failed(found, InternalError(_RESTARTED))
         return found
-
-
-async def _items_of(turns: Sequence[Turn]) -> list[Item]:
-    """What was said in these turns, as items of an input."""
-    return _decoded(turns) if _size(turns) <= _SMALL else await asyncio.to_thread(_decoded, turns)
-
-
-def _decoded(turns: Sequence[Turn], *, whole: bool = True) -> list[Item]:
-    """whole: with the answer of the last one."""
-    items: list[Item] = []
-    for turn in turns:
-        items += msgspec.json.decode(turn.input)
-        if whole or turn is not turns[-1]:
-            items += listing.output_items(msgspec.json.decode(turn.answer))
-    return items
-
-
-def _size(turns: Sequence[Turn]) -> int:
-    return sum([turn.stored.size for turn in turns])
-
-
-async def _read(items: int, work: Callable[[], T]) -> T:
-    """What `work` gives, which goes through so many items."""
-    return work() if items <= FEW_ITEMS else await asyncio.to_thread(work)
 
 
 def _not_found(id: str) -> NotFound:

@@ -16,7 +16,8 @@ from appliance.identity.principal import Principal
 from appliance.records.content import Keeper
 from appliance.records.database import Database
 from appliance.records.recorder import Recorder
-from appliance.responses.keeper import Order, Prepared, Responses
+from appliance.responses.keeper import Order, Responses
+from appliance.responses.prepared import Prepared
 from appliance.responses.store import ResponseStore, owner_of
 from appliance.routing.residency import Residency
 from appliance.settings.recording import DAY, Records

@@ -22,7 +22,8 @@ from appliance.identity.principal import Principal
 from appliance.records.content import Keeper
 from appliance.records.database import Database
 from appliance.records.recorder import Recorder
-from appliance.responses.keeper import Prepared, Responses
+from appliance.responses.keeper import Responses
+from appliance.responses.prepared import Prepared
 from appliance.responses.store import ResponseStore
 from appliance.routing.residency import UNBOUND
 from appliance.settings.recording import DAY, Records

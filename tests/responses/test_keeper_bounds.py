@@ -17,7 +17,7 @@ from appliance.errors import (
     NotFound,
     RateLimited,
 )
-from appliance.responses import keeper as keeper_module
+from appliance.responses import background, conversation
 from tests.responses.keeper_box import ANN, ANNS_OTHER_KEY, ANYWHERE, BOB, Box, open_box, refused
 
 
@@ -28,7 +28,7 @@ async def box(tmp_path: Path) -> AsyncIterator[Box]:
 
 
 async def test_one_owner_leaves_places_to_the_others(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keeper_module, "MOST_OF_ONE", 2)
+    monkeypatch.setattr(background, "MOST_OF_ONE", 2)
     body = {"input": "Hi", "background": True}
     under_way = []
     for who in (ANN, ANNS_OTHER_KEY):
@@ -51,7 +51,8 @@ async def test_one_owner_leaves_places_to_the_others(box: Box, monkeypatch: pyte
         let_go.set()
         await exchange
     await asyncio.sleep(0)
-    assert (box.responses._running, box.responses._running_of) == ({}, {})
+    places = box.responses._places
+    assert (places._running, places._running_of) == ({}, {})
 
 
 async def test_items_are_all_or_none(box: Box) -> None:
@@ -66,7 +67,7 @@ async def test_items_are_all_or_none(box: Box) -> None:
         assert refused(caught) == (404, "previous_response_not_found", "id")
 
 
-@pytest.mark.parametrize("length", [3, keeper_module.FEW_ITEMS + 1])
+@pytest.mark.parametrize("length", [3, conversation.FEW_ITEMS + 1])
 async def test_long_conversations_are_read_off_the_event_loop(
     box: Box, monkeypatch: pytest.MonkeyPatch, length: int
 ) -> None:

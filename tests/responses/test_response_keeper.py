@@ -26,8 +26,10 @@ from appliance.errors import (
 from appliance.identity.principal import Principal
 from appliance.records.content import Keeper
 from appliance.records.erase import erase
+from appliance.responses import background
 from appliance.responses import keeper as keeper_module
-from appliance.responses.keeper import Prepared, Responses
+from appliance.responses.keeper import Responses
+from appliance.responses.prepared import Prepared
 from appliance.responses.store import ResponseStore
 from appliance.settings.recording import DAY, Records
 from tests.responses.keeper_box import ANN, ANNS_OTHER_KEY, ANYWHERE, BOB, NOW, Box, answer, open_box, refused, said_of
@@ -307,7 +309,7 @@ async def test_what_the_background_does_not_take(box: Box, monkeypatch: pytest.M
     with pytest.raises(BadRequest) as refusal:
         await box.begin({"input": "Hi", "background": True, "store": False})
     assert refusal.value.param == "background"
-    monkeypatch.setattr(keeper_module, "MOST_RUNNING", 1)
+    monkeypatch.setattr(background, "MOST_RUNNING", 1)
     one = await box.begin({"input": "Hi", "background": True})
     told, exchange, let_go = box.in_background(one)
     await told
@@ -398,4 +400,4 @@ async def test_the_table_of_who_is_waited_for_is_empty_in_the_end(box: Box) -> N
     await exchange
     box.responses.forget(prepared.id.removeprefix("resp_"))
     await asyncio.sleep(0)
-    assert (box.responses._expected, box.responses._running) == ({}, {})
+    assert (box.responses._expected, box.responses._places._running) == ({}, {})
