@@ -15,11 +15,6 @@ from appliance.identity.certificates import PeerCertificate
 LARGE = 64 * 1024
 """Bytes of an answer beyond which the client's pace matters."""
 
-SSE_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache",
-    "X-Accel-Buffering": "no",
-}
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 SERVER = {"Server": "outpost", "X-Content-Type-Options": "nosniff"}
@@ -156,64 +151,11 @@ async def send_large(request: web.BaseRequest, response: web.Response, timeout: 
         async with asyncio.timeout(timeout):
             await streamed.write_eof()
     except TimeoutError:
-        _abort(request, streamed)
+        abort(request, streamed)
     return streamed
 
 
-def _abort(request: web.BaseRequest, response: web.StreamResponse) -> None:
+def abort(request: web.BaseRequest, response: web.StreamResponse) -> None:
     response.force_close()
     if request.transport is not None:
         request.transport.abort()
-
-
-class HttpOutgoing:
-    """A streamed answer on its way out. `response` is None until it has begun."""
-
-    __slots__ = ("_chunked", "_protocol", "_request", "_transport", "_write_timeout", "id", "response")
-
-    def __init__(self, request: web.BaseRequest, id: str, write_timeout: float) -> None:
-        self._request = request
-        self._write_timeout = write_timeout
-        self.id = id
-        self.response: web.StreamResponse | None = None
-
-    async def begin(self, headers: dict[str, str], data: bytes) -> None:
-        request = self._request
-        response = web.StreamResponse(headers={**SERVER, **SSE_HEADERS, "x-request-id": self.id, **headers})
-        self.response = response
-        self._protocol = request.protocol
-        self._transport = request.transport
-        writer = await response.prepare(request)
-        assert writer is not None  # it is only None after the end of an answer
-        # From here on chunks are framed here: each costs one call into the transport, and no coroutine.
-        self._chunked = response.chunked or response.headers.get("Transfer-Encoding") == "chunked"
-        await response.write(data)
-
-    def send(self, data: bytes) -> bool:
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            return True  # The client has gone; the cancellation is on its way.
-        transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
-        return not self._protocol.writing_paused
-
-    async def drained(self) -> None:
-        await self._request.writer.drain()
-
-    async def end(self, data: bytes) -> web.StreamResponse:
-        """The last bytes of the stream."""
-        assert self.response is not None
-        if not self._protocol.writing_paused:
-            await self.response.write_eof(data)
-            return self.response
-        try:
-            async with asyncio.timeout(self._write_timeout):
-                await self.response.write_eof(data)
-        except TimeoutError:
-            return self.cut()
-        return self.response
-
-    def cut(self) -> web.StreamResponse:
-        """Drop the connection with whatever is still unsent."""
-        assert self.response is not None
-        _abort(self._request, self.response)
-        return self.response

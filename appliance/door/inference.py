@@ -12,8 +12,9 @@ from appliance.dialects.kinds import CHAT, COMPLETIONS, EMBEDDINGS, MESSAGES, Ki
 from appliance.dialects.messages.outbound import count_body
 from appliance.dialects.messages.request import parse_count
 from appliance.door.endpoint import Endpoint, Visit
-from appliance.door.http import LARGE, HttpIncoming, HttpOutgoing, read_body, send_large
+from appliance.door.http import LARGE, HttpIncoming, read_body, send_large
 from appliance.door.render import anthropic_error, respond
+from appliance.door.streamed import HttpOutgoing
 from appliance.door.terms import Terms
 from appliance.door.whole import whole_response
 from appliance.exchange import run
