@@ -56,9 +56,11 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "collaborators": frozenset({"identity", "records", "settings"}),
     "outgoing": frozenset({"routing", "dialects"}),
     "rescue": frozenset({"routing", "dialects", "providers", "settings"}),
+    "attempt": frozenset({"identity", "limits", "outgoing", "providers", "records", "rescue", "routing", "dialects"}),
     "relay": frozenset(
         {
             "account",
+            "attempt",
             "outgoing",
             "rescue",
             "identity",
@@ -71,10 +73,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
             "pricing",
         }
     ),
+    "gateway": frozenset({"account", "collaborators", "identity", "limits", "responses", "routing", "shadows"}),
     "exchange": frozenset(
         {
             "account",
             "collaborators",
+            "gateway",
             "outgoing",
             "relay",
             "responses",
@@ -94,13 +98,14 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         {"identity", "routing", "records", "dialects", "providers", "settings", "pricing", "shadow_answers"}
     ),
     "shadow_answers": frozenset({"routing", "records", "dialects"}),
-    "counting": frozenset({"exchange", "identity", "routing", "dialects", "providers"}),
-    "explaining": frozenset({"collaborators", "outgoing", "exchange", "identity", "routing", "dialects"}),
+    "counting": frozenset({"gateway", "identity", "routing", "dialects", "providers"}),
+    "explaining": frozenset({"collaborators", "outgoing", "exchange", "gateway", "identity", "routing", "dialects"}),
     "door": frozenset(
         {
             "collaborators",
             "counting",
             "exchange",
+            "gateway",
             "explaining",
             "relay",
             "responses",
