@@ -268,7 +268,9 @@ class HttpUpstream:
         """The answer, once it has begun with status 200, and with whose key."""
         timeout = self._timeouts.get(call.connect_s)
         if timeout is None:
-            timeout = self._timeouts[call.connect_s] = aiohttp.ClientTimeout(total=None, sock_connect=call.connect_s)
+            # `connect` is for all of it, the host's name and every of its addresses too.
+            timeout = aiohttp.ClientTimeout(connect=call.connect_s, sock_connect=call.connect_s)
+            self._timeouts[call.connect_s] = timeout
         address = self._address(ask.path)
         credential = self._credentials.take()
         fields = await self._fields(address.url, ask, credential, call.traceparent)
@@ -328,7 +330,8 @@ class HttpUpstream:
         if address is None:
             if len(self._addresses) >= _MOST_PATHS:
                 self._addresses.clear()
-            url = yarl.URL(self._base + path, encoded=True)
+            text = self._base + path
+            url = yarl.URL(text, encoded=text.isascii())
             address = self._addresses[path] = Address(self._session, url, READ_AHEAD)
         return address
 
@@ -348,7 +351,8 @@ class HttpUpstream:
                 if size > limit:
                     raise errors.UpstreamError(f"{self._name} gave an answer of more than {limit} bytes.")
         except aiohttp.ClientError as error:
-            raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error
+            # Its traceback holds the future that holds it.
+            raise errors.UpstreamFailed(f"{self._name} broke off its answer.") from error.with_traceback(None)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -374,8 +378,8 @@ async def _linger(response: Reply) -> None:
         async with asyncio.timeout(_LINGER_S):
             while await response.content.readany():
                 pass
-    except (TimeoutError, aiohttp.ClientError):
+    except (TimeoutError, aiohttp.ClientError) as error:
+        error.__traceback__ = None  # see `_read`
         # Not reusable then; release closes it.
-        pass
     finally:
         response.release()

@@ -82,14 +82,24 @@ class Line(ResponseHandler):
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
+    def close(self) -> None:
+        content = self._payload
+        super().close()
+        _broken_off(content)
+
     def connection_lost(self, exc: BaseException | None) -> None:
         content, arrived = self._payload, self._arrived
         super().connection_lost(exc)
-        if content is not None and not content.is_eof() and content.exception() is None:
-            content.set_exception(aiohttp.ServerDisconnectedError())
+        _broken_off(content)
         self._arrived = None
         if arrived is not None:
             arrived()
+
+
+def _broken_off(content: aiohttp.StreamReader | None) -> None:
+    """Tell whoever reads an answer that no more of it comes; aiohttp forgets to in some cases."""
+    if content is not None and not content.is_eof() and content.exception() is None:
+        content.set_exception(aiohttp.ServerDisconnectedError())
 
 
 class Connector(aiohttp.TCPConnector):

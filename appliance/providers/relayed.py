@@ -122,6 +122,7 @@ class RelayedStream:
             self._turn = self._send = None
             if turn.done() and not turn.cancelled():
                 turn.exception()  # who was cancelled at the same time does not ask for it
+            del turn  # its error holds this frame
 
     def _arrived(self) -> None:
         """Something has come. Called by the connection, and at the beginning of each turn for what came in between."""
@@ -132,6 +133,7 @@ class RelayedStream:
             self._pass_on(send)
         except Exception as error:  # noqa: BLE001 - it is raised again where the turn is awaited
             turn.set_exception(error)
+            del turn  # as above
         else:
             if self._full or self._done:
                 turn.set_result(None)
@@ -156,9 +158,9 @@ class RelayedStream:
                 data = content.read_nowait(-1) if content.exception() is None else self._left_behind()
             elif self._over:
                 break
-            elif (broken := content.exception()) is not None:
+            elif content.exception() is not None:
                 if not getattr(reader, "complete", False):
-                    raise broken
+                    raise cast(BaseException, content.exception())  # in no variable: it holds this frame
                 self._over = True  # however it ends, nothing of the answer is missing
                 break
             elif content.is_eof():
