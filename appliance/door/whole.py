@@ -16,7 +16,9 @@ from aiohttp.http import HttpVersion11
 from appliance.door.http import LARGE, SERVER
 
 _STATUS = {
-    int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus if status not in (204, 304)
+    int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+    for status in HTTPStatus
+    if status not in (204, 304) and status >= 200
 }
 _ALWAYS = "".join([f"{name}: {value}\r\n" for name, value in SERVER.items()])
 
@@ -32,7 +34,7 @@ class WholeResponse(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> None:
         self._req = request
         transport = request.transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             raise ConnectionResetError("The client has gone.")
         transport.write(self._written)
 
