@@ -273,12 +273,13 @@ class Gateway:
         return {"Authorization": f"Bearer {self.key}"}
 
     def http(self, **options: Any) -> httpx.Client:
-        """A client for paths below the public address; close it."""
-        options = {"timeout": 120.0, "headers": self.headers, **options}
+        """A client for paths below the public address; close it. It may be made in any thread: the environment, which
+        pytest changes between tests, is not asked for proxies."""
+        options = {"timeout": 120.0, "headers": self.headers, "trust_env": False, **options}
         return httpx.Client(base_url=self.url, **options)
 
     def async_http(self, **options: Any) -> httpx.AsyncClient:
-        options = {"timeout": 120.0, "headers": self.headers, **options}
+        options = {"timeout": 120.0, "headers": self.headers, "trust_env": False, **options}
         return httpx.AsyncClient(base_url=self.url, **options)
 
     def openai(self, **options: Any) -> OpenAI:
