@@ -1,4 +1,4 @@
-"""One try at one target, and what it begins with: how it ends is told to whoever counts it."""
+"""One attempt at one target, and what it begins with: how it ends is told to whoever counts it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from appliance.routing.watch import Watch
 
 
 class Owner(Protocol):
-    """The relay, as its tries see it."""
+    """The relay, as its attempts see it."""
 
     row: ExchangeRow
     now: Callable[[], float]
@@ -35,7 +35,7 @@ class Owner(Protocol):
 
 
 class RunningAttempt:
-    """One try at one target, on record from its start. Enter it around all that the try does."""
+    """One attempt at one target, on record from its start. Enter it around all that it does."""
 
     __slots__ = ("_at", "_far", "_flight", "_heat", "_opening", "_relay", "_started", "tally", "target", "used")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Protocol, cast
 
 import msgspec
@@ -30,6 +31,16 @@ class Limits(msgspec.Struct, frozen=True):
     write_timeout: float = 30.0
     drain_timeout: float = 20.0
     max_connections: int = 4096
+
+
+def are_plain(headers: Mapping[str, str]) -> bool:
+    """Whether `head_lines` may have them: none holds a line break or another character that ends it."""
+    return all(map(str.isprintable, headers.values()))
+
+
+def head_lines(headers: Mapping[str, str]) -> str:
+    """Headers as they are sent."""
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
 
 
 def credential(request: web.BaseRequest) -> str | None:

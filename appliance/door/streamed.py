@@ -9,14 +9,14 @@ from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 
-from appliance.door.http import SERVER, abort
+from appliance.door.http import SERVER, abort, are_plain, head_lines
 
 SSE_HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-cache",
     "X-Accel-Buffering": "no",
 }
-_HEAD = "".join([f"{name}: {value}\r\n" for name, value in {**SERVER, **SSE_HEADERS}.items()])
+_HEAD = head_lines({**SERVER, **SSE_HEADERS})
 
 
 class StreamedResponse(web.StreamResponse):
@@ -27,9 +27,8 @@ class StreamedResponse(web.StreamResponse):
         self._req = request
         self._keep_alive = True
 
-    def begin(self, headers: dict[str, str], data: bytes) -> None:
-        """Raises ConnectionResetError where the client has gone."""
-        lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    def begin(self, lines: str, data: bytes) -> None:
+        """lines: of the head, see `head_lines`. Raises ConnectionResetError where the client has gone."""
         date = rfc822_formatted_time()
         head = f"HTTP/1.1 200 OK\r\n{_HEAD}{lines}Transfer-Encoding: chunked\r\nDate: {date}\r\n\r\n"
         self._write(head.encode() + (_chunk(data) if data else b""))
@@ -69,10 +68,10 @@ class HttpOutgoing:
         self._protocol = request.protocol
         self._transport = request.transport
         headers = {"x-request-id": self.id, **headers}
-        if request.version == HttpVersion11 and request.keep_alive and all(map(str.isprintable, headers.values())):
+        if request.version == HttpVersion11 and request.keep_alive and are_plain(headers):
             self._chunked = True
             self.response = response = StreamedResponse(request)
-            response.begin(headers, data)
+            response.begin(head_lines(headers), data)
         else:
             await self._begin_otherwise(headers, data)
 

@@ -13,14 +13,14 @@ from aiohttp import web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http import HttpVersion11
 
-from appliance.door.http import LARGE, SERVER
+from appliance.door.http import LARGE, SERVER, are_plain, head_lines
 
 _STATUS = {
     int(status): f"HTTP/1.1 {status.value} {status.phrase}\r\n"
     for status in HTTPStatus
     if status not in (204, 304) and status >= 200
 }
-_ALWAYS = "".join([f"{name}: {value}\r\n" for name, value in SERVER.items()])
+_ALWAYS = head_lines({**SERVER, "Content-Type": "application/json"})
 
 
 class WholeResponse(web.StreamResponse):
@@ -52,10 +52,10 @@ def whole_response(
     start = _STATUS.get(status)
     if start is None or len(body) > LARGE or request.version != HttpVersion11 or not request.keep_alive:
         return None
-    lines = [f"{start}{_ALWAYS}Content-Type: application/json\r\nx-request-id: {request_id}\r\n"]
-    for name, value in headers.items():
-        if not value.isprintable():
-            return None
-        lines.append(f"{name}: {value}\r\n")
-    lines.append(f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n")
-    return WholeResponse("".join(lines), body, status)
+    if not are_plain(headers):
+        return None
+    head = (
+        f"{start}{_ALWAYS}x-request-id: {request_id}\r\n{head_lines(headers)}"
+        f"Content-Length: {len(body)}\r\nDate: {rfc822_formatted_time()}\r\n\r\n"
+    )
+    return WholeResponse(head, body, status)

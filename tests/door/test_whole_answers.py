@@ -25,8 +25,8 @@ from appliance.door.terms import Terms
 from appliance.door.whole import whole_response
 from tests.fakes.house import Clock, FakeKeys, House, open_house
 from tests.fakes.raw_client import RawClient, request_bytes
+from tests.fakes.tls import client_side, server_side
 
-CERTIFICATES = Path(__file__).parents[1] / "settings" / "data"
 STATUSES = [*(int(each) for each in HTTPStatus if each >= 200), 218, 299, 419, 520, 599]
 VALUES = ["x", "", "a b", "ä", "日本", "a,b; c=d", "\N{NO-BREAK SPACE}", "a\tb", "\N{ZERO WIDTH SPACE}"]
 BAD = ["a\r\nX: y", "a\nb", "a\0b", "a\x7fb", "a\udcffb"]
@@ -248,12 +248,8 @@ async def test_over_tls_and_through_a_shutdown() -> None:
         assert ours is not None
         return ours
 
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(CERTIFICATES / "cert.pem", CERTIFICATES / "key.pem")
-    trusted = ssl.create_default_context(cafile=CERTIFICATES / "cert.pem")
-    trusted.check_hostname = False
-    async with door(handler, tls=tls) as (listener, port):
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+    async with door(handler, tls=server_side()) as (listener, port):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=client_side())
         writer.write(request_bytes("/x", {}))
         await asyncio.wait_for(asked.wait(), 5)
         listener.stop_accepting()

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,8 +22,8 @@ from appliance.providers.pool import Connector
 from appliance.providers.posting import Address, Reply, fields_of
 from appliance.providers.upstream import Call
 from tests.fakes.providers import upstream
+from tests.fakes.tls import client_side, server_side
 
-CERTIFICATES = Path(__file__).parents[1] / "settings" / "data"
 PATIENT = aiohttp.ClientTimeout(total=None)
 FIELDS = fields_of(BASE_HEADERS)
 HUGE = b"x" * 12_000_000
@@ -176,15 +174,11 @@ class Client:
 
 @asynccontextmanager
 async def running(*, tls: bool = False, **options: Any) -> AsyncIterator[Client]:
-    server, server_tls, trusted = Server(), None, None
-    if tls:
-        server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server_tls.load_cert_chain(CERTIFICATES / "cert.pem", CERTIFICATES / "key.pem")
-        trusted = ssl.create_default_context(cafile=CERTIFICATES / "cert.pem")
-        trusted.check_hostname = False
-    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=server_tls)
+    server = Server()
+    listening = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=server_side() if tls else None)
     url = f"{'https' if tls else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-    async with aiohttp.ClientSession(connector=Connector(limit=0, ssl=trusted or True, **options)) as session:
+    connector = Connector(limit=0, ssl=client_side() if tls else True, **options)
+    async with aiohttp.ClientSession(connector=connector) as session:
         try:
             yield Client(session, server, url)
         finally:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,9 +19,9 @@ from appliance.providers.pool import Connector
 from appliance.providers.upstream import Call
 from tests.fakes.providers import upstream
 from tests.fakes.sink import taken
+from tests.fakes.tls import client_side, server_side
 from tests.fakes.upstream import chat_events
 
-CERTIFICATES = Path(__file__).parents[1] / "settings" / "data"
 STALE = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n{"leak":1'
 LATE = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 UNASKED = {
@@ -87,15 +85,10 @@ Ask = Callable[[], Awaitable[bytes]]
 
 @asynccontextmanager
 async def running(stream: bool, tls: bool = False) -> AsyncIterator[tuple[Server, Ask]]:
-    fake, server_tls, trusted = Server(), None, None
-    if tls:
-        server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        server_tls.load_cert_chain(CERTIFICATES / "cert.pem", CERTIFICATES / "key.pem")
-        trusted = ssl.create_default_context(cafile=CERTIFICATES / "cert.pem")
-        trusted.check_hostname = False
-    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0, ssl=server_tls)
+    fake = Server()
+    listening = await asyncio.start_server(fake.serve, "127.0.0.1", 0, ssl=server_side() if tls else None)
     url = f"{'https' if tls else 'http'}://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
-    async with aiohttp.ClientSession(connector=Connector(limit=0, ssl=trusted or True)) as session:
+    async with aiohttp.ClientSession(connector=Connector(limit=0, ssl=client_side() if tls else True)) as session:
         target = upstream("u", model="m", base_url=url, api_key=None, session=session)
 
         async def ask() -> bytes:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
-from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -21,12 +19,12 @@ from appliance.providers.pool import Connector
 from appliance.providers.upstream import Call, Stream
 from tests.fakes.providers import upstream as openai_upstream
 from tests.fakes.sink import Taker, taken
+from tests.fakes.tls import client_side, server_side
 from tests.fakes.upstream import FakeUpstream, Reply, chat_events
 
 BODY = (
     b'{"model":"m","messages":[{"role":"user","content":"Hi"}],"stream":true,"stream_options":{"include_usage":true}}'
 )
-CERTIFICATES = Path(__file__).parents[1] / "settings" / "data"
 MANY = chat_events([f"{i} " * 20 for i in range(3000)])
 WHOLE = b"".join(map(event, MANY))
 
@@ -156,15 +154,9 @@ async def test_a_sink_that_fails_ends_the_stream_with_its_error(
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 def test_both_loops_and_tls(tls: bool, run: Callable[[Coroutine[Any, Any, None]], None]) -> None:
     async def story() -> None:
-        server = client = None
-        if tls:
-            server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            server.load_cert_chain(CERTIFICATES / "cert.pem", CERTIFICATES / "key.pem")
-            client = ssl.create_default_context(cafile=CERTIFICATES / "cert.pem")
-            client.check_hostname = False
         async with (
-            FakeUpstream(server) as fake,
-            aiohttp.ClientSession(connector=Connector(ssl=client or True)) as session,
+            FakeUpstream(server_side() if tls else None) as fake,
+            aiohttp.ClientSession(connector=Connector(ssl=client_side() if tls else True)) as session,
         ):
             fake.behave("many", lambda seen: Reply(events=MANY))
             for _ in range(3):
