@@ -1,0 +1,261 @@
+"""Training: one shared encoder, three heads, rows that each teach what is known about them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from appliance.guards.features import Batch, PieceTokenizer
+from guard_models.pipeline import batches
+from guard_models.pipeline.batches import Example, Targets
+from guard_models.pipeline.network import Guard, Size, load_base
+from guard_models.pipeline.rows import TAGS, TOXICITY, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that decides the outcome besides the data."""
+
+    seed: int = 1
+    epochs: int = 2
+    scale: float = 1.0
+    tokens: int = 4096
+    """Tokens in a batch, padding counted."""
+    rate: float = 2e-4
+    head_rate: float = 1e-3
+    warmup: float = 0.06
+    decay: float = 0.01
+    dropout: float = 0.1
+    smoothing: float = 0.02
+    average: float = 0.998
+    """How slowly the averaged weights, which are the ones that are kept, follow."""
+    planted_share: float = 0.5
+    pii_share: float = 1.0
+    toxicity_share: float = 1.0
+    injection_share: float = 1.0
+    threads: int = 2
+
+
+Report = Callable[[str], None]
+
+
+def new_network(recipe: Recipe, base: Path | None) -> Guard:
+    torch.manual_seed(recipe.seed)
+    guard = Guard(Size(dropout=recipe.dropout), labels=len(TOXICITY), tags=len(TAGS))
+    if base is not None:
+        load_base(guard.encoder, base)
+    return guard
+
+
+def _known_mean(losses: Tensor, known: Tensor, weight: Tensor) -> Tensor:
+    share = known * weight
+    return (losses * share).sum() / share.sum().clamp(min=1.0)
+
+
+def loss_of(guard: Guard, inputs: Batch, targets: Targets, recipe: Recipe) -> tuple[Tensor, dict[str, float]]:
+    """The loss of one batch and its parts. Each part is a mean over what is known, so a batch without any adds none."""
+    ids, mask, shapes = (torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes))
+    injection, planted, toxicity, tags = guard(ids, mask, shapes)
+    weight = torch.from_numpy(targets.weight)
+    goal = torch.from_numpy(targets.injection)
+    soft = goal.clamp(0, 1) * (1 - 2 * recipe.smoothing) + recipe.smoothing
+    of_injection = _known_mean(
+        F.binary_cross_entropy_with_logits(injection.squeeze(-1), soft, reduction="none"), (goal >= 0).float(), weight
+    )
+    goal = torch.from_numpy(targets.planted)
+    of_planted = _known_mean(
+        F.binary_cross_entropy_with_logits(planted, goal.clamp(0, 1), reduction="none"), (goal >= 0).float(), weight[:, None]
+    )
+    goal = torch.from_numpy(targets.toxicity)
+    soft = goal.clamp(0, 1) * (1 - 2 * recipe.smoothing) + recipe.smoothing
+    of_toxicity = _known_mean(
+        F.binary_cross_entropy_with_logits(toxicity, soft, reduction="none"), (goal >= 0).float(), weight[:, None]
+    )
+    goal = torch.from_numpy(targets.tags)
+    of_pii = _known_mean(
+        F.cross_entropy(tags.flatten(0, 1), goal.clamp(min=0).flatten(), reduction="none").view(goal.shape),
+        (goal >= 0).float(),
+        weight[:, None],
+    )
+    parts = {"injection": of_injection, "planted": of_planted, "toxicity": of_toxicity, "pii": of_pii}
+    whole = (
+        recipe.injection_share * of_injection
+        + recipe.planted_share * of_planted
+        + recipe.toxicity_share * of_toxicity
+        + recipe.pii_share * of_pii
+    )
+    return whole, {name: float(part.detach()) for name, part in parts.items()}
+
+
+def optimiser(guard: Guard, recipe: Recipe) -> torch.optim.AdamW:
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in guard.named_parameters():
+        plain = parameter.ndim < 2 or "norm" in name
+        groups.setdefault((name.startswith("encoder."), plain), []).append(parameter)
+    return torch.optim.AdamW(
+        [
+            {
+                "params": parameters,
+                "lr": recipe.rate if encoder else recipe.head_rate,
+                "peak": recipe.rate if encoder else recipe.head_rate,
+                "weight_decay": 0.0 if plain else recipe.decay,
+            }
+            for (encoder, plain), parameters in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def share_of_rate(step: int, steps: int, warmup: float) -> float:
+    """Linear up, then down along a cosine to nearly nothing."""
+    begin = max(1, round(steps * warmup))
+    if step < begin:
+        return (step + 1) / begin
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * (step - begin) / max(1, steps - begin)))
+
+
+class Average:
+    """Exponentially averaged weights."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.state = {name: value.detach().clone() for name, value in guard.state_dict().items()}
+        self.steps = 0
+
+    def follow(self, guard: Guard, slowness: float) -> None:
+        self.steps += 1
+        # In the beginning it has nothing worth keeping.
+        slowness = min(slowness, self.steps / (self.steps + 20))
+        with torch.no_grad():
+            for name, value in guard.state_dict().items():
+                self.state[name].lerp_(value, 1 - slowness)
+
+
+def prepared(
+    epochs: Sequence[Sequence[Row]], tokenizer: PieceTokenizer, recipe: Recipe, report: Report
+) -> list[list[Example]]:
+    """All batches of the run, in order."""
+    plan: list[list[Example]] = []
+    for number, rows in enumerate(epochs):
+        random = Random(f"{recipe.seed}/examples/{number}")
+        found = list(batches.examples(rows, tokenizer, random))
+        plan += batches.grouped(found, recipe.tokens, random)
+        pieces = sum(one.window.end - one.window.start for one in found)
+        report(f"epoch {number + 1}: {len(found)} examples, {pieces} pieces, {len(plan)} batches so far")
+    return plan
+
+
+def train(
+    guard: Guard,
+    plan: Sequence[Sequence[Example]],
+    tokenizer: PieceTokenizer,
+    recipe: Recipe,
+    folder: Path,
+    report: Report,
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    stop_after: int | None = None,
+) -> dict[str, Tensor]:
+    """Train through `plan` and return the averaged weights.
+
+    Goes on from `folder`'s checkpoint if it was made by the same recipe with as many batches. `stop_after` ends after
+    that many batches in all, as an interruption would.
+    """
+    torch.set_num_threads(recipe.threads)
+    steps = len(plan)
+    adam = optimiser(guard, recipe)
+    average = Average(guard)
+    key = json.dumps({**asdict(recipe), "steps": steps}, sort_keys=True)
+    checkpoint = folder / "checkpoint.pt"
+    begin = 0
+    if checkpoint.is_file():
+        saved: dict[str, Any] = torch.load(checkpoint, weights_only=True)
+        if saved["key"] == key:
+            guard.load_state_dict(saved["guard"])
+            adam.load_state_dict(saved["adam"])
+            average.state, average.steps, begin = saved["average"], saved["average_steps"], saved["step"]
+            report(f"going on from batch {begin} of {steps}")
+    guard.train()
+    sums: dict[str, float] = {}
+    tokens = since = 0
+    started = saved_at = clock()
+    for step in range(begin, steps):
+        # Each step has its own randomness, so that a run that was interrupted ends as one that was not.
+        torch.manual_seed(recipe.seed * 1_000_003 + step)
+        inputs, targets = batches.tensors(tokenizer, plan[step])
+        share = share_of_rate(step, steps, recipe.warmup)
+        for group in adam.param_groups:
+            group["lr"] = group["peak"] * share
+        loss, parts = loss_of(guard, inputs, targets, recipe)
+        adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(guard.parameters(), 1.0)
+        adam.step()
+        average.follow(guard, recipe.average)
+        tokens += inputs.ids.size
+        since += 1
+        for name, value in parts.items():
+            sums[name] = sums.get(name, 0.0) + value
+        last = step + 1 == steps or step + 1 == stop_after
+        if since == 50 or last:
+            speed = tokens / max(1e-9, clock() - started)
+            left = (steps - step - 1) * (tokens / (step + 1 - begin)) / speed / 60
+            told = " ".join(f"{name} {value / since:.4f}" for name, value in sums.items())
+            report(f"batch {step + 1}/{steps} {told} | {speed:.0f} tokens/s, {left:.0f} min left")
+            sums, since = {}, 0
+        if clock() - saved_at > 300 or last:
+            partial = checkpoint.with_suffix(".part")
+            torch.save(
+                {"key": key, "guard": guard.state_dict(), "adam": adam.state_dict(), "average": average.state,
+                 "average_steps": average.steps, "step": step + 1},
+                partial,
+            )  # fmt: skip
+            partial.replace(checkpoint)
+            saved_at = clock()
+        if step + 1 == stop_after:
+            break
+    return average.state
+
+
+def scores(guard: Guard, rows: Sequence[Row], tokenizer: PieceTokenizer, *, tokens: int = 8192) -> Iterator[dict[str, Any]]:
+    """What the float network says of each row, over windows: in the order of `rows`.
+
+    `injection` and `toxicity` [labels] are the highest probability of any window.
+    """
+    from appliance.guards.features import windows
+
+    guard.eval()
+    parts = []
+    for number, row in enumerate(rows):
+        pieces = tokenizer.pieces(row.text)
+        for window in windows(len(pieces), size=batches.WINDOW, overlap=64):
+            parts.append((number, pieces, window))
+    parts.sort(key=lambda part: part[2].end - part[2].start)
+    found: list[dict[str, Any]] = [{"injection": -99.0, "planted": -99.0, "toxicity": np.full(len(TOXICITY), -99.0)} for _ in rows]
+    at = 0
+    with torch.no_grad():
+        while at < len(parts):
+            longest = parts[min(len(parts), at + 1) - 1][2]
+            size = max(1, tokens // (longest.end - longest.start + 24))
+            group = parts[at : at + size]
+            at += size
+            inputs = batches.batch_of(tokenizer, [(pieces, window) for _, pieces, window in group])
+            injection, planted, toxicity, _ = guard(*(torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes)))
+            planted = planted.masked_fill(torch.from_numpy(inputs.mask) == 0, -99.0)
+            top = planted.topk(min(4, planted.shape[1]), dim=1).values.mean(1)
+            for row, (number, _, _) in enumerate(group):
+                one = found[number]
+                one["injection"] = max(one["injection"], float(injection[row, 0]))
+                one["planted"] = max(one["planted"], float(top[row]))
+                one["toxicity"] = np.maximum(one["toxicity"], toxicity[row].numpy())
+    yield from found
