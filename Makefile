@@ -20,9 +20,12 @@ export LLAMA_COMPILER LLAMA_LLAMAFILE LLAMA_CMAKE_ARGS
 BIN := $(VENV)/bin
 # The tests take their models from where the set-up has put them, which only the settings know.
 TEST_STORE = OUTPOST_TEST_STORE="$${OUTPOST_TEST_STORE:-$$($(BIN)/python -m tools.model_files --store)}"
+# What the guard models are trained and judged with; torch is large, so it has an environment of its own.
+GUARD_VENV = $(VENV)-guard
+GUARD_SETUP = python=$$(tools/find-python) && "$$python" -m tools.setup --venv "$(GUARD_VENV)" guard
 SETUP = python=$$(tools/find-python) && "$$python" -m tools.setup --venv "$(VENV)"
 
-.PHONY: help serve test check test-quick test-engines bench docs lock llama setup fmt clean distclean
+.PHONY: help serve test check test-quick test-engines test-guards guard-train guard-eval bench docs lock llama setup fmt clean distclean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +47,18 @@ test-quick: ## Every test but those that need a real engine for long
 test-engines: ## Only the tests that need a real engine for long
 	@$(SETUP) dev
 	$(PYTEST) -m engine $(ARGS)
+
+test-guards: ## A thousand rows through the whole training of the guard models
+	@$(GUARD_SETUP)
+	$(GUARD_VENV)/bin/python -m guard_models.pipeline smoke $(ARGS)
+
+guard-train: ## Train the guard models (hours on two cores; goes on where it was interrupted)
+	@$(GUARD_SETUP)
+	$(GUARD_VENV)/bin/python -m guard_models.pipeline train $(ARGS)
+
+guard-eval: ## Measure the guard models that are in the tree
+	@$(SETUP) run --packages-only
+	$(BIN)/python -m guard_models.pipeline eval $(ARGS)
 
 check: ## Ruff (lint and format) and mypy
 	@$(SETUP) dev --packages-only

@@ -43,6 +43,9 @@ class Commands(ListedGroup):
         "export": Listed(
             "export:export", "Write the record of requests and changes, one record a line, the oldest first."
         ),
+        "guard": Listed(
+            "guard:app", "Guard models: list them, ask one about a text, try a detector on a labelled file."
+        ),
         "config": Listed("config:app", "Check, show and explain the settings."),
     }
 

@@ -253,6 +253,12 @@ class EngineLost(UpstreamError):
     again = True
 
 
+class GuardModelError(OutpostError):
+    """A guard model's files are missing, changed, or not what their manifest says: it is not loaded."""
+
+    code = "guard_model_invalid"
+
+
 def forget_way(error: BaseException | None) -> None:
     """Drop the frames that an error has come through, once all is said about it. They hold what belonged to the
     exchange, and some of them the error: a circle."""

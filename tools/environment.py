@@ -112,6 +112,22 @@ class Environment:
             self.stamp(lock.name, lock.key())
         return bool(missing)
 
+    def install_loose(self, requirement: str) -> bool:
+        """Install one pinned requirement with whatever build of it, and of what it needs, the index has for this machine."""
+        if self.stamped("loose", requirement):
+            return False
+        name = requirement.partition("==")[0]
+        run_logged(
+            requirement,
+            self.pip("install", "--only-binary", ":all:", "--progress-bar", "off", requirement),
+            log=LOGS / f"pip-{name}.log",
+            cwd=ROOT,
+            detail=pip_detail,
+            hint=pip_hint,
+        )
+        self.stamp("loose", requirement)
+        return True
+
     def install_project(self) -> bool:
         """Install this checkout itself, editable: a change of the source needs no new install."""
         key = digest(str(ROOT), (ROOT / "pyproject.toml").read_bytes())

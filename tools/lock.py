@@ -37,6 +37,7 @@ def plan(engine: str) -> list[tuple[str, list[str], str]]:
             "",
         ),
         ("run.txt", ["pyproject.toml", *follow, *without_engine], ""),
+        ("guard.txt", ["pyproject.toml", "--extra", "guard", *follow, *without_engine], ""),
         ("gpu.txt", ["-", *follow], "nvidia-ml-py>=13\n"),
         ("build.txt", ["requirements/build.in", *follow], ""),
         ("cmake.txt", ["requirements/cmake.in"], ""),

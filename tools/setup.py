@@ -1,6 +1,6 @@
 """Everything that `make serve` and `make test` need, step by step; a step that is already done costs nothing.
 
-Run as `python -m tools.setup run|dev`: environment, packages, the outpost command, models, engine.
+Run as `python -m tools.setup run|dev|guard`: environment, packages, the outpost command, models, engine.
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ from tools import llama_build
 from tools.environment import ROOT, Environment, LockFile, digest
 from tools.progress import StepFailed, say
 
+TORCH = "torch==2.13.0"
+"""Trains the guard models. Not locked by hash like everything else: which build is right, for a processor alone or for
+its GPU, is known to the index that this machine's pip is configured to use."""
 PROOF_MODEL = "smollm2-135m-instruct"
 MODELS = (PROOF_MODEL, "all-minilm-l6-v2")
 """What the embedded default deployments run."""
@@ -44,6 +47,14 @@ def packages(environment: Environment, *, dev: bool) -> None:
     environment.install(LockFile("build.txt"), label="build packages")
     environment.install(LockFile("dev.txt" if dev else "run.txt"))
     environment.install_project()
+
+
+def training_packages(environment: Environment) -> None:
+    """What the guard models are trained with; an environment of its own, since torch is large."""
+    if environment.create():
+        say(f"made {environment.path} with Python {sys.version.split()[0]}")
+    environment.install(LockFile("guard.txt"))
+    environment.install_loose(TORCH)
 
 
 def models(environment: Environment) -> Path:
@@ -96,7 +107,9 @@ def _model_files(environment: Environment) -> dict[str, str | None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "dev"], help="packages for serving, or also those for tests")
+    parser.add_argument(
+        "what", choices=["run", "dev", "guard"], help="packages for serving, for tests too, or for training"
+    )
     parser.add_argument("--venv", type=Path, default=ROOT / ".venv", help="the virtual environment (default: .venv)")
     parser.add_argument("--packages-only", action="store_true", help="no models, no engine")
     parser.add_argument("--rebuild", action="store_true", help="compile the engine even where a proven build is there")
@@ -106,6 +119,9 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with only_one(environment):
+            if arguments.what == "guard":
+                training_packages(environment)
+                return
             packages(environment, dev=arguments.what == "dev")
             if not arguments.packages_only:
                 weights = models(environment)

@@ -59,7 +59,7 @@ class PieceTokenizer:
         """`path` is a tokenizer.json; raises GuardModelError if it is none or lacks BERT's special tokens."""
         try:
             self._tokenizer = Tokenizer.from_file(str(path))
-        except Exception as failure:  # noqa: BLE001 - the library raises bare Exception
+        except Exception as failure:
             raise GuardModelError(f"{path}: not a tokenizer.json: {failure}") from failure
         # The file may fix both; long texts are windowed here, never cut.
         self._tokenizer.no_padding()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.guards.features import Batch, Pieces, PieceTokenizer, Window, batch_of
-from guard_models.pipeline import disguise
+from guard_models.pipeline import compose, disguise
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 
 WINDOW = 254
@@ -46,12 +46,14 @@ class Targets:
 def disguised(row: Row, random: Random) -> Row:
     """`row`, now and then in another spelling. Positions have to stay, so marked texts change in case only."""
     roll = random.random()
+    if not row.entities and not row.planted and ".example" in row.text:
+        row = replace(row, text=compose.other_hosts(row.text, random))
     marked = bool(row.entities) or bool(row.planted)
     if marked:
         if roll < 0.10:
             text = row.text.lower() if roll < 0.07 else row.text.upper()
             if len(text) == len(row.text):
-                return Row(text, row.set, row.slice, row.lang, row.injection, row.planted, row.toxicity, row.entities, row.ignored, row.weight)
+                return replace(row, text=text)
         return row
     if row.entities is not None:
         return row
@@ -61,7 +63,7 @@ def disguised(row: Row, random: Random) -> Row:
         kind = random.choice(disguise.HEAVY)
     else:
         return row
-    return Row(kind(row.text, random), row.set, row.slice, row.lang, row.injection, row.planted, row.toxicity, None, [], row.weight)
+    return replace(row, text=kind(row.text, random))
 
 
 def example(row: Row, tokenizer: PieceTokenizer, random: Random) -> Example:
@@ -92,7 +94,13 @@ def example(row: Row, tokenizer: PieceTokenizer, random: Random) -> Example:
         if row.planted:
             # A window without the planted part is an honest text; one with a scrap of it says nothing.
             inside = int(planted.sum())
-            injection = 1.0 if inside >= 6 or inside >= sum(e - b for b, e in row.planted) // 8 > 0 else 0.0 if inside == 0 else UNKNOWN
+            injection = (
+                1.0
+                if inside >= 6 or inside >= sum(e - b for b, e in row.planted) // 8 > 0
+                else 0.0
+                if inside == 0
+                else UNKNOWN
+            )
     toxicity = np.full(len(TOXICITY), UNKNOWN, np.float32)
     if row.toxicity is not None:
         for number, name in enumerate(TOXICITY):
@@ -151,7 +159,9 @@ def tensors(tokenizer: PieceTokenizer, group: Sequence[Example]) -> tuple[Batch,
     )
 
 
-def examples(rows: Sequence[Row], tokenizer: PieceTokenizer, random: Random, *, plain: bool = False) -> Iterator[Example]:
+def examples(
+    rows: Sequence[Row], tokenizer: PieceTokenizer, random: Random, *, plain: bool = False
+) -> Iterator[Example]:
     """An example of each row; `plain` leaves their spelling alone."""
     for row in rows:
         yield example(row if plain else disguised(row, random), tokenizer, random)

@@ -40,6 +40,53 @@ OPEN_WRAPPINGS = (
 )  # fmt: skip
 
 
+_HOST = re.compile(r"\b(?:[\w-]+\.)+(?:example(?:\.(?:com|org|net))?|test|invalid)\b", re.I)
+_WORDS = (
+    "north", "blue", "data", "green", "mail", "cloud", "fast", "river", "smart", "home", "alpha", "meta", "quick", "shop", "team", "sun", "stone", "link", "nova", "core",
+    "verde", "haus", "casa", "media", "tech", "parts", "office", "print", "garden", "kraft", "lab", "track", "pay", "secure", "docs", "static", "api", "news",
+)  # fmt: skip
+_ENDINGS = (
+    "com",
+    "com",
+    "com",
+    "net",
+    "org",
+    "io",
+    "de",
+    "fr",
+    "co.uk",
+    "eu",
+    "app",
+    "dev",
+    "info",
+    "it",
+    "es",
+    "nl",
+    "pl",
+    "com.br",
+    "ru",
+    "cn",
+)
+
+
+def other_hosts(text: str, random: Random) -> str:
+    """`text` with invented hosts for those that authors may use without harm: these would tell who wrote a text."""
+    known: dict[str, str] = {}
+
+    def host(match: re.Match[str]) -> str:
+        old = match[0].lower()
+        if old not in known:
+            name = (
+                random.choice(_WORDS)
+                + random.choice(("", "-", ""))
+                + random.choice((*_WORDS, str(random.randrange(100))))
+            )
+            known[old] = random.choice(("", "", "www.", "api.", "mail.")) + name + "." + random.choice(_ENDINGS)
+        return known[old]
+
+    return _HOST.sub(host, text)
+
+
 def cut_points(text: str) -> list[int]:
     """Where something can be put into `text`: its ends, between paragraphs and lines, between sentences."""
     points = {0, len(text)}
@@ -89,25 +136,31 @@ def cropped(text: str, most: int, random: Random) -> str:
     return text[begin : ends[-1] if ends else begin + most].strip()
 
 
-def poisoned(carriers: Sequence[Row], payloads: Sequence[Row], count: int, random: Random, *, set_name: str) -> list[Row]:
+def poisoned(
+    carriers: Sequence[Row], payloads: Sequence[Row], count: int, random: Random, *, set_name: str
+) -> list[Row]:
     """`count` carriers with a payload each; where it is, is known."""
     rows: list[Row] = []
     for _ in range(count):
         carrier, payload = random.choice(carriers), random.choice(payloads)
         text = cropped(carrier.text, random.choice((300, 600, 900, 1400)), random)
         wraps = OPEN_WRAPPINGS if random.random() < 0.2 else WRAPPINGS
-        what = random.choice(wraps).replace("{}", payload.text)
+        what = random.choice(wraps).replace("{}", other_hosts(payload.text, random))
         whole, (begin, end) = inserted(text, what, random)
         if random.random() < 0.25:
             whole, moved = with_task(whole, carrier.slice, random)
             begin, end = begin + moved, end + moved
         rows.append(
-            Row(whole, set_name, f"{carrier.slice}/{payload.slice}", carrier.lang, injection=1.0, planted=[(begin, end)])
+            Row(
+                whole, set_name, f"{carrier.slice}/{payload.slice}", carrier.lang, injection=1.0, planted=[(begin, end)]
+            )
         )
     return rows
 
 
-def honest(carriers: Sequence[Row], sentences: Sequence[str], count: int, random: Random, *, set_name: str) -> list[Row]:
+def honest(
+    carriers: Sequence[Row], sentences: Sequence[str], count: int, random: Random, *, set_name: str
+) -> list[Row]:
     """`count` carriers without an attack: as they are, with a user's task, or with an honest sentence put in and wrapped."""
     rows: list[Row] = []
     for _ in range(count):

@@ -1,12 +1,12 @@
 """All rows, cleaned and split: what trains, what calibrates, what judges.
 
 Order of precedence: a text that is in `dev` or `held` (or nearly so) is in neither of the others; one that calibrates
-does not train. Which rows calibrate is decided by a hash of their text, so it never changes with the order of files.
+does not train. Written rows come in groups that differ in a word or two, so whole runs of `GROUP` neighbours calibrate.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -16,28 +16,17 @@ from random import Random
 from guard_models.pipeline import compose
 from guard_models.pipeline.fill import Template, documents
 from guard_models.pipeline.people import World, load_lists
-from guard_models.pipeline.rows import (
-    TOXICITY,
-    BadBlock,
-    Row,
-    Seen,
-    Span,
-    blocks,
-    same_text,
-    unmarked,
-    without_brackets,
-)
-from guard_models.pipeline.sources import NO_TOXICITY, SOURCES, raw_rows
+from guard_models.pipeline.rows import Row, Seen, blocks, same_text
+from guard_models.pipeline.sources import SOURCES, raw_rows
+from guard_models.pipeline.written import HERE, dev, held, injection_rows, prose_rows, toxicity_rows, written
 
-HERE = Path(__file__).parent.parent / "data"
 CALIBRATION_SHARE = 0.1
+GROUP = 12
 
-_PROSE = {"PERSON": "PERSON", "ORG": "ORGANISATION", "LOC": "LOCATION", "ADDRESS": "ADDRESS", "DOB": "DATE_OF_BIRTH", "ID": "ID"}
-DOCUMENT_TYPES = {
-    **_PROSE, "EMAIL": "EMAIL", "PHONE": "PHONE", "CARD": "CARD", "IBAN": "IBAN", "NATIONAL_ID": "ID_NUMBER", "IP": "IP", "MAC": "MAC", "URL": "URL",
-    "MEDICAL_ID": "MEDICAL_ID", "ACCOUNT": "ACCOUNT", "PASSPORT": "ID_NUMBER", "LICENCE": "ID_NUMBER", "PLATE": "PLATE", "USERNAME": "USERNAME",
-    "PASSWORD": "PASSWORD", "KEY": "PASSWORD",
-}  # fmt: skip
+
+def calibrates(name: str, number: int) -> bool:
+    """Whether the row `number` of the written set `name` is for calibration."""
+    return hashlib.blake2b(f"{name}/{number // GROUP}".encode(), digest_size=1).digest()[0] < 256 * CALIBRATION_SHARE
 
 
 @dataclass(slots=True)
@@ -50,75 +39,6 @@ class Data:
     payloads: list[Row] = field(default_factory=list)
     templates: list[Template] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
-
-
-def toxicity_of(label: str, where: str) -> dict[str, float]:
-    """The eight labels from `none` or a comma list; raises BadBlock for a label that is none of them."""
-    names = [] if label == "none" else [part.strip() for part in label.split(",")]
-    if unknown := [name for name in names if name not in TOXICITY]:
-        raise BadBlock(f"{where}: unknown label {unknown[0]!r}; known are none, {', '.join(TOXICITY)}")
-    return {name: float(name in names) for name in TOXICITY}
-
-
-def _injection_rows(path: Path) -> list[Row]:
-    rows = []
-    for label, family, lang, raw in blocks(path):
-        text, spans = without_brackets(raw)
-        attack = label == "1"
-        planted = spans if spans else None if attack else []
-        row = Row(text, path.stem, family, lang, injection=float(attack), planted=planted)
-        if not attack:
-            row.toxicity = dict(NO_TOXICITY)
-        rows.append(row)
-    return rows
-
-
-def _toxicity_rows(path: Path) -> list[Row]:
-    return [
-        Row(text, path.stem, family, lang, injection=0.0, planted=[], toxicity=toxicity_of(label, path.name))
-        for label, family, lang, text in blocks(path)
-    ]
-
-
-def _prose_rows(path: Path) -> list[Row]:
-    rows = []
-    for genre, _, lang, raw in blocks(path):
-        text, spans = unmarked(raw, DOCUMENT_TYPES)
-        # "ID" says that it is personal, not of which kind.
-        known: list[Span] = [span for span in spans if span[2] != "ID"]
-        vague = [(begin, end) for begin, end, kind in spans if kind == "ID"]
-        rows.append(Row(text, path.stem, genre, lang, injection=0.0, planted=[], entities=known, ignored=vague))
-    return rows
-
-
-def written(folder: Path, pattern: str) -> list[Path]:
-    return sorted(folder.glob(pattern))
-
-
-def held(folder: Path = HERE / "held") -> dict[str, list[Row]]:
-    """The sets that were written to judge and never train, by name."""
-    sets = {path.stem: _injection_rows(path) for path in written(folder, "injection*.txt")}
-    sets |= {path.stem: _toxicity_rows(path) for path in written(folder, "toxicity*.txt")}
-    sets |= {path.stem: _prose_rows(path) for path in written(folder, "pii_*.txt")}
-    return sets
-
-
-def dev(folder: Path = HERE / "dev") -> dict[str, list[Row]]:
-    """The public sets for choosing, by name."""
-    sets: dict[str, list[Row]] = {}
-    for path in sorted({*folder.glob("*/data.jsonl"), *folder.glob("*.jsonl")}):
-        name = path.parent.name if path.stem == "data" else path.stem
-        rows = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            raw = json.loads(line)
-            label = float(raw["label"])
-            slice_of = str(raw.get("category") or raw.get("source") or "")
-            if "tox" in name or "civil" in name or "edos" in name or "jigsaw" in name:
-                rows.append(Row(raw["text"], name, slice_of, toxicity={"toxic": label}))
-            else:
-                rows.append(Row(raw["text"], name, slice_of, injection=label))
-        sets[name] = rows
-    return sets
 
 
 def load(public: Path, own: Path = HERE, *, limit: int | None = None) -> Data:
@@ -142,15 +62,16 @@ def load(public: Path, own: Path = HERE, *, limit: int | None = None) -> Data:
 
     own_rows: dict[str, list[Row]] = {}
     for path in written(own / "written", "inj_*.txt"):
-        own_rows[path.stem] = _injection_rows(path)
+        own_rows[path.stem] = injection_rows(path)
     for path in written(own / "written", "tox_*.txt"):
-        own_rows[path.stem] = _toxicity_rows(path)
+        own_rows[path.stem] = toxicity_rows(path)
     for path in written(own / "written", "pii_prose*.txt"):
-        own_rows[path.stem] = _prose_rows(path)
+        own_rows[path.stem] = prose_rows(path)
     for name, rows in own_rows.items():
+        place = {id(row): number for number, row in enumerate(rows)}
         for row in take(rows[:limit]):
-            calibrates = same_text(row.text)[0] < 256 * CALIBRATION_SHARE
-            (data.calibrate if calibrates else data.train.setdefault(name, [])).append(row)
+            kept = data.calibrate if calibrates(name, place[id(row)]) else data.train.setdefault(name, [])
+            kept.append(row)
     for path in written(own / "written", "pii_templates*.txt"):
         data.templates += [Template(text, kind, locale, lang) for kind, locale, lang, text in blocks(path)]
 
@@ -196,10 +117,6 @@ MIXTURE: Mapping[str, float] = {
 MADE: Mapping[str, int] = {"made_poisoned": 5000, "made_honest": 4500, "made_pii": 7000}
 
 
-def MADE_PII_READY() -> bool:
-    return (HERE / "written" / "names.yaml").exists()
-
-
 def epoch(data: Data, number: int, *, seed: int, scale: float = 1.0) -> list[Row]:
     """The rows of one epoch in random order; generators make new ones for each. `scale` shrinks all of it."""
     random = Random(f"{seed}/{number}")
@@ -210,9 +127,13 @@ def epoch(data: Data, number: int, *, seed: int, scale: float = 1.0) -> list[Row
         rows += found * whole + random.sample(found, round(part * len(found)))
     if data.payloads and data.carriers:
         sentences = compose.honest_sentences(data.carriers)
-        rows += compose.poisoned(data.carriers, data.payloads, round(MADE["made_poisoned"] * scale), random, set_name="made_poisoned")
-        rows += compose.honest(data.carriers, sentences, round(MADE["made_honest"] * scale), random, set_name="made_honest")
-    if data.templates and MADE_PII_READY():
+        rows += compose.poisoned(
+            data.carriers, data.payloads, round(MADE["made_poisoned"] * scale), random, set_name="made_poisoned"
+        )
+        rows += compose.honest(
+            data.carriers, sentences, round(MADE["made_honest"] * scale), random, set_name="made_honest"
+        )
+    if data.templates:
         world = World(load_lists(HERE / "written" / "names.yaml"), random)
         rows += documents(data.templates, round(MADE["made_pii"] * scale), world)
     random.shuffle(rows)

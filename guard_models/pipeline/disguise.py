@@ -100,7 +100,15 @@ def backwards(text: str, random: Random) -> str:
     return text[::-1]
 
 
-LIGHT: tuple[Callable[[str, Random], str], ...] = (upper, lower, lower, typing_errors, typing_errors, no_marks, odd_case)
+LIGHT: tuple[Callable[[str, Random], str], ...] = (
+    upper,
+    lower,
+    lower,
+    typing_errors,
+    typing_errors,
+    no_marks,
+    odd_case,
+)
 HEAVY: tuple[Callable[[str, Random], str], ...] = (leet, look_alike, invisible, spaced)
 WHOLE: tuple[Callable[[str, Random], str], ...] = (in_base64, in_hex, rot13, backwards)
 """What can be read only after it is undone; see `appliance.guards.views`."""

@@ -26,7 +26,20 @@ TITLES = {
     "es": ("Sr.", "Sra.", "Don", "Doña", "Dr."), "it": ("Sig.", "Sig.ra", "Dott.", "Dott.ssa", "Avv."), "nl": ("dhr.", "mevr.", "dr."),
     "pt": ("Sr.", "Sra.", "Dr.", "Dona"), "pl": ("Pan", "Pani", "dr"), "sv": ("Herr", "Fru", "Dr."), "tr": ("Sayın", "Dr."),
 }  # fmt: skip
-_NATIONALITIES = ("German", "Nigerian", "Turkish", "Brazilian", "Irish", "Indian", "Polish", "French", "Kenyan", "Chilean", "Dutch", "Thai")
+_NATIONALITIES = (
+    "German",
+    "Nigerian",
+    "Turkish",
+    "Brazilian",
+    "Irish",
+    "Indian",
+    "Polish",
+    "French",
+    "Kenyan",
+    "Chilean",
+    "Dutch",
+    "Thai",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +103,15 @@ def _national(filling: _Filling, number: str) -> str:
             return str(world.faker(filling.locale).ssn())
         except AttributeError:
             pass
-    return world.pick("###-##-####", "@@ ## ## ## @", "## ### ### ###", "########@", "@@@@@@##@##@###@", "#############", "###.###.###-##")
+    return world.pick(
+        "###-##-####",
+        "@@ ## ## ## @",
+        "## ### ### ###",
+        "########@",
+        "@@@@@@##@##@###@",
+        "#############",
+        "###.###.###-##",
+    )
 
 
 _VALUES: dict[str, Callable[[_Filling, str], str]] = {

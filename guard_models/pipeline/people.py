@@ -181,12 +181,20 @@ class World:
         name = self.random.choice(self.lists.streets)
         number = f"{self.random.randrange(1, 260)}{self.random.choice(('', '', '', '', 'a', 'B', '/2'))}"
         before = locale[:2] == "en" and not name[0].islower() if roll < 0.9 else self.random.random() < 0.5
-        return f"{number} {name}" if before or name.lower().startswith(("rue", "av", "boul", "allée", "chemin")) else f"{name} {number}"
+        return (
+            f"{number} {name}"
+            if before or name.lower().startswith(("rue", "av", "boul", "allée", "chemin"))
+            else f"{name} {number}"
+        )
 
     def digits(self, pattern: str) -> str:
         """`#` becomes a digit, `@` a capital letter."""
         return "".join(
-            self.random.choice(string.digits) if c == "#" else self.random.choice(string.ascii_uppercase) if c == "@" else c
+            self.random.choice(string.digits)
+            if c == "#"
+            else self.random.choice(string.ascii_uppercase)
+            if c == "@"
+            else c
             for c in pattern
         )
 

@@ -75,7 +75,9 @@ def loss_of(guard: Guard, inputs: Batch, targets: Targets, recipe: Recipe) -> tu
     )
     goal = torch.from_numpy(targets.planted)
     of_planted = _known_mean(
-        F.binary_cross_entropy_with_logits(planted, goal.clamp(0, 1), reduction="none"), (goal >= 0).float(), weight[:, None]
+        F.binary_cross_entropy_with_logits(planted, goal.clamp(0, 1), reduction="none"),
+        (goal >= 0).float(),
+        weight[:, None],
     )
     goal = torch.from_numpy(targets.toxicity)
     soft = goal.clamp(0, 1) * (1 - 2 * recipe.smoothing) + recipe.smoothing
@@ -227,7 +229,9 @@ def train(
     return average.state
 
 
-def scores(guard: Guard, rows: Sequence[Row], tokenizer: PieceTokenizer, *, tokens: int = 8192) -> Iterator[dict[str, Any]]:
+def scores(
+    guard: Guard, rows: Sequence[Row], tokenizer: PieceTokenizer, *, tokens: int = 8192
+) -> Iterator[dict[str, Any]]:
     """What the float network says of each row, over windows: in the order of `rows`.
 
     `injection` and `toxicity` [labels] are the highest probability of any window.
@@ -241,7 +245,9 @@ def scores(guard: Guard, rows: Sequence[Row], tokenizer: PieceTokenizer, *, toke
         for window in windows(len(pieces), size=batches.WINDOW, overlap=64):
             parts.append((number, pieces, window))
     parts.sort(key=lambda part: part[2].end - part[2].start)
-    found: list[dict[str, Any]] = [{"injection": -99.0, "planted": -99.0, "toxicity": np.full(len(TOXICITY), -99.0)} for _ in rows]
+    found: list[dict[str, Any]] = [
+        {"injection": -99.0, "planted": -99.0, "toxicity": np.full(len(TOXICITY), -99.0)} for _ in rows
+    ]
     at = 0
     with torch.no_grad():
         while at < len(parts):
@@ -250,7 +256,9 @@ def scores(guard: Guard, rows: Sequence[Row], tokenizer: PieceTokenizer, *, toke
             group = parts[at : at + size]
             at += size
             inputs = batches.batch_of(tokenizer, [(pieces, window) for _, pieces, window in group])
-            injection, planted, toxicity, _ = guard(*(torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes)))
+            injection, planted, toxicity, _ = guard(
+                *(torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes))
+            )
             planted = planted.masked_fill(torch.from_numpy(inputs.mask) == 0, -99.0)
             top = planted.topk(min(4, planted.shape[1]), dim=1).values.mean(1)
             for row, (number, _, _) in enumerate(group):

@@ -1,0 +1,153 @@
+"""What a guard model says of itself: `manifest.yaml` beside its weights, checked before anything is loaded.
+
+A site may put a model of its own beside the one that comes with Outpost: the same manifest, no code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+
+from appliance.errors import GuardModelError
+
+MAX_BYTES = 1 << 20
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$")]
+Line = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+Rate = Literal["0.1%", "0.5%", "1%"]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class File(_Table):
+    sha256: Sha256
+    size: Annotated[int, Field(ge=1, le=1 << 34)]
+
+
+class Reading(_Table):
+    """How a text becomes input."""
+
+    window: Annotated[int, Field(ge=16, le=8190)]
+    """Word pieces that are read at once, without special tokens."""
+    overlap: Annotated[int, Field(ge=0, le=4096)]
+    shapes: bool = True
+    """Whether the input `shapes` says how each word is written; otherwise it is BERT's token type, all 0."""
+    segments: bool = False
+    """Whether it reads pairs of texts, told apart by the input `shapes` (0 and 1)."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Reading:
+        if self.overlap >= self.window:
+            raise ValueError(f"overlap {self.overlap} has to be smaller than window {self.window}")
+        return self
+
+
+class LabelScale(_Table):
+    """Logit to probability: 1 / (1 + exp(-(slope * logit + offset)))."""
+
+    slope: Annotated[float, Field(gt=0, le=100)] = 1.0
+    offset: Annotated[float, Field(ge=-100, le=100)] = 0.0
+    thresholds: dict[Rate, Annotated[float, Field(ge=0, le=1)]] = {}
+    """The probability from which this label is told, by the share of honest texts that are then told wrongly."""
+
+
+class Detector(_Table):
+    """One output of the model."""
+
+    output: Label
+    """The name of the graph's output: [texts, labels], or [texts, tokens, tags] for spans."""
+    kind: Literal["text", "spans", "pair"]
+    labels: Annotated[list[Label], Field(min_length=1, max_length=512)]
+    """The classes of the output, in its order; for spans `O`, `B-…` and `I-…`."""
+    scales: dict[Label, LabelScale] = {}
+    threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """What `outpost guard eval` and policies without a threshold use, for the first label; for spans the least
+    probability of a span."""
+    readings: bool = False
+    """Whether texts are also judged decoded and without tricks of writing."""
+
+
+class Set(_Table):
+    """One set that the model learned from."""
+
+    name: Line
+    licence: Line
+    origin: Line
+    rows: Annotated[int, Field(ge=0)]
+
+
+class Manifest(_Table):
+    name: Name
+    version: Line
+    title: Line
+    description: Annotated[str, StringConstraints(max_length=4000)]
+    licence: Line
+    base: Line
+    experimental: bool = False
+    reading: Reading
+    files: dict[FileName, File]
+    detectors: Annotated[dict[Name, Detector], Field(min_length=1)]
+    training: list[Set]
+    scores: dict[str, float | str] = {}
+    """Measured with these very files, by `make guard-eval`."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> Manifest:
+        for name in ("model.onnx", "tokenizer.json"):
+            if name not in self.files:
+                raise ValueError(f"files: {name} is missing")
+        return self
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of `folder`; raises GuardModelError that names the field at fault."""
+    path = folder / "manifest.yaml"
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise GuardModelError(f"{path}: larger than {MAX_BYTES} bytes")
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise GuardModelError(f"{path}: no such file; a guard model is a folder with a manifest.yaml") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as failure:
+        raise GuardModelError(f"{path}: {failure}") from failure
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as failure:
+        first = failure.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the manifest"
+        raise GuardModelError(f"{path}: {where}: {first['msg']}") from failure
+
+
+def verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """The bytes of a file of the model, once they are known to be those of the manifest; raises GuardModelError.
+
+    What is loaded are the bytes that were hashed, not the file once more: it might have been exchanged in between.
+    """
+    path, wanted = folder / name, manifest.files[name]
+    try:
+        with path.open("rb") as file:
+            data = file.read(wanted.size + 1)
+    except OSError as failure:
+        raise GuardModelError(f"{path}: {failure.strerror or failure}") from failure
+    if len(data) != wanted.size:
+        more = "more" if len(data) > wanted.size else f"{len(data)}"
+        raise GuardModelError(f"{path}: has {more} bytes, its manifest says {wanted.size}; it is not loaded")
+    found = hashlib.sha256(data).hexdigest()
+    if found != wanted.sha256:
+        raise GuardModelError(f"{path}: sha256 is {found}, its manifest says {wanted.sha256}; it is not loaded")
+    return data
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write `folder`'s manifest.yaml."""
+    text = yaml.safe_dump(manifest.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=118)
+    (folder / "manifest.yaml").write_text(text, encoding="utf-8")

@@ -1,0 +1,210 @@
+"""A detector tried on a labelled file: how much it catches, how often it is wrong, where, and the worst cases.
+
+One JSON object a line. Texts: `{"text": …, "label": 0 or 1}`; personal data: `{"text": …, "spans": [[begin, end, type], …]}`;
+groundedness: `{"documents": [… or one text], "answer": …, "label": 0 or 1}`. Every other field can be a slice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from appliance.errors import BadRequest
+from appliance.guards import metrics
+from appliance.guards.metrics import Confusion, SpanCounts
+from appliance.guards.verdicts import Entity
+
+MAX_LINE = 16 << 20
+RATES = (0.001, 0.005, 0.01, 0.05)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One labelled line."""
+
+    line: int
+    text: str
+    label: bool | None
+    spans: list[tuple[int, int, str]] | None
+    documents: list[str]
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The result on a part of the file."""
+
+    name: str
+    texts: int
+    attacks: int
+    confusion: Confusion
+    auc: float
+
+
+@dataclass(slots=True)
+class Trial:
+    """All results of one detector on one file."""
+
+    detector: str
+    threshold: float
+    texts: int = 0
+    attacks: int = 0
+    auc: float = float("nan")
+    calibration_error: float = float("nan")
+    confusion: Confusion | None = None
+    at_rates: dict[float, tuple[float, float]] = field(default_factory=dict)
+    """Share of honest texts told wrongly → (threshold for it on this file, share of attacks caught)."""
+    slices: list[Slice] = field(default_factory=list)
+    missed: list[tuple[float, Case]] = field(default_factory=list)
+    wrong: list[tuple[float, Case]] = field(default_factory=list)
+    spans: SpanCounts | None = None
+
+
+def cases(
+    lines: Iterable[str], *, text: str = "text", label: str = "label", positive: Sequence[str] = ()
+) -> list[Case]:
+    """The cases of a file. Raises BadRequest that names the line and the field.
+
+    `positive`: the values of the label field that are attacks, where they are not 0/1, true/false.
+    """
+    found = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        if len(line) > MAX_LINE:
+            raise BadRequest(f"line {number}: longer than {MAX_LINE} characters", param=text)
+        try:
+            raw = json.loads(line)
+        except ValueError as failure:
+            raise BadRequest(f"line {number}: not JSON: {failure}", param="file") from failure
+        if not isinstance(raw, dict):
+            raise BadRequest(f'line {number}: expected an object such as {{"{text}": …, "{label}": 1}}', param="file")
+        field_name = "answer" if "answer" in raw and text not in raw else text
+        content = raw.get(field_name)
+        if not isinstance(content, str):
+            raise BadRequest(
+                f"line {number}: the field {field_name!r} has to be a text; name another one with --text",
+                param=field_name,
+            )
+        documents = raw.get("documents", [])
+        documents = [documents] if isinstance(documents, str) else documents
+        if not isinstance(documents, list) or not all(isinstance(one, str) for one in documents):
+            raise BadRequest(f"line {number}: documents has to be a text or a list of texts", param="documents")
+        spans = _spans(raw, number, len(content))
+        told = _label(raw.get(label), number, label, positive) if label in raw or spans is None else None
+        found.append(Case(number, content, told, spans, documents, raw))
+    if not found:
+        raise BadRequest("the file has no cases", param="file")
+    return found
+
+
+def _label(value: Any, number: int, name: str, positive: Sequence[str]) -> bool:
+    if positive:
+        return str(value) in positive
+    if isinstance(value, bool):
+        return value
+    if value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.strip().lower() in ("0", "1", "true", "false"):
+        return value.strip().lower() in ("1", "true")
+    raise BadRequest(
+        f"line {number}: {name} is {value!r}, expected 0 or 1; say with --positive which values are attacks", param=name
+    )
+
+
+def _spans(raw: Mapping[str, Any], number: int, length: int) -> list[tuple[int, int, str]] | None:
+    given = raw.get("spans", raw.get("entities"))
+    if given is None:
+        return None
+    problem = f"line {number}: spans has to be a list of [begin, end, type] within the text"
+    if not isinstance(given, list):
+        raise BadRequest(problem, param="spans")
+    found = []
+    for one in given:
+        if isinstance(one, dict):
+            one = [
+                one.get("start", one.get("begin")),
+                one.get("end"),
+                one.get("type", one.get("label", one.get("entity_type"))),
+            ]
+        if not (
+            isinstance(one, list) and len(one) == 3 and all(type(n) is int for n in one[:2]) and isinstance(one[2], str)
+        ):
+            raise BadRequest(problem, param="spans")
+        begin, end, kind = one
+        if not 0 <= begin < end <= length:
+            raise BadRequest(f"{problem}: {begin} to {end} of {length} characters", param="spans")
+        found.append((begin, end, kind))
+    return found
+
+
+def tried(
+    detector: str,
+    found: Sequence[Case],
+    score: Callable[[Case], float],
+    threshold: float,
+    *,
+    slices: Sequence[str] = (),
+    worst: int = 5,
+) -> Trial:
+    """A text or pair detector on cases with labels."""
+    known = [case for case in found if case.label is not None]
+    scores = np.array([score(case) for case in known])
+    labels = np.array([bool(case.label) for case in known])
+    trial = Trial(detector, threshold, len(known), int(labels.sum()))
+    trial.auc = metrics.auc(scores, labels)
+    trial.calibration_error = metrics.calibration_error(scores, labels)
+    trial.confusion = metrics.confusion(scores, labels, threshold)
+    if labels.any() and not labels.all():
+        for rate in RATES:
+            at = metrics.threshold_at(scores[~labels], rate)
+            trial.at_rates[rate] = (at, float((scores[labels] >= at).mean()))
+    for name in slices:
+        values = [str(case.fields.get(name, "")) for case in known]
+        for value in sorted(set(values)):
+            mine = np.array([other == value for other in values])
+            counts = metrics.confusion(scores[mine], labels[mine], threshold)
+            trial.slices.append(
+                Slice(
+                    f"{name}={value}",
+                    int(mine.sum()),
+                    int(labels[mine].sum()),
+                    counts,
+                    metrics.auc(scores[mine], labels[mine]),
+                )
+            )
+    order = np.argsort(scores, kind="stable")
+    trial.missed = [(float(scores[i]), known[i]) for i in order if labels[i] and scores[i] < threshold][:worst]
+    trial.wrong = [(float(scores[i]), known[i]) for i in order[::-1] if not labels[i] and scores[i] >= threshold][
+        :worst
+    ]
+    return trial
+
+
+def tried_spans(
+    detector: str,
+    found: Sequence[Case],
+    entities: Callable[[Case], Sequence[Entity]],
+    threshold: float,
+    *,
+    groups: Mapping[str, str],
+    strict: bool = False,
+) -> Trial:
+    """A span detector on cases with spans."""
+    known = [case for case in found if case.spans is not None]
+    trial = Trial(detector, threshold, len(known), sum(len(case.spans or ()) for case in known), spans=SpanCounts())
+    for case in known:
+        counts = metrics.compared(entities(case), case.spans or [], groups=groups, strict=strict)
+        if trial.spans is not None:
+            trial.spans.add(counts)
+        if counts.missed:
+            trial.missed.append((float(counts.missed.total()), case))
+        if counts.wrong:
+            trial.wrong.append((float(counts.wrong.total()), case))
+    trial.missed = sorted(trial.missed, key=lambda pair: -pair[0])
+    trial.wrong = sorted(trial.wrong, key=lambda pair: -pair[0])
+    return trial

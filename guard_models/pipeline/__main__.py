@@ -1,0 +1,88 @@
+"""Train, pack and judge the guard models. Run as `python -m guard_models.pipeline train|eval`; see README.md."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from pathlib import Path
+
+from appliance.guards.judge import Judge, shipped_models
+from appliance.guards.manifest import write_manifest
+from appliance.guards.model import GuardModel
+from guard_models.pipeline import evaluate, written
+
+ROOT = Path(__file__).parents[2]
+NAME = "outpost-guard"
+
+
+def say(text: str) -> None:
+    print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    # Only there where models are trained.
+    import torch
+
+    from appliance.guards.features import PieceTokenizer
+    from guard_models.pipeline import dataset, pack
+    from guard_models.pipeline import train as training
+    from guard_models.pipeline.base import base_model
+
+    base = base_model(arguments.base)
+    recipe = training.Recipe(seed=arguments.seed, epochs=arguments.epochs, scale=arguments.scale)
+    data = dataset.load(arguments.data, limit=arguments.limit)
+    for reason, count in data.dropped.most_common():
+        say(f"left out {count:5} {reason}")
+    tokenizer = PieceTokenizer(base / "tokenizer.json")
+    epochs = [dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale) for number in range(recipe.epochs)]
+    counts = Counter(row.set for row in epochs[0])
+    plan = training.prepared(epochs, tokenizer, recipe, say)
+    guard = training.new_network(recipe, base / "model.safetensors")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    state = training.train(guard, plan, tokenizer, recipe, arguments.work, say)
+    torch.save(state, arguments.work / "final.pt")
+    folder = arguments.output
+    plain = {name: value.numpy() for name, value in state.items()}
+    pack.pack(plain, base, folder, name=NAME, version=arguments.version, counts=counts)
+    pack.calibrated(folder, data.calibrate, say)
+    say(f"packed {folder}")
+
+
+def evaluated(arguments: argparse.Namespace) -> None:
+    model = GuardModel(arguments.model, threads=arguments.threads)
+    lines = evaluate.table(Judge(model), written.held(), written.dev(), say if arguments.loud else lambda _: None)
+    for one in lines:
+        print(one)
+    if arguments.record:
+        write_manifest(arguments.model, model.manifest.model_copy(update={"scores": evaluate.plain(lines)}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="guard_models.pipeline", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("train", help="train, pack and calibrate")
+    one.add_argument("--data", type=Path, default=written.HERE / "public", help="folder of the public sets")
+    one.add_argument("--base", type=Path, default=ROOT / "build" / "guard" / "base", help="where the base model is put")
+    one.add_argument(
+        "--work", type=Path, default=ROOT / "build" / "guard", help="where checkpoints go; a run goes on from there"
+    )
+    one.add_argument("--output", type=Path, default=ROOT / "build" / "guard" / NAME, help="the folder that is made")
+    one.add_argument("--seed", type=int, default=1)
+    one.add_argument("--epochs", type=int, default=2)
+    one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")
+    one.add_argument("--limit", type=int, help="at most so many rows of each set (a smoke run)")
+    one.add_argument("--version", default="1")
+    one.set_defaults(run=train)
+    two = commands.add_parser("eval", help="print the table of goals for a packed model")
+    two.add_argument("--model", type=Path, default=shipped_models() / NAME)
+    two.add_argument("--threads", type=int, default=2)
+    two.add_argument("--loud", action="store_true", help="say how far it is")
+    two.add_argument("--record", action="store_true", help="write the numbers into the model's manifest")
+    two.set_defaults(run=evaluated)
+    arguments = parser.parse_args()
+    arguments.run(arguments)
+
+
+if __name__ == "__main__":
+    main()

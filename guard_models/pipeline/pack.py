@@ -1,0 +1,113 @@
+"""A trained network to a folder that can be shipped: graph, tokenizer, manifest, card."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.guards.judge import Judge
+from appliance.guards.manifest import Detector, File, LabelScale, Manifest, Reading, Set, write_manifest
+from appliance.guards.model import GuardModel
+from guard_models.pipeline import batches, calibrate, export
+from guard_models.pipeline.evaluate import judged
+from guard_models.pipeline.rows import TAGS, TOXICITY, Row
+from guard_models.pipeline.sources import SOURCES
+
+OVERLAP = 64
+WRITTEN_LICENCE = "Apache-2.0"
+WRITTEN_ORIGIN = "written for this project by its authors with a language model; guard_models/data/written"
+MADE_ORIGIN = "made by the generators of guard_models/pipeline"
+
+
+def _file(path: Path) -> File:
+    data = path.read_bytes()
+    return File(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+
+
+def training_sets(counts: Mapping[str, int]) -> list[Set]:
+    """What trained the model, with licences; `counts` are the rows of each set in one epoch."""
+    public = {source.name: source for source in SOURCES}
+    found = []
+    for name, rows in sorted(counts.items()):
+        source = public.get(name)
+        origin = source.origin if source else MADE_ORIGIN if name.startswith("made_") else WRITTEN_ORIGIN
+        found.append(Set(name=name, licence=source.licence if source else WRITTEN_LICENCE, origin=origin, rows=rows))
+    return found
+
+
+def pack(
+    state: Mapping[str, Any],
+    base: Path,
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    counts: Mapping[str, int],
+    eight_bit: bool = True,
+) -> Manifest:
+    """Write `folder` without calibration: probabilities are those of the bare logits, thresholds 0.5."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {key: np.asarray(value, dtype=np.float32) for key, value in state.items()}
+    (folder / "model.onnx").write_bytes(export.guard_graph(arrays, eight_bit=eight_bit))
+    shutil.copyfile(base / "tokenizer.json", folder / "tokenizer.json")
+    manifest = Manifest(
+        name=name,
+        version=version,
+        title="Outpost's guard: prompt injection, toxicity and personal data",
+        description="One MiniLM encoder of 22.7 million parameters with three heads, 8-bit, for one processor core. See CARD.md.",
+        licence="Apache-2.0",
+        base="all-MiniLM-L6-v2 (Apache-2.0)",
+        reading=Reading(window=batches.WINDOW, overlap=OVERLAP),
+        files={one: _file(folder / one) for one in ("model.onnx", "tokenizer.json")},
+        detectors={
+            "injection": Detector(output="injection", kind="text", labels=["injection"], readings=True),
+            "toxicity": Detector(output="toxicity", kind="text", labels=list(TOXICITY), readings=True),
+            "pii": Detector(output="pii", kind="spans", labels=list(TAGS)),
+        },
+        training=training_sets(counts),
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def _logit(chance: float) -> float:
+    chance = min(max(chance, 1e-9), 1 - 1e-9)
+    return float(np.log(chance / (1 - chance)))
+
+
+def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None], *, rate: str = "0.5%") -> Manifest:
+    """Give the model of `folder` its scales and thresholds, from `rows`; writes its manifest."""
+    model = GuardModel(folder, threads=2)
+    judge = Judge(model, use_patterns=False)
+    manifest = model.manifest
+    asked = [row for row in rows if row.injection is not None or row.toxicity is not None]
+    verdicts = judged(judge, asked, report)
+    detectors: dict[str, Detector] = {}
+    for name, detector in manifest.detectors.items():
+        if detector.kind != "text":
+            detectors[name] = detector
+            continue
+        scales: dict[str, LabelScale] = {}
+        for label in detector.labels:
+            key = name if len(detector.labels) == 1 else f"{name}.{label}"
+            pairs = [
+                (_logit(verdict.scores[key]), goal)
+                for row, verdict in zip(asked, verdicts, strict=True)
+                if (goal := row.injection if name == "injection" else (row.toxicity or {}).get(label)) is not None
+            ]
+            logits, goals = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+            scales[label] = calibrate.scaled(logits, goals)
+            told = scales[label].thresholds
+            report(f"{key}: {len(pairs)} rows, {Counter(bool(g >= 0.5) for g in goals)}, thresholds {told}")
+        first = scales[detector.labels[0]]
+        threshold = first.thresholds[rate]  # type: ignore[index]
+        detectors[name] = detector.model_copy(update={"scales": scales, "threshold": min(1.0, threshold)})
+    manifest = manifest.model_copy(update={"detectors": detectors})
+    write_manifest(folder, manifest)
+    return manifest
