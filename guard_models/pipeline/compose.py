@@ -87,6 +87,10 @@ def other_hosts(text: str, random: Random) -> str:
     return _HOST.sub(host, text)
 
 
+LENGTHS = (150, 250, 400, 600, 900, 1300)
+"""Characters that a carrier is cropped to."""
+
+
 def cut_points(text: str) -> list[int]:
     """Where something can be put into `text`: its ends, between paragraphs and lines, between sentences."""
     points = {0, len(text)}
@@ -143,7 +147,7 @@ def poisoned(
     rows: list[Row] = []
     for _ in range(count):
         carrier, payload = random.choice(carriers), random.choice(payloads)
-        text = cropped(carrier.text, random.choice((300, 600, 900, 1400)), random)
+        text = cropped(carrier.text, random.choice(LENGTHS), random)
         wraps = OPEN_WRAPPINGS if random.random() < 0.2 else WRAPPINGS
         what = random.choice(wraps).replace("{}", other_hosts(payload.text, random))
         whole, (begin, end) = inserted(text, what, random)
@@ -165,7 +169,7 @@ def honest(
     rows: list[Row] = []
     for _ in range(count):
         carrier = random.choice(carriers)
-        text = cropped(carrier.text, random.choice((300, 600, 900, 1400)), random)
+        text = cropped(carrier.text, random.choice(LENGTHS), random)
         roll = random.random()
         if roll < 0.45 and sentences:
             text, _ = inserted(text, random.choice(WRAPPINGS).replace("{}", random.choice(sentences)), random)

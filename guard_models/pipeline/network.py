@@ -149,3 +149,17 @@ def load_base(encoder: Encoder, path: Path) -> None:
             state[f"{ours}down.{kind}"] = base[f"{theirs}output.dense.{kind}"]
             state[f"{ours}norm_inner.{kind}"] = base[f"{theirs}output.LayerNorm.{kind}"]
     encoder.load_state_dict(state)
+
+
+class Pair(nn.Module):
+    """An encoder of its own for groundedness: a document and an answer in one row, told apart by `shapes` 0 and 1."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.encoder = Encoder(size)
+        self.supported = Pooled(size.width, 1, dropout=size.dropout)
+
+    def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
+        """Logits [rows, 1]: whether the answer is supported."""
+        logits: Tensor = self.supported(self.encoder(ids, mask, segments), mask)
+        return logits

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from appliance.guards.features import Batch, PieceTokenizer
@@ -100,7 +100,7 @@ def loss_of(guard: Guard, inputs: Batch, targets: Targets, recipe: Recipe) -> tu
     return whole, {name: float(part.detach()) for name, part in parts.items()}
 
 
-def optimiser(guard: Guard, recipe: Recipe) -> torch.optim.AdamW:
+def optimiser(guard: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in guard.named_parameters():
         plain = parameter.ndim < 2 or "norm" in name
@@ -130,11 +130,11 @@ def share_of_rate(step: int, steps: int, warmup: float) -> float:
 class Average:
     """Exponentially averaged weights."""
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: nn.Module) -> None:
         self.state = {name: value.detach().clone() for name, value in guard.state_dict().items()}
         self.steps = 0
 
-    def follow(self, guard: Guard, slowness: float) -> None:
+    def follow(self, guard: nn.Module, slowness: float) -> None:
         self.steps += 1
         # In the beginning it has nothing worth keeping.
         slowness = min(slowness, self.steps / (self.steps + 20))

@@ -1,0 +1,98 @@
+"""Data with a form of its own: found, and nothing else taken for it."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from faker import Faker
+from hypothesis import given
+from hypothesis import strategies as st
+
+from appliance.guards.patterns import find
+
+
+def found(text: str) -> list[tuple[str, str]]:
+    return [(text[one.start : one.end], one.type) for one in find(text)]
+
+
+@pytest.mark.parametrize(
+    ("text", "what", "kind"),
+    [
+        ("Write to anna.keller+x@mail.example.co.uk, please.", "anna.keller+x@mail.example.co.uk", "EMAIL"),
+        ("card 4111 1111 1111 1111 exp 10/29", "4111 1111 1111 1111", "CARD"),
+        ("Amex 378282246310005.", "378282246310005", "CARD"),
+        ("IBAN: DE89 3704 0044 0532 0130 00", "DE89 3704 0044 0532 0130 00", "IBAN"),
+        ("GB29NWBK60161331926819 is the account", "GB29NWBK60161331926819", "IBAN"),
+        ("from 192.168.4.17 at noon", "192.168.4.17", "IP"),
+        ("host 2001:db8:85a3::8a2e:370:7334 answered", "2001:db8:85a3::8a2e:370:7334", "IP"),
+        ("mac 00:1B:44:11:3A:B7", "00:1B:44:11:3A:B7", "MAC"),
+        ("SSN 123-45-6789", "123-45-6789", "US_SSN"),
+        ("NI number AB 12 34 56 C", "AB 12 34 56 C", "UK_NINO"),
+        ("DNI 12345678Z", "12345678Z", "ES_ID"),
+        ("CF: RSSMRA85T10A562S", "RSSMRA85T10A562S", "IT_FISCAL_CODE"),
+        ("PESEL 44051401359", "44051401359", "NATIONAL_ID"),
+        ("my passport no. is C01X00T47", "C01X00T47", "PASSPORT"),
+        ("call +49 30 901820 now", "+49 30 901820", "PHONE"),
+        ("Phone: (212) 736-5000", "(212) 736-5000", "PHONE"),
+        ("Tél. 01 42 68 53 00", "01 42 68 53 00", "PHONE"),
+        ("key sk-proj-abcdefghij0123456789ABCD", "sk-proj-abcdefghij0123456789ABCD", "SECRET"),
+        ("see https://intranet.example.org/a?b=c.", "https://intranet.example.org/a?b=c", "URL"),
+    ],
+)  # fmt: skip
+def test_what_has_a_form_is_found(text: str, what: str, kind: str) -> None:
+    assert (what, kind) in found(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "order 4111 1111 1111 1112", "IBAN DE89 3704 0044 0532 0130 01", "version 1.2.3 of 12.03.2024", "area 000-12-3456", "DNI 12345678A",
+        "The meeting is on 2024-11-30 at 14:00:00", "ISBN 978-3-16-148410-0", "invoice 2024-000123 total 1,234.56", "10:20:30", "tracking 44051401359",
+        "a@b", "1234567890123456", "part no. 556-2233-1", "between 1914-1918", "1,000,000 people", "x = 0x1F; y = 1e10", "3.14159265358979",
+    ],
+)  # fmt: skip
+def test_what_only_looks_like_it_is_not(text: str) -> None:
+    assert found(text) == []
+
+
+@pytest.mark.parametrize("locale", ["de_DE", "fr_FR", "en_GB", "nl_NL", "es_ES", "it_IT", "pl_PL", "pt_PT", "sv_SE"])
+def test_ibans_of_many_countries_are_found_with_and_without_spaces(locale: str) -> None:
+    fake = Faker(locale)
+    fake.seed_instance(1)
+    for _ in range(20):
+        iban = fake.iban()
+        apart = " ".join(iban[i : i + 4] for i in range(0, len(iban), 4))
+        assert found(f"account {iban}, thanks") == [(iban, "IBAN")]
+        assert found(f"account {apart}, thanks") == [(apart, "IBAN")]
+
+
+def test_cards_of_all_issuers_are_found() -> None:
+    fake = Faker("en_US")
+    fake.seed_instance(1)
+    for kind in ("visa", "visa16", "mastercard", "amex", "discover", "jcb16", "diners"):
+        for _ in range(10):
+            number = fake.credit_card_number(card_type=kind)
+            assert found(f"pay with {number} today") == [(number, "CARD")], kind
+
+
+@given(st.text(st.characters(), max_size=300))
+def test_any_text_has_finds_within_it_that_do_not_overlap(text: str) -> None:
+    spans = [(one.start, one.end) for one in find(text)]
+    assert all(0 <= a < b <= len(text) for a, b in spans)
+    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+
+
+@pytest.mark.parametrize(
+    "piece",
+    ["1", "1 ", "a@", "a.", ":", "AB12", "(", "1-", "00", "+1 ", "www.", "https://", "ey", "f:", "12.", "x@y.", "A1 ", "12/", "DE89 ", "sk-"],
+)
+def test_finding_takes_linear_time(piece: str) -> None:
+    def cost(length: int) -> float:
+        text = piece * (length // len(piece))
+        began = time.process_time()
+        find(text)
+        return time.process_time() - began
+
+    small = max(cost(20_000), 0.02)
+    assert cost(160_000) < 8 * small * 4
