@@ -113,7 +113,7 @@ class Environment:
         return bool(missing)
 
     def install_loose(self, requirement: str) -> bool:
-        """Install one pinned requirement with whatever build of it, and of what it needs, the index has for this machine."""
+        """Install one pinned requirement in whatever build, of it and of what it needs, the index has for this machine."""
         if self.stamped("loose", requirement):
             return False
         name = requirement.partition("==")[0]

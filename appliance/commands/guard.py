@@ -241,7 +241,7 @@ def _report(trial: Trial, worst: int) -> list[str]:
     if trial.spans is not None:
         counts = trial.spans
         kinds = sorted({*counts.found, *counts.missed, *counts.wrong})
-        rows = [
+        rows: list[tuple[object, ...]] = [
             (
                 kind,
                 counts.found[kind],

@@ -25,7 +25,7 @@ _SENTENCE_ENDS = frozenset(".!?:;\n\r\"'“”«»„([{-–—•*|>#")
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
-    """The word pieces of one text, without special tokens: `ids`, `shapes` and character `offsets`, all of one length."""
+    """The word pieces of one text, without special tokens; all lists are of one length, `offsets` in characters."""
 
     ids: list[int]
     shapes: list[int]

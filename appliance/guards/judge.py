@@ -23,7 +23,7 @@ def shipped_models() -> Path:
 
 
 def model_folder(name: str, folders: Sequence[Path]) -> Path:
-    """The folder of the model `name`: the first of `folders` that has it, then the shipped ones; raises GuardModelError."""
+    """The folder of the model `name`: in the first of `folders` that has it, else shipped; raises GuardModelError."""
     if not name or "/" in name or "\\" in name or name.startswith("."):
         raise GuardModelError(f"{name!r} is no name of a guard model", param="model")
     places = [*folders, shipped_models()]
@@ -89,7 +89,7 @@ class Judge:
 
 
 def supported(model: GuardModel, documents: Sequence[str], answer: str) -> float:
-    """The probability that `answer` is supported by one of `documents` (the best window of any); 0 without documents."""
+    """The probability that `answer` is supported by one of `documents`, the best window of any; 0 without any."""
     detector = model.manifest.detectors.get(GROUNDEDNESS)
     if detector is None or detector.kind != "pair":
         raise GuardModelError(f"{model.folder}: has no detector {GROUNDEDNESS!r} of kind pair")

@@ -32,7 +32,7 @@ def auc(scores: Scores, labels: Labels) -> float:
 
 
 def threshold_at(scores: Scores, rate: float) -> float:
-    """The lowest threshold that at most `rate` of these honest texts' scores reach; just above 1 if there are none to go by."""
+    """The lowest threshold that at most `rate` of these honest texts' scores reach; 1 if there are none to go by."""
     if not len(scores):
         return 1.0
     ordered = np.sort(scores)[::-1]

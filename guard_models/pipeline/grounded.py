@@ -67,7 +67,11 @@ def altered(answer: str, document: str, random: Random) -> str | None:
         def other_number() -> str:
             theirs = [n for n in _NUMBER.findall(document) if n != one[0]]
             digits = re.sub(r"\D", "", one[0])
-            new = random.choice(theirs) if theirs and random.random() < 0.6 else str(int(digits[:9]) + random.choice((-3, -1, 1, 2, 5, 10)))
+            new = (
+                random.choice(theirs)
+                if theirs and random.random() < 0.6
+                else str(int(digits[:9]) + random.choice((-3, -1, 1, 2, 5, 10)))
+            )
             return answer[: one.start()] + new.lstrip("-") + answer[one.end() :]
 
         ways += [other_number, other_number]
@@ -102,7 +106,11 @@ def epoch(found: Sequence[Statement], random: Random) -> list[Statement]:
                     rows.append(Statement(one.document, wrong, False, "altered", one.lang))
     random.shuffle(rows)
     # An answer to another document that happens to be the same one says nothing.
-    return [row for row in rows if row.kind != "other_document" or all(row.document != s.document or row.answer != s.answer for s in found)]
+    return [
+        row
+        for row in rows
+        if row.kind != "other_document" or all(row.document != s.document or row.answer != s.answer for s in found)
+    ]
 
 
 def encoded(tokenizer: PieceTokenizer, rows: Sequence[Statement]) -> Iterator[tuple[list[int], list[int], bool]]:
@@ -112,13 +120,17 @@ def encoded(tokenizer: PieceTokenizer, rows: Sequence[Statement]) -> Iterator[tu
         room = WINDOW - len(right) - 1
         if len(left) > room:
             wanted = set(right)
-            best = max(range(0, len(left) - room + 1, 16), key=lambda at: sum(one in wanted for one in left[at : at + room]))
+            best = max(
+                range(0, len(left) - room + 1, 16), key=lambda at: sum(one in wanted for one in left[at : at + room])
+            )
             left = left[best : best + room]
         ids = [tokenizer.begin, *left, tokenizer.end, *right, tokenizer.end]
         yield ids, [0] * (len(left) + 2) + [1] * (len(right) + 1), row.supported
 
 
-def _batches(found: list[tuple[list[int], list[int], bool]], tokens: int, random: Random) -> list[list[tuple[list[int], list[int], bool]]]:
+def _batches(
+    found: list[tuple[list[int], list[int], bool]], tokens: int, random: Random
+) -> list[list[tuple[list[int], list[int], bool]]]:
     order = sorted(found, key=lambda one: len(one[0]) * (1 + 0.1 * random.random()))
     groups: list[list[tuple[list[int], list[int], bool]]] = [[]]
     for one in order:
@@ -129,7 +141,9 @@ def _batches(found: list[tuple[list[int], list[int], bool]], tokens: int, random
     return groups
 
 
-def train(found: Sequence[Statement], tokenizer: PieceTokenizer, base: Path, recipe: Recipe, report: Report) -> dict[str, Tensor]:
+def train(
+    found: Sequence[Statement], tokenizer: PieceTokenizer, base: Path, recipe: Recipe, report: Report
+) -> dict[str, Tensor]:
     """Train on written pairs and return the averaged weights."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)

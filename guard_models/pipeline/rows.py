@@ -59,7 +59,7 @@ class BadBlock(ValueError):
 
 
 def blocks(path: Path) -> Iterator[tuple[str, str, str, str]]:
-    """(label, family, language, text) of a file of text blocks: a line `=== label | family | language`, then the text."""
+    """(label, family, language, text) of a file of blocks: a line `=== label | family | language`, then the text."""
     header: tuple[str, str, str] | None = None
     lines: list[str] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):

@@ -85,7 +85,28 @@ def test_any_text_has_finds_within_it_that_do_not_overlap(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["1", "1 ", "a@", "a.", ":", "AB12", "(", "1-", "00", "+1 ", "www.", "https://", "ey", "f:", "12.", "x@y.", "A1 ", "12/", "DE89 ", "sk-"],
+    [
+        "1",
+        "1 ",
+        "a@",
+        "a.",
+        ":",
+        "AB12",
+        "(",
+        "1-",
+        "00",
+        "+1 ",
+        "www.",
+        "https://",
+        "ey",
+        "f:",
+        "12.",
+        "x@y.",
+        "A1 ",
+        "12/",
+        "DE89 ",
+        "sk-",
+    ],
 )
 def test_finding_takes_linear_time(piece: str) -> None:
     def cost(length: int) -> float:

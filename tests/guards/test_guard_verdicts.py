@@ -76,7 +76,12 @@ def test_the_best_path_is_a_sequence_of_spans_and_no_worse_than_any_other(logits
 def test_stitching_takes_each_piece_from_a_window_that_has_it(pieces: int, size: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, size // 2))
     parts = [
-        (one, np.stack([np.arange(one.start, one.end), np.full(one.end - one.start, one.start)], axis=1).astype(np.float32))
+        (
+            one,
+            np.stack([np.arange(one.start, one.end), np.full(one.end - one.start, one.start)], axis=1).astype(
+                np.float32
+            ),
+        )
         for one in windows(pieces, size=size, overlap=overlap)
     ]
     whole = stitched(parts, pieces)

@@ -94,7 +94,22 @@ def test_any_text_has_a_few_different_readings(text: str) -> None:
 
 @pytest.mark.parametrize(
     "piece",
-    ["a ", "1", "%41", "&#65;", "\\u0041", "A1b2", "0x41 ", "01000001 ", "65 ", "=", "i g n o r e ", "\u200b", "а", "==" * 3 + "QUJD"],
+    [
+        "a ",
+        "1",
+        "%41",
+        "&#65;",
+        "\\u0041",
+        "A1b2",
+        "0x41 ",
+        "01000001 ",
+        "65 ",
+        "=",
+        "i g n o r e ",
+        "\u200b",
+        "а",
+        "==" * 3 + "QUJD",
+    ],
 )
 def test_a_megabyte_of_anything_is_read_in_linear_time(piece: str) -> None:
     def cost(length: int) -> float:
