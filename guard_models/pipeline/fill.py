@@ -126,19 +126,19 @@ _VALUES: dict[str, Callable[[_Filling, str], str]] = {
     "address": lambda f, n: f.world.address(f.locale),
     "street": lambda f, n: f.world.street(f.locale),
     "city": lambda f, n: f.world.place(f.locale),
-    "postcode": lambda f, n: str(f.world.faker(f.locale).postcode()),
-    "country": lambda f, n: str(f.world.faker(f.locale).country()),
+    "postcode": lambda f, n: f.world.ask(f.locale, "postcode"),
+    "country": lambda f, n: f.world.ask(f.locale, "country"),
     "location": lambda f, n: f.world.random.choice(f.world.lists.places),
     "org": lambda f, n: f.world.organisation(f.locale),
     "dob": lambda f, n: f.world.written(f.world.birth(), f.lang),
     "date": lambda f, n: f.world.written(f.world.day(), f.lang),
     "age": lambda f, n: str(f.world.random.randrange(1, 99)),
     "email": _email,
-    "phone": lambda f, n: str(f.world.faker(f.locale).phone_number())
+    "phone": lambda f, n: f.world.ask(f.locale, "phone_number")
     if f.world.random.random() < 0.6
     else f.world.pick("+## ### #######", "0### ######", "(###) ###-####", "###-###-####", "+##-##-########", "0## #### ####", "07### ######", "+1 ### ### ####", "## ## ## ## ##", "0###/#######"),
     "card": lambda f, n: str(f.world.faker("en_US").credit_card_number()),
-    "iban": lambda f, n: str(f.world.faker(f.locale).iban()),
+    "iban": lambda f, n: f.world.ask(f.locale, "iban"),
     "ssn": _national,
     "ip": lambda f, n: str(f.world.faker("en_US").ipv4() if f.world.random.random() < 0.85 else f.world.faker("en_US").ipv6()),
     "mac": lambda f, n: str(f.world.faker("en_US").mac_address()),

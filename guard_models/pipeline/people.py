@@ -85,6 +85,12 @@ class World:
             self._seeded[locale] = fake
         return self._seeded[locale]
 
+    def ask(self, locale: str, what: str) -> str:
+        """Faker's `what` of the locale, or that of the United States where the locale has none."""
+        fake = self.faker(locale)
+        made = getattr(fake, what, None)
+        return str(made() if made is not None else getattr(self.faker("en_US"), what)())
+
     def locale(self, wanted: str, lang: str) -> str:
         if wanted in LOCALES and self.random.random() < 0.8:
             return wanted
@@ -97,7 +103,7 @@ class World:
         roll = self.random.random()
         if roll < 0.5:
             fake = self.faker(locale)
-            first, last = fake.first_name(), fake.last_name()
+            first, last = self.ask(locale, "first_name"), self.ask(locale, "last_name")
         else:
             origin = self.random.choice(self.lists.origins)
             first, last = str(self.random.choice(origin["first"])), str(self.random.choice(origin["last"]))
@@ -111,11 +117,11 @@ class World:
         if self.random.random() < 0.06:
             first = f"{first} {self.random.choice(string.ascii_uppercase)}."
         elif self.random.random() < 0.06:
-            first = f"{first} {self.faker(locale).first_name()}"
+            first = f"{first} {self.ask(locale, 'first_name')}"
         elif self.random.random() < 0.03:
-            first = f"{first}-{self.faker(locale).first_name()}"
+            first = f"{first}-{self.ask(locale, 'first_name')}"
         if self.random.random() < 0.04:
-            last = f"{last}-{self.faker(locale).last_name()}"
+            last = f"{last}-{self.ask(locale, 'last_name')}"
         return first, last, False
 
     def birth(self) -> datetime.date:
@@ -146,12 +152,12 @@ class World:
     def place(self, locale: str) -> str:
         if self.random.random() < 0.5:
             return self.random.choice(self.lists.places)
-        return str(self.faker(locale).city())
+        return self.ask(locale, "city")
 
     def organisation(self, locale: str) -> str:
         roll = self.random.random()
         if roll < 0.3:
-            return str(self.faker(locale).company())
+            return self.ask(locale, "company")
         last = self.name(locale)[1]
         kind = self.random.choice(self.lists.org_kinds)
         filled = kind.replace("{city}", self.place(locale)).replace("{last}", last)
@@ -163,10 +169,10 @@ class World:
     def address(self, locale: str) -> str:
         fake = self.faker(locale)
         if self.random.random() < 0.6:
-            parts = [part.strip() for part in str(fake.address()).split("\n")]
+            parts = [part.strip() for part in self.ask(locale, "address").split("\n")]
             street, rest = parts[0], ", ".join(parts[1:])
         else:
-            street, rest = self.street(locale), f"{fake.postcode()} {self.place(locale)}"
+            street, rest = self.street(locale), f"{self.ask(locale, 'postcode')} {self.place(locale)}"
         roll = self.random.random()
         if roll < 0.3 or not rest:
             return street
@@ -177,7 +183,7 @@ class World:
     def street(self, locale: str) -> str:
         roll = self.random.random()
         if roll < 0.4:
-            return str(self.faker(locale).street_address()).replace("\n", ", ")
+            return self.ask(locale, "street_address").replace("\n", ", ")
         name = self.random.choice(self.lists.streets)
         number = f"{self.random.randrange(1, 260)}{self.random.choice(('', '', '', '', 'a', 'B', '/2'))}"
         before = locale[:2] == "en" and not name[0].islower() if roll < 0.9 else self.random.random() < 0.5
