@@ -113,7 +113,7 @@ class Environment:
         return bool(missing)
 
     def install_loose(self, requirement: str) -> bool:
-        """Install one pinned requirement in whatever build, of it and of what it needs, the index has for this machine."""
+        """Install one pinned requirement in whatever build the index has for this machine, and what it needs."""
         if self.stamped("loose", requirement):
             return False
         name = requirement.partition("==")[0]

@@ -1,4 +1,4 @@
-"""`outpost guard`: the guard models that are here, what they say of a text, and how good they are on a labelled file."""
+"""`outpost guard`: the guard models that are here, what they say of a text, how good they are on a labelled file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -135,10 +136,10 @@ def eval_(
 ) -> None:
     """Try a detector on a labelled file of your own traffic."""
     with told():
-        trial = _trial(
-            _lines(file), detector, model, threshold, text_field, label_field, positive or [], slices or [], patterns, strict,
-            worst, threads, _folders(config, data_dir),
-        )  # fmt: skip
+        asked = Asked(
+            detector, model, threshold, text_field, label_field, positive or [], slices or [], patterns, strict, worst
+        )
+        trial = _trial(_lines(file), asked, threads, _folders(config, data_dir))
     if as_json:
         typer.echo(json.dumps(_plain(trial, worst), indent=2, ensure_ascii=False))
         return
@@ -189,35 +190,50 @@ def _with_detector(name: str, wanted: str, folders: Sequence[Path], threads: int
     raise BadRequest(f"no detector {name!r}; known are {', '.join(known)}", param="--detector")
 
 
-def _trial(
-    lines: Sequence[str], detector: str, wanted: str, threshold: float | None, text_field: str, label_field: str,
-    positive: Sequence[str], slices: Sequence[str], patterns: bool, strict: bool, worst: int, threads: int, folders: Sequence[Path],
-) -> Trial:  # fmt: skip
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What `outpost guard eval` was asked for."""
+
+    detector: str
+    model: str
+    threshold: float | None
+    text_field: str
+    label_field: str
+    positive: Sequence[str]
+    slices: Sequence[str]
+    patterns: bool
+    strict: bool
+    worst: int
+
+
+def _trial(lines: Sequence[str], asked: Asked, threads: int, folders: Sequence[Path]) -> Trial:
     from appliance.guards.judge import Judge, supported
     from appliance.guards.kinds import GROUPS
     from appliance.guards.trial import Case, cases, tried, tried_spans
 
-    found = cases(lines, text=text_field, label=label_field, positive=positive)
-    name, _, label = detector.partition(".")
-    model = _with_detector(name, wanted, folders, threads)
+    found = cases(lines, text=asked.text_field, label=asked.label_field, positive=asked.positive)
+    name, _, label = asked.detector.partition(".")
+    model = _with_detector(name, asked.model, folders, threads)
     about = model.manifest.detectors[name]
     if label and label not in about.labels:
-        raise BadRequest(f"{name} has no label {label!r}; known are {', '.join(about.labels)}", param="--detector")
-    judge = Judge(model, use_patterns=patterns and about.kind == "spans")
+        raise BadRequest(
+            f"{name} has no label {label!r}; known are {', '.join(about.labels)}", param="--detector"
+        )
+    judge = Judge(model, use_patterns=asked.patterns and about.kind == "spans")
     if about.kind == "spans":
         if all(case.spans is None for case in found):
             raise BadRequest('no line has spans; expected "spans": [[begin, end, type], …]', param="spans")
-        least = about.threshold if threshold is None else threshold
+        least = about.threshold if asked.threshold is None else asked.threshold
         return tried_spans(
-            detector,
+            asked.detector,
             found,
             lambda case: [e for e in judge.verdict(case.text).entities if e.score >= least],
             least,
             groups=GROUPS,
-            strict=strict,
+            strict=asked.strict,
         )
     if all(case.label is None for case in found):
-        raise BadRequest(f"no line has the field {label_field!r}", param=label_field)
+        raise BadRequest(f"no line has the field {asked.label_field!r}", param=asked.label_field)
     if about.kind == "pair":
 
         def score(case: Case) -> float:
@@ -228,8 +244,8 @@ def _trial(
         def score(case: Case) -> float:
             return judge.verdict(case.text).scores[key]
 
-    at = threshold if threshold is not None else _threshold(judge, detector)
-    return tried(detector, found, score, at, slices=slices, worst=worst)
+    at = asked.threshold if asked.threshold is not None else _threshold(judge, asked.detector)
+    return tried(asked.detector, found, score, at, slices=asked.slices, worst=asked.worst)
 
 
 def _share(value: float) -> str:
@@ -272,17 +288,20 @@ def _report(trial: Trial, worst: int) -> list[str]:
         lines += [
             "",
             f"AUC {trial.auc:.4f}   calibration error {trial.calibration_error:.3f}",
-            f"caught {c.caught} of {c.caught + c.missed} ({_share(c.recall)})   told wrongly {c.wrong} of {c.wrong + c.passed} ({_share(c.false_positive_rate)})",
+            f"caught {c.caught} of {c.caught + c.missed} ({_share(c.recall)})   "
+            f"told wrongly {c.wrong} of {c.wrong + c.passed} ({_share(c.false_positive_rate)})",
             f"precision {_share(c.precision)}   F1 {_share(c.f1)}   balanced accuracy {_share(c.balanced_accuracy)}",
         ]
         if trial.at_rates:
-            rows = [(_share(rate), f"{at:.4f}", _share(caught)) for rate, (at, caught) in trial.at_rates.items()]
+            rate_rows = [(_share(rate), f"{at:.4f}", _share(caught)) for rate, (at, caught) in trial.at_rates.items()]
             lines += [
                 "",
-                *table(("TOLD WRONGLY", "THRESHOLD", "CAUGHT"), rows, right=("TOLD WRONGLY", "THRESHOLD", "CAUGHT")),
+                *table(
+                    ("TOLD WRONGLY", "THRESHOLD", "CAUGHT"), rate_rows, right=("TOLD WRONGLY", "THRESHOLD", "CAUGHT")
+                ),
             ]
         if trial.slices:
-            rows = [
+            slice_rows: list[tuple[object, ...]] = [
                 (
                     visible(s.name),
                     s.texts,
@@ -293,8 +312,8 @@ def _report(trial: Trial, worst: int) -> list[str]:
                 )
                 for s in trial.slices
             ]
-            heads = ("SLICE", "TEXTS", "ATTACKS", "CAUGHT", "TOLD WRONGLY", "AUC")
-            lines += ["", *table(heads, rows, right=heads[1:])]
+            slice_heads = ("SLICE", "TEXTS", "ATTACKS", "CAUGHT", "TOLD WRONGLY", "AUC")
+            lines += ["", *table(slice_heads, slice_rows, right=slice_heads[1:])]
     for what, found in (("missed", trial.missed), ("told wrongly", trial.wrong)):
         if found[:worst]:
             lines += ["", f"worst {what}:"]
@@ -310,8 +329,11 @@ def _plain(trial: Trial, worst: int) -> dict[str, Any]:
     if trial.spans is not None:
         counts = trial.spans
         plain["types"] = {
-            kind: {"found": counts.found[kind], "missed": counts.missed[kind], "wrong": counts.wrong[kind],
-                   "recall": number(counts.recall(kind)), "precision": number(counts.precision(kind)), "f1": number(counts.f1(kind))}
+            kind: {
+                "found": counts.found[kind], "missed": counts.missed[kind], "wrong": counts.wrong[kind],
+                "recall": number(counts.recall(kind)), "precision": number(counts.precision(kind)),
+                "f1": number(counts.f1(kind)),
+            }
             for kind in sorted({*counts.found, *counts.missed, *counts.wrong})
         }  # fmt: skip
         plain |= {"recall": number(counts.recall()), "precision": number(counts.precision()), "f1": number(counts.f1())}
@@ -320,9 +342,13 @@ def _plain(trial: Trial, worst: int) -> dict[str, Any]:
         plain |= {
             "attacks": trial.attacks, "auc": number(trial.auc), "calibration_error": number(trial.calibration_error),
             "confusion": {"caught": c.caught, "missed": c.missed, "wrong": c.wrong, "passed": c.passed},
-            "recall": number(c.recall), "false_positive_rate": number(c.false_positive_rate), "precision": number(c.precision), "f1": number(c.f1),
+            "recall": number(c.recall), "false_positive_rate": number(c.false_positive_rate),
+            "precision": number(c.precision), "f1": number(c.f1),
             "balanced_accuracy": number(c.balanced_accuracy),
-            "at_false_positive_rate": [{"rate": rate, "threshold": number(at), "recall": number(caught)} for rate, (at, caught) in trial.at_rates.items()],
+            "at_false_positive_rate": [
+                {"rate": rate, "threshold": number(at), "recall": number(caught)}
+                for rate, (at, caught) in trial.at_rates.items()
+            ],
             "slices": [
                 {"slice": s.name, "texts": s.texts, "attacks": s.attacks, "recall": number(s.confusion.recall),
                  "false_positive_rate": number(s.confusion.false_positive_rate), "auc": number(s.auc)}

@@ -1,7 +1,8 @@
 """A detector tried on a labelled file: how much it catches, how often it is wrong, where, and the worst cases.
 
 One JSON object a line. Texts: `{"text": …, "label": 0 or 1}`; personal data: `{"text": …,
-"spans": [[begin, end, type], …]}`; groundedness: `{"documents": [… or one text], "answer": …, "label": 0 or 1}`. Every other field can be a slice.
+"spans": [[begin, end, type], …]}`; groundedness: `{"documents": [… or one text], "answer": …, "label": 0 or 1}`.
+Every other field can be a slice.
 """
 
 from __future__ import annotations

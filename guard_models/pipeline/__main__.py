@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,31 +23,37 @@ def say(text: str) -> None:
 
 def train(arguments: argparse.Namespace) -> None:
     # Only there where models are trained.
-    import torch
-
     from appliance.guards.features import PieceTokenizer
     from guard_models.pipeline import dataset, pack
-    from guard_models.pipeline import train as training
     from guard_models.pipeline.base import base_model
+    from guard_models.pipeline.train import Recipe
+    from guard_models.pipeline.training_run import trained
 
     base = base_model(arguments.base)
-    recipe = training.Recipe(seed=arguments.seed, epochs=arguments.epochs, scale=arguments.scale)
+    recipe = Recipe(seed=arguments.seed, epochs=arguments.epochs, scale=arguments.scale)
     data = dataset.load(arguments.data, limit=arguments.limit)
     for reason, count in data.dropped.most_common():
         say(f"left out {count:5} {reason}")
     tokenizer = PieceTokenizer(base / "tokenizer.json")
     epochs = [dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale) for number in range(recipe.epochs)]
     counts = Counter(row.set for row in epochs[0])
-    plan = training.prepared(epochs, tokenizer, recipe, say)
-    guard = training.new_network(recipe, base / "model.safetensors")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    state = training.train(guard, plan, tokenizer, recipe, arguments.work, say)
-    torch.save(state, arguments.work / "final.pt")
+    found = trained(epochs, tokenizer, base, recipe, arguments.work, say)
     folder = arguments.output
-    plain = {name: value.numpy() for name, value in state.items()}
-    pack.pack(plain, base, folder, name=NAME, version=arguments.version, counts=counts)
+    plain = {name: value.numpy() for name, value in found.state.items()}
+    pack.pack(plain, base, folder, name=NAME, version=arguments.version, counts=counts, steps=found.steps)
     pack.calibrated(folder, data.calibrate, say)
     say(f"packed {folder}")
+
+
+def smoke(arguments: argparse.Namespace) -> None:
+    from guard_models.pipeline.base import base_model
+    from guard_models.pipeline.smoke import SmokeFailed, run
+
+    try:
+        run(base_model(arguments.base), arguments.data, say)
+    except SmokeFailed as failure:
+        sys.exit(f"guard pipeline: {failure}")
+    say("the whole pipeline works")
 
 
 def evaluated(arguments: argparse.Namespace) -> None:
@@ -74,6 +81,12 @@ def main() -> None:
     one.add_argument("--limit", type=int, help="at most so many rows of each set (a smoke run)")
     one.add_argument("--version", default="1")
     one.set_defaults(run=train)
+    small = commands.add_parser("smoke", help="a thousand rows through everything")
+    small.add_argument("--data", type=Path, default=written.HERE / "public", help="folder of the public sets")
+    small.add_argument(
+        "--base", type=Path, default=ROOT / "build" / "guard" / "base", help="where the base model is put"
+    )
+    small.set_defaults(run=smoke)
     two = commands.add_parser("eval", help="print the table of goals for a packed model")
     two.add_argument("--model", type=Path, default=shipped_models() / NAME)
     two.add_argument("--threads", type=int, default=2)

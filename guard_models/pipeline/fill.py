@@ -99,10 +99,7 @@ def _email(filling: _Filling, number: str) -> str:
 def _national(filling: _Filling, number: str) -> str:
     world = filling.world
     if world.random.random() < 0.6:
-        try:
-            return str(world.faker(filling.locale).ssn())
-        except AttributeError:
-            pass
+        return world.ask(filling.locale, "ssn")
     return world.pick(
         "###-##-####",
         "@@ ## ## ## @",

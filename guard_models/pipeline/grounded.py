@@ -88,7 +88,7 @@ def altered(answer: str, document: str, random: Random) -> str | None:
 
 
 def epoch(found: Sequence[Statement], random: Random) -> list[Statement]:
-    """The pairs of one epoch: the written ones, altered ones, sentences of the document, and answers to other documents."""
+    """The pairs of one epoch: written ones, altered ones, sentences of the document, answers to other documents."""
     rows = list(found)
     for one in found:
         if not one.supported:

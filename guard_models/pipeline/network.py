@@ -50,7 +50,7 @@ class Layer(nn.Module):
         self.drop = nn.Dropout(size.dropout)
 
     def forward(self, hidden: Tensor, bias: Tensor) -> Tensor:
-        """`hidden` [rows, tokens, width] and `bias` [rows, 1, 1, tokens] (0 or very negative) to [rows, tokens, width]."""
+        """`hidden` [rows, tokens, width], `bias` [rows, 1, 1, tokens] (0 or very negative) to [rows, tokens, width]."""
         rows, tokens, width = hidden.shape
         qkv = self.qkv(hidden).view(rows, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
         query, key, value = qkv[0], qkv[1], qkv[2]
@@ -128,7 +128,7 @@ class Guard(nn.Module):
 
 
 def load_base(encoder: Encoder, path: Path) -> None:
-    """Fill `encoder` from the base model's safetensors file (BERT's names); raises KeyError or RuntimeError if it is another."""
+    """Fill `encoder` from the base model's safetensors file; raises KeyError or RuntimeError if it is another's."""
     base = load_file(path)
     state = {
         "words.weight": base["embeddings.word_embeddings.weight"],

@@ -16,6 +16,7 @@ from appliance.guards.manifest import Detector, File, LabelScale, Manifest, Read
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import batches, calibrate, export
 from guard_models.pipeline.evaluate import judged
+from guard_models.pipeline.ranges import Steps
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 from guard_models.pipeline.sources import SOURCES
 
@@ -49,18 +50,18 @@ def pack(
     name: str,
     version: str,
     counts: Mapping[str, int],
-    eight_bit: bool = True,
+    steps: Mapping[str, Steps] | None,
 ) -> Manifest:
     """Write `folder` without calibration: probabilities are those of the bare logits, thresholds 0.5."""
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {key: np.asarray(value, dtype=np.float32) for key, value in state.items()}
-    (folder / "model.onnx").write_bytes(export.guard_graph(arrays, eight_bit=eight_bit))
+    (folder / "model.onnx").write_bytes(export.guard_graph(arrays, steps))
     shutil.copyfile(base / "tokenizer.json", folder / "tokenizer.json")
     manifest = Manifest(
         name=name,
         version=version,
         title="Outpost's guard: prompt injection, toxicity and personal data",
-        description="One MiniLM encoder of 22.7 million parameters with three heads, 8-bit, for one processor core. See CARD.md.",
+        description="One MiniLM encoder of 22.7 million parameters, three heads, 8-bit, for one processor core.",
         licence="Apache-2.0",
         base="all-MiniLM-L6-v2 (Apache-2.0)",
         reading=Reading(window=batches.WINDOW, overlap=OVERLAP),

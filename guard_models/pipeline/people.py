@@ -102,7 +102,6 @@ class World:
         """(given names, family name, whether the family name comes first)."""
         roll = self.random.random()
         if roll < 0.5:
-            fake = self.faker(locale)
             first, last = self.ask(locale, "first_name"), self.ask(locale, "last_name")
         else:
             origin = self.random.choice(self.lists.origins)
@@ -167,7 +166,6 @@ class World:
         return stem if roll > 0.85 else f"{stem} {filled}"
 
     def address(self, locale: str) -> str:
-        fake = self.faker(locale)
         if self.random.random() < 0.6:
             parts = [part.strip() for part in self.ask(locale, "address").split("\n")]
             street, rest = parts[0], ", ".join(parts[1:])

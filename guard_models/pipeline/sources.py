@@ -207,9 +207,9 @@ def raw_rows(folder: Path, name: str) -> Iterator[Raw]:
     places = [folder / f"{name}.jsonl", folder / f"{name}.jsonl.xz", folder / name / "data.jsonl"]
     for path in places:
         if path.is_file():
-            opened = lzma.open(path, "rt", encoding="utf-8") if path.suffix == ".xz" else path.open(encoding="utf-8")
-            with opened as lines:
-                for line in lines:
+            data = lzma.decompress(path.read_bytes()) if path.suffix == ".xz" else path.read_bytes()
+            for line in data.decode("utf-8").split("\n"):
+                if line:
                     yield json.loads(line)
             return
     raise FileNotFoundError(f"the set {name} is in none of {', '.join(map(str, places))}")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from appliance.guards.features import Batch, PieceTokenizer
+from appliance.guards.features import Batch, PieceTokenizer, batch_of, windows
 from guard_models.pipeline import batches
 from guard_models.pipeline.batches import Example, Targets
 from guard_models.pipeline.network import Guard, Size, load_base
@@ -44,6 +44,8 @@ class Recipe:
     pii_share: float = 1.0
     toxicity_share: float = 1.0
     injection_share: float = 1.0
+    settling: float = 0.1
+    """The share of the batches that is gone through once more as the 8-bit graph computes."""
     threads: int = 2
 
 
@@ -241,8 +243,6 @@ def scores(
 
     `injection` and `toxicity` [labels] are the highest probability of any window.
     """
-    from appliance.guards.features import windows
-
     guard.eval()
     parts = []
     for number, row in enumerate(rows):
@@ -260,15 +260,15 @@ def scores(
             size = max(1, tokens // (longest.end - longest.start + 24))
             group = parts[at : at + size]
             at += size
-            inputs = batches.batch_of(tokenizer, [(pieces, window) for _, pieces, window in group])
+            inputs = batch_of(tokenizer, [(pieces, window) for _, pieces, window in group])
             injection, planted, toxicity, _ = guard(
                 *(torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes))
             )
             planted = planted.masked_fill(torch.from_numpy(inputs.mask) == 0, -99.0)
             top = planted.topk(min(4, planted.shape[1]), dim=1).values.mean(1)
-            for row, (number, _, _) in enumerate(group):
+            for place, (number, _, _) in enumerate(group):
                 one = found[number]
-                one["injection"] = max(one["injection"], float(injection[row, 0]))
-                one["planted"] = max(one["planted"], float(top[row]))
-                one["toxicity"] = np.maximum(one["toxicity"], toxicity[row].numpy())
+                one["injection"] = max(one["injection"], float(injection[place, 0]))
+                one["planted"] = max(one["planted"], float(top[place]))
+                one["toxicity"] = np.maximum(one["toxicity"], toxicity[place].numpy())
     yield from found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 
 import pytest
 from faker import Faker
@@ -80,7 +81,7 @@ def test_cards_of_all_issuers_are_found() -> None:
 def test_any_text_has_finds_within_it_that_do_not_overlap(text: str) -> None:
     spans = [(one.start, one.end) for one in find(text)]
     assert all(0 <= a < b <= len(text) for a, b in spans)
-    assert all(before[1] <= after[0] for before, after in zip(spans, spans[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,87 @@
+"""A thousand rows through the whole pipeline: data, training, interruption, packing, calibration, judging."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from appliance.guards.features import PieceTokenizer
+from appliance.guards.judge import Judge
+from appliance.guards.model import GuardModel
+from guard_models.pipeline import dataset, evaluate, pack
+from guard_models.pipeline.evaluate import judged
+from guard_models.pipeline.rows import Row
+from guard_models.pipeline.train import Recipe
+from guard_models.pipeline.training_run import trained
+
+ROWS = 1000
+AGREEMENT = 0.99
+
+
+class SmokeFailed(AssertionError):
+    """The pipeline does not do what it says."""
+
+
+def must(true: bool, what: str) -> None:
+    if not true:
+        raise SmokeFailed(what)
+
+
+def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
+    """Raises SmokeFailed, or whatever went wrong."""
+    data = dataset.load(public, limit=60)
+    tokenizer = PieceTokenizer(base / "tokenizer.json")
+    recipe = Recipe(seed=7, epochs=1, tokens=1024)
+    whole = dataset.epoch(data, 0, seed=7, scale=1.0)
+    recipe = replace(recipe, scale=ROWS / len(whole))
+    rows = dataset.epoch(data, 0, seed=7, scale=recipe.scale)
+    again = dataset.epoch(dataset.load(public, limit=60), 0, seed=7, scale=recipe.scale)
+    must([row.text for row in rows] == [row.text for row in again], "the same seed gave other rows")
+    must(0.8 * ROWS < len(rows) < 1.2 * ROWS, f"{len(rows)} rows instead of about {ROWS}")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        one = trained([rows], tokenizer, base, recipe, folder / "one", report)
+        # Interrupted in its middle and gone on with, it has to come to the same.
+        trained([rows], tokenizer, base, recipe, folder / "two", report, stop_after=one.batches // 2)
+        two = trained([rows], tokenizer, base, recipe, folder / "two", report)
+        apart = max(float((one.state[name] - two.state[name]).abs().max()) for name in one.state)
+        must(apart < 1e-4, f"an interrupted run ended {apart} away from one that was not")
+        must(all(bool(torch.isfinite(value).all()) for value in one.state.values()), "weights that are no numbers")
+        state = {name: value.numpy() for name, value in one.state.items()}
+        counts = Counter(row.set for row in rows)
+        for name, steps in (("eight", one.steps), ("float", None)):
+            pack.pack(state, base, folder / name, name=name, version="0", counts=counts, steps=steps)
+            pack.calibrated(folder / name, data.calibrate[:300], report)
+        judges = {name: Judge(GuardModel(folder / name, threads=2), use_patterns=False) for name in ("eight", "float")}
+        share = agreement(judges["eight"], judges["float"], data.calibrate[:200])
+        report(f"8-bit and float agree on {100 * share:.1f} % of decisions")
+        # After so little training scores crowd round the thresholds; the shipped model is held to more.
+        must(share >= 0.9, f"8-bit and float agree on {share:.3f} of decisions")
+        lines = evaluate.table(judges["eight"], {}, {"dev": data.calibrate[:50]}, report)
+        must(bool(lines) and all(0 <= line.value <= 1 or np.isnan(line.value) for line in lines), "no table")
+
+
+def agreement(one: Judge, other: Judge, rows: list[Row]) -> float:
+    """The share of decisions (each label of each text at its threshold) on which two models agree."""
+    same = total = 0
+    for a, b in zip(judged(one, rows), judged(other, rows), strict=True):
+        for name in a.scores:
+            same += told(one, name, a.scores[name]) == told(other, name, b.scores[name])
+            total += 1
+    return same / total
+
+
+def told(judge: Judge, key: str, score: float) -> bool:
+    """Whether a score is at its label's threshold."""
+    name, _, label = key.partition(".")
+    detector = judge.model.manifest.detectors[name]
+    first = detector.labels[0]
+    scale = detector.scales.get(label or first)
+    at = detector.threshold if not label or label == first or scale is None else scale.thresholds["0.5%"]
+    return score >= at
