@@ -216,9 +216,7 @@ def _trial(lines: Sequence[str], asked: Asked, threads: int, folders: Sequence[P
     model = _with_detector(name, asked.model, folders, threads)
     about = model.manifest.detectors[name]
     if label and label not in about.labels:
-        raise BadRequest(
-            f"{name} has no label {label!r}; known are {', '.join(about.labels)}", param="--detector"
-        )
+        raise BadRequest(f"{name} has no label {label!r}; known are {', '.join(about.labels)}", param="--detector")
     judge = Judge(model, use_patterns=asked.patterns and about.kind == "spans")
     if about.kind == "spans":
         if all(case.spans is None for case in found):

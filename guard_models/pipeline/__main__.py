@@ -12,6 +12,7 @@ from appliance.guards.judge import Judge, shipped_models
 from appliance.guards.manifest import write_manifest
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import evaluate, written
+from guard_models.pipeline.card import write_card
 
 ROOT = Path(__file__).parents[2]
 NAME = "outpost-guard"
@@ -42,6 +43,7 @@ def train(arguments: argparse.Namespace) -> None:
     plain = {name: value.numpy() for name, value in found.state.items()}
     pack.pack(plain, base, folder, name=NAME, version=arguments.version, counts=counts, steps=found.steps)
     pack.calibrated(folder, data.calibrate, say)
+    pack.with_agreement(folder, plain, base, data.calibrate, say)
     say(f"packed {folder}")
 
 
@@ -62,7 +64,10 @@ def evaluated(arguments: argparse.Namespace) -> None:
     for one in lines:
         print(one)
     if arguments.record:
-        write_manifest(arguments.model, model.manifest.model_copy(update={"scores": evaluate.plain(lines)}))
+        kept = {name: value for name, value in model.manifest.scores.items() if name.startswith("agreement")}
+        manifest = model.manifest.model_copy(update={"scores": kept | evaluate.plain(lines)})
+        write_manifest(arguments.model, manifest)
+        write_card(arguments.model, manifest, evaluate.goals(lines))
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from appliance.guards.judge import Judge
-from appliance.guards.manifest import Detector, File, LabelScale, Manifest, Reading, Set, write_manifest
+from appliance.guards.manifest import Detector, File, LabelScale, Manifest, Reading, Set, read_manifest, write_manifest
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import batches, calibrate, export
 from guard_models.pipeline.evaluate import judged
@@ -21,6 +22,7 @@ from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 from guard_models.pipeline.sources import SOURCES
 
 OVERLAP = 64
+AGREEMENT = "agreement: 8-bit and float: decisions"
 WRITTEN_LICENCE = "Apache-2.0"
 WRITTEN_ORIGIN = "written for this project by its authors with a language model; guard_models/data/written"
 MADE_ORIGIN = "made by the generators of guard_models/pipeline"
@@ -110,5 +112,41 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None],
         threshold = first.thresholds[rate]  # type: ignore[index]
         detectors[name] = detector.model_copy(update={"scales": scales, "threshold": min(1.0, threshold)})
     manifest = manifest.model_copy(update={"detectors": detectors})
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def agreement(one: Judge, other: Judge, rows: Sequence[Row]) -> float:
+    """The share of decisions (each label of each text, at its threshold) on which two models agree."""
+    same = total = 0
+    for a, b in zip(judged(one, rows), judged(other, rows), strict=True):
+        for name in a.scores:
+            same += _told(one, name, a.scores[name]) == _told(other, name, b.scores[name])
+            total += 1
+    return same / total
+
+
+def _told(judge: Judge, key: str, score: float) -> bool:
+    name, _, label = key.partition(".")
+    detector = judge.model.manifest.detectors[name]
+    first = detector.labels[0]
+    scale = detector.scales.get(label or first)
+    at = detector.threshold if not label or label == first or scale is None else scale.thresholds["0.5%"]
+    return score >= at
+
+
+def with_agreement(
+    folder: Path, state: Mapping[str, Any], base: Path, rows: Sequence[Row], report: Callable[[str], None]
+) -> Manifest:
+    """Note in the manifest of `folder` on how many decisions it agrees with the same weights in 32 bits."""
+    model = GuardModel(folder, threads=2)
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch)
+        pack(state, base, whole, name=model.manifest.name, version="float", counts={}, steps=None)
+        write_manifest(whole, read_manifest(whole).model_copy(update={"detectors": model.manifest.detectors}))
+        other = GuardModel(whole, threads=2)
+        share = agreement(Judge(model, use_patterns=False), Judge(other, use_patterns=False), rows)
+    report(f"8-bit and float agree on {100 * share:.2f} % of decisions")
+    manifest = model.manifest.model_copy(update={"scores": {AGREEMENT: round(share, 4)}})
     write_manifest(folder, manifest)
     return manifest

@@ -15,13 +15,10 @@ from appliance.guards.features import PieceTokenizer
 from appliance.guards.judge import Judge
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import dataset, evaluate, pack
-from guard_models.pipeline.evaluate import judged
-from guard_models.pipeline.rows import Row
 from guard_models.pipeline.train import Recipe
 from guard_models.pipeline.training_run import trained
 
 ROWS = 1000
-AGREEMENT = 0.99
 
 
 class SmokeFailed(AssertionError):
@@ -59,29 +56,9 @@ def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
             pack.pack(state, base, folder / name, name=name, version="0", counts=counts, steps=steps)
             pack.calibrated(folder / name, data.calibrate[:300], report)
         judges = {name: Judge(GuardModel(folder / name, threads=2), use_patterns=False) for name in ("eight", "float")}
-        share = agreement(judges["eight"], judges["float"], data.calibrate[:200])
+        share = pack.agreement(judges["eight"], judges["float"], data.calibrate[:200])
         report(f"8-bit and float agree on {100 * share:.1f} % of decisions")
         # After so little training scores crowd round the thresholds; the shipped model is held to more.
         must(share >= 0.9, f"8-bit and float agree on {share:.3f} of decisions")
         lines = evaluate.table(judges["eight"], {}, {"dev": data.calibrate[:50]}, report)
         must(bool(lines) and all(0 <= line.value <= 1 or np.isnan(line.value) for line in lines), "no table")
-
-
-def agreement(one: Judge, other: Judge, rows: list[Row]) -> float:
-    """The share of decisions (each label of each text at its threshold) on which two models agree."""
-    same = total = 0
-    for a, b in zip(judged(one, rows), judged(other, rows), strict=True):
-        for name in a.scores:
-            same += told(one, name, a.scores[name]) == told(other, name, b.scores[name])
-            total += 1
-    return same / total
-
-
-def told(judge: Judge, key: str, score: float) -> bool:
-    """Whether a score is at its label's threshold."""
-    name, _, label = key.partition(".")
-    detector = judge.model.manifest.detectors[name]
-    first = detector.labels[0]
-    scale = detector.scales.get(label or first)
-    at = detector.threshold if not label or label == first or scale is None else scale.thresholds["0.5%"]
-    return score >= at

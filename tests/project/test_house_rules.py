@@ -44,6 +44,7 @@ LEAVES = frozenset({"errors", "hedged", "ids", "redact", "secret_file", "wishes"
 MAY_IMPORT: dict[str, frozenset[str]] = {
     "dialects": frozenset(),
     "settings": frozenset(),
+    "guards": frozenset(),
     "identity": frozenset({"records", "settings"}),
     "records": frozenset({"settings"}),
     "providers": frozenset({"dialects", "settings"}),
