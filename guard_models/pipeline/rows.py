@@ -117,12 +117,14 @@ def without_brackets(text: str) -> tuple[str, list[tuple[int, int]]]:
 def same_text(text: str) -> bytes:
     """A key that is equal for texts that differ only in case, accents, spaces and punctuation."""
     folded = unicodedata.normalize("NFKD", text).casefold()
-    return hashlib.blake2b("".join(c for c in folded if c.isalnum()).encode(), digest_size=12).digest()
+    return hashlib.blake2b(re.sub(r"[\W_]+", "", folded).encode("utf-8", "replace"), digest_size=12).digest()
 
 
 def _shingles(text: str, size: int = 5) -> set[int]:
     words = re.findall(r"\w+", text.casefold())
-    return {hash(tuple(words[i : i + size])) for i in range(max(1, len(words) - size + 1))}
+    if len(words) <= size:
+        return {hash(tuple(words))}
+    return set(map(hash, zip(*(words[at:] for at in range(size)), strict=False)))
 
 
 class Seen:

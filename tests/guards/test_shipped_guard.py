@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import onnxruntime
@@ -65,7 +66,7 @@ def sane(verdict: Verdict, text: str) -> None:
     assert all(0.0 <= score <= 1.0 for score in verdict.scores.values())
     ends = [(one.start, one.end) for one in verdict.entities]
     assert all(0 <= start < end <= len(text) for start, end in ends)
-    assert all(before[1] <= after[0] for before, after in zip(ends, ends[1:], strict=False))
+    assert all(before[1] <= after[0] for before, after in pairwise(ends))
 
 
 @settings(max_examples=60, deadline=None)
@@ -77,18 +78,8 @@ def test_any_text_has_a_verdict(text: str) -> None:
 _SHARED = Judge(GuardModel(FOLDER))
 
 ODD = [
-    "",
-    " ",
-    "\n\t\r",
-    "\x00",
-    "\ud800",
-    "\U0010ffff",
-    "\u202e\u200b\ufeff",
-    "🏳️‍🌈" * 50,
-    "a" * 5000,
-    "﷽" * 200,
-    "e\u0301" * 300,
-    "\\" * 99,
+    *("", " ", "\n\t\r", "\x00", "\ud800", "\U0010ffff", "\u202e\u200b\ufeff", "a" * 5000, "\\" * 99),
+    *("\U0001f3f3\ufe0f\u200d\U0001f308" * 50, "\ufdfd" * 200, "e\u0301" * 300),
 ]
 
 
