@@ -207,7 +207,7 @@ class Asked:
 
 
 def _trial(lines: Sequence[str], asked: Asked, threads: int, folders: Sequence[Path]) -> Trial:
-    from appliance.guards.judge import Judge, supported
+    from appliance.guards.judge import Judge, unsupported
     from appliance.guards.kinds import GROUPS
     from appliance.guards.trial import Case, cases, tried, tried_spans
 
@@ -235,7 +235,7 @@ def _trial(lines: Sequence[str], asked: Asked, threads: int, folders: Sequence[P
     if about.kind == "pair":
 
         def score(case: Case) -> float:
-            return supported(model, case.documents, case.text)
+            return unsupported(model, case.documents, case.text)
     else:
         key = name if len(about.labels) == 1 else f"{name}.{label or about.labels[0]}"
 

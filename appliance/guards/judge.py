@@ -88,10 +88,11 @@ class Judge:
         return first
 
 
-def supported(model: GuardModel, documents: Sequence[str], answer: str) -> float:
-    """The probability that `answer` is supported by one of `documents`, the best window of any; 0 without any."""
+def unsupported(model: GuardModel, documents: Sequence[str], answer: str) -> float:
+    """The probability that `answer` says what none of `documents` does; that of the window which supports it best.
+    1 without documents."""
     detector = model.manifest.detectors.get(GROUNDEDNESS)
     if detector is None or detector.kind != "pair":
         raise GuardModelError(f"{model.folder}: has no detector {GROUNDEDNESS!r} of kind pair")
     logits = [float(found[0]) for document in documents for found in model.run_pair(document, answer)]
-    return max((probability(logit, detector, detector.labels[0]) for logit in logits), default=0.0)
+    return min((probability(logit, detector, detector.labels[0]) for logit in logits), default=1.0)

@@ -1,7 +1,8 @@
 """A detector tried on a labelled file: how much it catches, how often it is wrong, where, and the worst cases.
 
 One JSON object a line. Texts: `{"text": …, "label": 0 or 1}`; personal data: `{"text": …,
-"spans": [[begin, end, type], …]}`; groundedness: `{"documents": [… or one text], "answer": …, "label": 0 or 1}`.
+"spans": [[begin, end, type], …]}`; groundedness: `{"documents": [… or one text], "answer": …, "label": 0 or 1}`,
+1 for an answer that they do not support.
 Every other field can be a slice.
 """
 

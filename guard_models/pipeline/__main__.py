@@ -16,6 +16,7 @@ from guard_models.pipeline.card import write_card
 
 ROOT = Path(__file__).parents[2]
 NAME = "outpost-guard"
+GROUNDED = "outpost-grounded"
 
 
 def say(text: str) -> None:
@@ -23,6 +24,39 @@ def say(text: str) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    if arguments.model in ("all", NAME):
+        train_guard(arguments)
+    if arguments.model in ("all", GROUNDED):
+        train_grounded(arguments)
+
+
+def train_grounded(arguments: argparse.Namespace) -> None:
+    from appliance.guards.features import PieceTokenizer
+    from guard_models.pipeline import grounded, pack_grounded, statements
+    from guard_models.pipeline.base import base_model
+    from guard_models.pipeline.dataset import calibrates
+    from guard_models.pipeline.train import Recipe
+
+    base = base_model(arguments.base)
+    documents = [
+        one
+        for path in written.written(written.HERE / "written", "grounded*.txt")
+        for one in statements.statements(path)
+    ]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(one.document for one in documents))}
+    kept = [one for one in documents if not calibrates("grounded", numbers[one.document] * 6)]
+    others = [one for one in documents if calibrates("grounded", numbers[one.document] * 6)]
+    recipe = Recipe(seed=arguments.seed, epochs=arguments.grounded_epochs)
+    tokenizer = PieceTokenizer(base / "tokenizer.json")
+    state, steps = grounded.train(kept, tokenizer, base / "model.safetensors", recipe, say)
+    folder = arguments.output / GROUNDED
+    plain = {name: value.numpy() for name, value in state.items()}
+    pack_grounded.pack(plain, base, folder, version=arguments.version, rows=len(kept), steps=steps)
+    pack_grounded.calibrated(folder, others, say)
+    say(f"packed {folder}")
+
+
+def train_guard(arguments: argparse.Namespace) -> None:
     # Only there where models are trained.
     from appliance.guards.features import PieceTokenizer
     from guard_models.pipeline import dataset, pack
@@ -39,7 +73,7 @@ def train(arguments: argparse.Namespace) -> None:
     epochs = [dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale) for number in range(recipe.epochs)]
     counts = Counter(row.set for row in epochs[0])
     found = trained(epochs, tokenizer, base, recipe, arguments.work, say)
-    folder = arguments.output
+    folder = arguments.output / NAME
     plain = {name: value.numpy() for name, value in found.state.items()}
     pack.pack(plain, base, folder, name=NAME, version=arguments.version, counts=counts, steps=found.steps)
     pack.calibrated(folder, data.calibrate, say)
@@ -59,15 +93,29 @@ def smoke(arguments: argparse.Namespace) -> None:
 
 
 def evaluated(arguments: argparse.Namespace) -> None:
-    model = GuardModel(arguments.model, threads=arguments.threads)
-    lines = evaluate.table(Judge(model), written.held(), written.dev(), say if arguments.loud else lambda _: None)
-    for one in lines:
-        print(one)
-    if arguments.record:
-        kept = {name: value for name, value in model.manifest.scores.items() if name.startswith("agreement")}
-        manifest = model.manifest.model_copy(update={"scores": kept | evaluate.plain(lines)})
-        write_manifest(arguments.model, manifest)
-        write_card(arguments.model, manifest, evaluate.goals(lines))
+    from guard_models.pipeline import pack_grounded, statements
+
+    report = say if arguments.loud else lambda _: None
+    for name in (NAME, GROUNDED):
+        folder = arguments.models / name
+        if not folder.is_dir():
+            continue
+        model = GuardModel(folder, threads=arguments.threads)
+        if name == NAME:
+            lines = evaluate.table(Judge(model), written.held(), written.dev(), report)
+        else:
+            sets = {
+                path.stem: statements.statements(path)
+                for path in written.written(written.HERE / "held", "grounded*.txt")
+            }
+            lines = pack_grounded.table(model, sets)
+        for one in lines:
+            print(one, flush=True)
+        if arguments.record:
+            kept = {what: value for what, value in model.manifest.scores.items() if what.startswith("agreement")}
+            manifest = model.manifest.model_copy(update={"scores": kept | evaluate.plain(lines)})
+            write_manifest(folder, manifest)
+            write_card(folder, manifest, evaluate.goals(lines))
 
 
 def main() -> None:
@@ -79,7 +127,9 @@ def main() -> None:
     one.add_argument(
         "--work", type=Path, default=ROOT / "build" / "guard", help="where checkpoints go; a run goes on from there"
     )
-    one.add_argument("--output", type=Path, default=ROOT / "build" / "guard" / NAME, help="the folder that is made")
+    one.add_argument("--output", type=Path, default=ROOT / "build" / "guard", help="where the folders are made")
+    one.add_argument("--model", choices=["all", NAME, GROUNDED], default="all")
+    one.add_argument("--grounded-epochs", type=int, default=4)
     one.add_argument("--seed", type=int, default=1)
     one.add_argument("--epochs", type=int, default=2)
     one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")
@@ -93,7 +143,7 @@ def main() -> None:
     )
     small.set_defaults(run=smoke)
     two = commands.add_parser("eval", help="print the table of goals for a packed model")
-    two.add_argument("--model", type=Path, default=shipped_models() / NAME)
+    two.add_argument("--models", type=Path, default=shipped_models(), help="the folder that the models are in")
     two.add_argument("--threads", type=int, default=2)
     two.add_argument("--loud", action="store_true", help="say how far it is")
     two.add_argument("--record", action="store_true", help="write the numbers into the model's manifest")

@@ -183,5 +183,5 @@ def pair_graph(
 ) -> bytes:
     """An encoder of its own with the groundedness head."""
     graph = Graph(state, steps)
-    pooled(graph, encoder(graph, layers=layers, heads=heads, width=width), "supported", "supported")
-    return finished(graph, {"supported": ["rows", 1]})
+    pooled(graph, encoder(graph, layers=layers, heads=heads, width=width), "unsupported", "unsupported")
+    return finished(graph, {"unsupported": ["rows", 1]})

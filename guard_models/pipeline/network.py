@@ -157,9 +157,9 @@ class Pair(nn.Module):
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.encoder = Encoder(size)
-        self.supported = Pooled(size.width, 1, dropout=size.dropout)
+        self.unsupported = Pooled(size.width, 1, dropout=size.dropout)
 
     def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """Logits [rows, 1]: whether the answer is supported."""
-        logits: Tensor = self.supported(self.encoder(ids, mask, segments), mask)
+        """Logits [rows, 1]: whether the answer says what the document does not."""
+        logits: Tensor = self.unsupported(self.encoder(ids, mask, segments), mask)
         return logits

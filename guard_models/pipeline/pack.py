@@ -28,7 +28,7 @@ WRITTEN_ORIGIN = "written for this project by its authors with a language model;
 MADE_ORIGIN = "made by the generators of guard_models/pipeline"
 
 
-def _file(path: Path) -> File:
+def file_of(path: Path) -> File:
     data = path.read_bytes()
     return File(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
 
@@ -67,7 +67,7 @@ def pack(
         licence="Apache-2.0",
         base="all-MiniLM-L6-v2 (Apache-2.0)",
         reading=Reading(window=batches.WINDOW, overlap=OVERLAP),
-        files={one: _file(folder / one) for one in ("model.onnx", "tokenizer.json")},
+        files={one: file_of(folder / one) for one in ("model.onnx", "tokenizer.json")},
         detectors={
             "injection": Detector(output="injection", kind="text", labels=["injection"], readings=True),
             "toxicity": Detector(output="toxicity", kind="text", labels=list(TOXICITY), readings=True),
@@ -79,7 +79,7 @@ def pack(
     return manifest
 
 
-def _logit(chance: float) -> float:
+def logit(chance: float) -> float:
     chance = min(max(chance, 1e-9), 1 - 1e-9)
     return float(np.log(chance / (1 - chance)))
 
@@ -100,7 +100,7 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None],
         for label in detector.labels:
             key = name if len(detector.labels) == 1 else f"{name}.{label}"
             pairs = [
-                (_logit(verdict.scores[key]), goal)
+                (logit(verdict.scores[key]), goal)
                 for row, verdict in zip(asked, verdicts, strict=True)
                 if (goal := row.injection if name == "injection" else (row.toxicity or {}).get(label)) is not None
             ]

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from guard_models.pipeline.export import REACH
 from guard_models.pipeline.ranges import LEVELS, Steps
 
-FLOAT_LAYERS = ("score", "injection.out", "toxicity.out", "supported.out", "planted", "pii")
+FLOAT_LAYERS = ("score", "injection.out", "toxicity.out", "unsupported.out", "planted", "pii")
 """Layers that stay in 32 bits, by the end of their names: small ones that decide."""
 
 

@@ -1,0 +1,87 @@
+"""The groundedness model to a folder that can be shipped, calibrated and measured."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from appliance.guards.judge import GROUNDEDNESS, unsupported
+from appliance.guards.manifest import Detector, Manifest, Reading, Set, read_manifest, write_manifest
+from appliance.guards.metrics import auc, confusion
+from appliance.guards.model import GuardModel
+from guard_models.pipeline import calibrate, export
+from guard_models.pipeline.evaluate import Line
+from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, file_of, logit
+from guard_models.pipeline.ranges import Steps
+from guard_models.pipeline.statements import WINDOW, Statement
+
+NAME = "outpost-grounded"
+LABEL = "unsupported"
+
+
+def pack(
+    state: Mapping[str, Any], base: Path, folder: Path, *, version: str, rows: int, steps: Mapping[str, Steps] | None
+) -> None:
+    """Write `folder` without calibration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {key: np.asarray(value, dtype=np.float32) for key, value in state.items()}
+    (folder / "model.onnx").write_bytes(export.pair_graph(arrays, steps))
+    shutil.copyfile(base / "tokenizer.json", folder / "tokenizer.json")
+    manifest = Manifest(
+        name=NAME,
+        version=version,
+        title="Outpost's groundedness model (experimental)",
+        description="Tells whether an answer says what the given documents do not. One MiniLM encoder, 8-bit.",
+        licence="Apache-2.0",
+        base="all-MiniLM-L6-v2 (Apache-2.0)",
+        experimental=True,
+        reading=Reading(window=WINDOW, overlap=64, shapes=False, segments=True),
+        files={one: file_of(folder / one) for one in ("model.onnx", "tokenizer.json")},
+        detectors={GROUNDEDNESS: Detector(output=LABEL, kind="pair", labels=[LABEL])},
+        training=[Set(name="grounded", licence=WRITTEN_LICENCE, origin=WRITTEN_ORIGIN, rows=rows)],
+    )
+    write_manifest(folder, manifest)
+
+
+def _scores(model: GuardModel, rows: Sequence[Statement]) -> tuple[np.ndarray, np.ndarray]:
+    scores = np.array([unsupported(model, [row.document], row.answer) for row in rows])
+    return scores, np.array([not row.supported for row in rows])
+
+
+def calibrated(folder: Path, rows: Sequence[Statement], report: Callable[[str], None]) -> None:
+    """Give the model its scale and its threshold: that of the best balanced accuracy, since here no side is rare."""
+    scores, labels = _scores(GuardModel(folder, threads=2), rows)
+    logits = np.array([logit(score) for score in scores])
+    scale = calibrate.scaled(logits, labels.astype(float))
+    chances = 1 / (1 + np.exp(-(scale.slope * logits + scale.offset)))
+    best = max(np.unique(chances), key=lambda at: confusion(chances, labels, float(at)).balanced_accuracy)
+    manifest = read_manifest(folder)
+    detector = manifest.detectors[GROUNDEDNESS].model_copy(
+        update={"scales": {LABEL: scale}, "threshold": round(float(best), 4)}
+    )
+    write_manifest(folder, manifest.model_copy(update={"detectors": {GROUNDEDNESS: detector}}))
+    report(f"groundedness: {len(rows)} rows, threshold {best:.3f}, AUC {auc(chances, labels):.3f}")
+
+
+def table(model: GuardModel, held: Mapping[str, Sequence[Statement]]) -> list[Line]:
+    """What it is worth on the sets that judge; there is no goal, its card says what it is."""
+    lines: list[Line] = []
+    for name, rows in held.items():
+        scores, labels = _scores(model, rows)
+        counts = confusion(scores, labels, model.manifest.detectors[GROUNDEDNESS].threshold)
+        for what, value in (
+            ("AUC", auc(scores, labels)),
+            ("balanced accuracy", counts.balanced_accuracy),
+            ("caught", counts.recall),
+            ("told wrongly", counts.false_positive_rate),
+        ):
+            lines.append(Line("grounded", f"{name}: {what}", "", value, True, len(rows)))
+        for kind in sorted({row.kind for row in rows}):
+            mine = np.array([row.kind == kind for row in rows])
+            told = scores[mine] >= model.manifest.detectors[GROUNDEDNESS].threshold
+            lines.append(Line("grounded", f"{name}: told, {kind}", "", float(told.mean()), True, int(mine.sum())))
+    return lines
