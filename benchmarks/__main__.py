@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import engine, failover, gateway
+from benchmarks import engine, failover, gateway, guards
 from benchmarks.installs import Installer, cache_folder, say
 from benchmarks.processes import ROOT
 from benchmarks.report import Plan, Table, machine, write_page
@@ -55,6 +55,14 @@ BENCHMARKS = (
         goals={"resident memory": "≤ 600", "health check while they run, p99 (loop lag)": "≤ 20"},
     ),
     Benchmark("failover", "What a failover costs", failover.measure, quick_s=30, full_s=120),
+    Benchmark(
+        "guards",
+        "What a verdict costs",
+        guards.measure,
+        quick_s=20,
+        full_s=60,
+        goals={"128 word pieces": "≤ 10", "256 word pieces": "≤ 22"},
+    ),
     Benchmark(
         "engine",
         "SmolLM2-135M-Instruct (Q4_1) over HTTP",

@@ -145,8 +145,14 @@ def poisoned(
 ) -> list[Row]:
     """`count` carriers with a payload each; where it is, is known."""
     rows: list[Row] = []
+    of_language: dict[str, list[Row]] = {}
+    for one in payloads:
+        of_language.setdefault(one.lang, []).append(one)
     for _ in range(count):
-        carrier, payload = random.choice(carriers), random.choice(payloads)
+        carrier = random.choice(carriers)
+        # Most plants speak the language of what they are planted in.
+        fitting = of_language.get(carrier.lang, payloads) if random.random() < 0.8 else payloads
+        payload = random.choice(fitting)
         text = cropped(carrier.text, random.choice(LENGTHS), random)
         wraps = OPEN_WRAPPINGS if random.random() < 0.2 else WRAPPINGS
         what = random.choice(wraps).replace("{}", other_hosts(payload.text, random))

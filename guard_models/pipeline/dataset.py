@@ -84,25 +84,55 @@ def load(public: Path, own: Path = HERE, *, limit: int | None = None) -> Data:
     return data
 
 
+# Payloads that are attacks by themselves; the others are so only where they do not belong.
+OPEN_PAYLOADS = frozenset({"override", "authority", "exfil", "markup", "conditional", "persist", "stop"})
+# Which rows of which sets can carry a payload (a set's further files included); None is all of its honest rows.
+CARRIERS: Mapping[str, frozenset[str] | None] = {
+    "inj_clean_mail": None,
+    "inj_tools": None,
+    "inj_indirect_pairs": None,
+    "bipia_train": None,
+    "inj_lang": frozenset({"mail", "document"}),
+    "inj_benign_long": frozenset(
+        {
+            "instructions_doc",
+            "code_config",
+            "tool_output",
+            "long_question",
+            "big_data",
+            "page",
+            "corporate",
+            "imperative",
+        }
+    ),
+}
+
+
+def _family(name: str) -> str:
+    """`inj_lang_3` and `inj_tools2` are further files of `inj_lang` and `inj_tools`."""
+    return name.rstrip("0123456789").rstrip("_")
+
+
+def can_carry(row: Row) -> bool:
+    slices = CARRIERS.get(_family(row.set), frozenset())
+    return row.injection == 0.0 and (slices is None or row.slice in slices)
+
+
 def _sort_out_carriers(data: Data) -> None:
     """What is planted is no attack by itself, and what it is planted in is a row of its own too."""
-    payloads = data.train.pop("inj_payloads", [])
-    calibrating = [row for row in data.calibrate if row.set == "inj_payloads"]
-    data.calibrate = [row for row in data.calibrate if row.set != "inj_payloads"]
-    data.payloads = payloads + [row for row in data.train.get("bipia_train", []) if row.injection is None]
+    for name in [name for name in data.train if _family(name) == "inj_payloads"]:
+        rows = data.train.pop(name)
+        data.payloads += rows
+        if kept := [row for row in rows if row.slice in OPEN_PAYLOADS]:
+            data.train[name] = kept
+    calibrating = [row for row in data.calibrate if _family(row.set) == "inj_payloads"]
+    data.calibrate = [row for row in data.calibrate if _family(row.set) != "inj_payloads"]
+    data.payloads += [row for row in data.train.get("bipia_train", []) if row.injection is None]
     data.train["bipia_train"] = [row for row in data.train.get("bipia_train", []) if row.injection is not None]
-    open_ones = {"override", "authority", "exfil", "markup", "conditional", "persist", "stop"}
-    data.train["inj_payloads"] = [row for row in payloads if row.slice in open_ones]
-    names = ("inj_clean_mail", "inj_benign_long", "bipia_train")
-    data.carriers = [
-        row
-        for name in names
-        for row in data.train.get(name, [])
-        if name != "inj_benign_long" or row.slice in {"instructions_doc", "code_config", "tool_output", "long_question"}
-    ]
-    carriers = [row for row in data.calibrate if row.set in names]
-    random = Random("calibrate")
+    data.carriers = [row for rows in data.train.values() for row in rows if can_carry(row)]
+    carriers = [row for row in data.calibrate if can_carry(row)]
     if carriers and calibrating:
+        random = Random("calibrate")
         data.calibrate += compose.poisoned(carriers, calibrating, 400, random, set_name="made_poisoned")
 
 
@@ -125,7 +155,7 @@ MADE: Mapping[str, int] = {"made_poisoned": 2200, "made_honest": 1800, "made_pii
 
 def share_of(name: str) -> float:
     """The share of the set `name`; further files of a written set (`inj_lang_3`) count as the set."""
-    return MIXTURE.get(name, MIXTURE.get(name.rstrip("0123456789").rstrip("_"), 1.0))
+    return MIXTURE.get(name, MIXTURE.get(_family(name), 1.0))
 
 
 def epoch(data: Data, number: int, *, seed: int, scale: float = 1.0) -> list[Row]:
