@@ -132,7 +132,13 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("CRYPTO", re.compile(r"(?<![A-Za-z0-9])(?:bc1[a-z0-9]{25,62}|0x[0-9a-fA-F]{40})(?![A-Za-z0-9])")),
 )  # fmt: skip
 
-_PHONE = re.compile(r"(?<![\w./+-])(?:\+|00)?(?:\(\+?\d{1,4}\)|\d)(?:[ ./()-]{0,2}\d){6,14}(?![\w-])(?!\.\d)")
+_SURELY_PHONE = _near(
+    r"tel\b|tel[.:]|telephone|phone|mobile|cell\b|cell[ _-]?phone|fax|handy|whatsapp|telefon|téléphone|teléfono|telefone|telefono|puhelin|hotline|komórka|☎|📞"
+)
+_PHONE = re.compile(
+    r"(?<![\w./+-])(?:\+|00)?(?:\(\+?\d{1,4}\)|\d)(?:[ ./()-]{0,2}\d){6,14}(?:\s?(?:x|ext\.?)\s?\d{1,6})?(?![\w-])(?!\.\d)"
+)
+_AMERICAN = re.compile(r"(?:1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}")
 _DATE = re.compile(r"^(?:\d{1,2}[./-]\d{1,2}[./-](?:19|20)?\d{2}|(?:19|20)\d{2}[./-]\d{1,2}[./-]\d{1,2})(?:\D|$)")
 _REGIONS = (
     "US",
@@ -168,21 +174,27 @@ _REGIONS = (
 
 def _phones(text: str) -> Iterator[Entity]:
     for match in _PHONE.finditer(text):
-        found = match[0]
+        found = re.split(r"\s?(?:x|ext)", match[0])[0]
         digits = sum(letter.isdigit() for letter in found)
         if not 7 <= digits <= 15 or _DATE.match(found):
             continue
-        if found.startswith(("+", "00")):
-            if _is_phone(found if found[0] == "+" else "+" + found[2:], None):
-                yield Entity(match.start(), match.end(), "PHONE", 1.0, "pattern")
-            continue
-        said = _said(text, match.start(), match.end(), _PHONE_WORDS)
-        # Without a word for it, a national number is one only if it is grouped as people group them.
-        grouped = re.search(r"\d[ ./()-]+\d", found) is not None and (
-            found[0] in "0(" or re.fullmatch(r"\d{3}[-. ]\d{3}[-. ]\d{4}", found)
-        )
-        if (said or grouped) and any(_is_phone(found, region) for region in _REGIONS):
-            yield Entity(match.start(), match.end(), "PHONE", 0.95 if said else 0.8, "pattern")
+        if score := _phone_score(text, found, digits, match.start(), match.end()):
+            yield Entity(match.start(), match.end(), "PHONE", score, "pattern")
+
+
+def _phone_score(text: str, found: str, digits: int, start: int, end: int) -> float:
+    """How sure it is that `found` is a telephone number; 0 if it is taken for none."""
+    if found.startswith("+") or (found.startswith("00") and digits >= 10):
+        # Nothing else is written so, whether or not its country has given the number out.
+        return 1.0 if _is_phone("+" + found.lstrip("+0"), None) else 0.9 if digits >= 8 else 0.0
+    if _AMERICAN.fullmatch(found):
+        return 0.9
+    said = _said(text, start, end, _PHONE_WORDS)
+    # Without a word for it, a national number is one only if it is grouped as people group them.
+    grouped = found[0] in "0(" and re.search(r"\d[ ./()-]+\d", found) is not None
+    if (said or grouped) and any(_is_phone(found, region) for region in _REGIONS):
+        return 0.95 if said else 0.8
+    return 0.7 if digits >= 8 and _said(text, start, end, _SURELY_PHONE) else 0.0
 
 
 def _is_phone(text: str, region: str | None) -> bool:

@@ -59,7 +59,7 @@ def train_grounded(arguments: argparse.Namespace) -> None:
 def train_guard(arguments: argparse.Namespace) -> None:
     # Only there where models are trained.
     from appliance.guards.features import PieceTokenizer
-    from guard_models.pipeline import dataset, pack
+    from guard_models.pipeline import dataset, pack, vocabulary
     from guard_models.pipeline.base import base_model
     from guard_models.pipeline.train import Recipe
     from guard_models.pipeline.training_run import trained
@@ -69,15 +69,25 @@ def train_guard(arguments: argparse.Namespace) -> None:
     data = dataset.load(arguments.data, limit=arguments.limit)
     for reason, count in data.dropped.most_common():
         say(f"left out {count:5} {reason}")
-    tokenizer = PieceTokenizer(base / "tokenizer.json")
+    texts = [row.text for rows in data.train.values() for row in rows] + [row.text for row in data.payloads]
+    fresh = vocabulary.write_tokenizer(base, arguments.work, texts)
+    tokenizer = PieceTokenizer(arguments.work / "tokenizer.json")
     epochs = [dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale) for number in range(recipe.epochs)]
     counts = Counter(row.set for row in epochs[0])
-    found = trained(epochs, tokenizer, base, recipe, arguments.work, say)
+    found = trained(epochs, tokenizer, base, recipe, arguments.work, say, fresh=fresh)
     folder = arguments.output / NAME
     plain = {name: value.numpy() for name, value in found.state.items()}
-    pack.pack(plain, base, folder, name=NAME, version=arguments.version, counts=counts, steps=found.steps)
+    pack.pack(
+        plain,
+        arguments.work / "tokenizer.json",
+        folder,
+        name=NAME,
+        version=arguments.version,
+        counts=counts,
+        steps=found.steps,
+    )
     pack.calibrated(folder, data.calibrate, say)
-    pack.with_agreement(folder, plain, base, data.calibrate, say)
+    pack.with_agreement(folder, plain, data.calibrate, say)
     say(f"packed {folder}")
 
 

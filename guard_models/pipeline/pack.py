@@ -46,7 +46,7 @@ def training_sets(counts: Mapping[str, int]) -> list[Set]:
 
 def pack(
     state: Mapping[str, Any],
-    base: Path,
+    tokenizer: Path,
     folder: Path,
     *,
     name: str,
@@ -58,7 +58,7 @@ def pack(
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {key: np.asarray(value, dtype=np.float32) for key, value in state.items()}
     (folder / "model.onnx").write_bytes(export.guard_graph(arrays, steps))
-    shutil.copyfile(base / "tokenizer.json", folder / "tokenizer.json")
+    shutil.copyfile(tokenizer, folder / "tokenizer.json")
     manifest = Manifest(
         name=name,
         version=version,
@@ -136,13 +136,13 @@ def _told(judge: Judge, key: str, score: float) -> bool:
 
 
 def with_agreement(
-    folder: Path, state: Mapping[str, Any], base: Path, rows: Sequence[Row], report: Callable[[str], None]
+    folder: Path, state: Mapping[str, Any], rows: Sequence[Row], report: Callable[[str], None]
 ) -> Manifest:
     """Note in the manifest of `folder` on how many decisions it agrees with the same weights in 32 bits."""
     model = GuardModel(folder, threads=2)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch)
-        pack(state, base, whole, name=model.manifest.name, version="float", counts={}, steps=None)
+        pack(state, folder / "tokenizer.json", whole, name=model.manifest.name, version="float", counts={}, steps=None)
         write_manifest(whole, read_manifest(whole).model_copy(update={"detectors": model.manifest.detectors}))
         other = GuardModel(whole, threads=2)
         share = agreement(Judge(model, use_patterns=False), Judge(other, use_patterns=False), rows)

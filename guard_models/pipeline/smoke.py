@@ -14,7 +14,7 @@ import torch
 from appliance.guards.features import PieceTokenizer
 from appliance.guards.judge import Judge
 from appliance.guards.model import GuardModel
-from guard_models.pipeline import dataset, evaluate, pack
+from guard_models.pipeline import dataset, evaluate, pack, vocabulary
 from guard_models.pipeline.train import Recipe
 from guard_models.pipeline.training_run import trained
 
@@ -33,7 +33,6 @@ def must(true: bool, what: str) -> None:
 def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
     """Raises SmokeFailed, or whatever went wrong."""
     data = dataset.load(public, limit=60)
-    tokenizer = PieceTokenizer(base / "tokenizer.json")
     recipe = Recipe(seed=7, epochs=1, tokens=1024)
     whole = dataset.epoch(data, 0, seed=7, scale=1.0)
     recipe = replace(recipe, scale=ROWS / len(whole))
@@ -43,17 +42,21 @@ def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
     must(0.8 * ROWS < len(rows) < 1.2 * ROWS, f"{len(rows)} rows instead of about {ROWS}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        one = trained([rows], tokenizer, base, recipe, folder / "one", report)
+        fresh = vocabulary.write_tokenizer(base, folder, [row.text for row in rows])
+        tokenizer = PieceTokenizer(folder / "tokenizer.json")
+        one = trained([rows], tokenizer, base, recipe, folder / "one", report, fresh=fresh)
         # Interrupted in its middle and gone on with, it has to come to the same.
-        trained([rows], tokenizer, base, recipe, folder / "two", report, stop_after=one.batches // 2)
-        two = trained([rows], tokenizer, base, recipe, folder / "two", report)
+        trained([rows], tokenizer, base, recipe, folder / "two", report, fresh=fresh, stop_after=one.batches // 2)
+        two = trained([rows], tokenizer, base, recipe, folder / "two", report, fresh=fresh)
         apart = max(float((one.state[name] - two.state[name]).abs().max()) for name in one.state)
         must(apart < 1e-4, f"an interrupted run ended {apart} away from one that was not")
         must(all(bool(torch.isfinite(value).all()) for value in one.state.values()), "weights that are no numbers")
         state = {name: value.numpy() for name, value in one.state.items()}
         counts = Counter(row.set for row in rows)
         for name, steps in (("eight", one.steps), ("float", None)):
-            pack.pack(state, base, folder / name, name=name, version="0", counts=counts, steps=steps)
+            pack.pack(
+                state, folder / "tokenizer.json", folder / name, name=name, version="0", counts=counts, steps=steps
+            )
             pack.calibrated(folder / name, data.calibrate[:300], report)
         judges = {name: Judge(GuardModel(folder / name, threads=2), use_patterns=False) for name in ("eight", "float")}
         share = pack.agreement(judges["eight"], judges["float"], data.calibrate[:200])

@@ -55,11 +55,16 @@ LABEL_SHARES = tuple({"toxic": 3.0, "identity_attack": 1.5}.get(name, 1.0) for n
 Report = Callable[[str], None]
 
 
-def new_network(recipe: Recipe, base: Path | None) -> Guard:
+def new_network(recipe: Recipe, base: Path, fresh: Sequence[int] = ()) -> Guard:
+    """The base model with new heads; the embeddings of the entries `fresh`, which meant nothing there, begin as an
+    average word with a little noise."""
     torch.manual_seed(recipe.seed)
     guard = Guard(Size(dropout=recipe.dropout), labels=len(TOXICITY), tags=len(TAGS))
-    if base is not None:
-        load_base(guard.encoder, base)
+    load_base(guard.encoder, base)
+    if fresh:
+        words = guard.encoder.words.weight.data
+        noise = torch.randn(len(fresh), words.shape[1]) * words.std()
+        words[torch.tensor(list(fresh))] = words.mean(0) + 0.5 * noise
     return guard
 
 

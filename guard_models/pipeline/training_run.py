@@ -39,12 +39,13 @@ def trained(
     folder: Path,
     report: Report,
     *,
+    fresh: Sequence[int] = (),
     stop_after: int | None = None,
 ) -> Trained:
     """Train through `epochs`. `stop_after` ends the first part after that many batches, as an interruption would."""
     folder.mkdir(parents=True, exist_ok=True)
     plan = prepared(epochs, tokenizer, recipe, report)
-    guard = new_network(recipe, base / "model.safetensors")
+    guard = new_network(recipe, base / "model.safetensors", fresh)
     state = train(guard, plan, tokenizer, recipe, folder, report, stop_after=stop_after)
     if stop_after is not None:
         return Trained(state, {}, len(plan))
