@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from appliance.guards.features import Batch, Pieces, PieceTokenizer, Window, batch_of
+from appliance.guards.views import cleaned
 from guard_models.pipeline import compose, disguise
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 
@@ -64,6 +65,24 @@ def disguised(row: Row, random: Random) -> Row:
     else:
         return row
     return replace(row, text=kind(row.text, random))
+
+
+def as_judged(row: Row) -> Row:
+    """`row` as its text is judged: cleaned of tricks of writing. Where personal data is marked it is read as it stands."""
+    if row.entities is not None:
+        return row
+    if not row.planted:
+        return replace(row, text=cleaned(row.text))
+    text = ""
+    planted: list[tuple[int, int]] = []
+    last = 0
+    for begin, end in sorted(row.planted):
+        text += cleaned(row.text[last:begin])
+        part = cleaned(row.text[begin:end])
+        planted.append((len(text), len(text) + len(part)))
+        text += part
+        last = end
+    return replace(row, text=text + cleaned(row.text[last:]), planted=planted)
 
 
 def example(row: Row, tokenizer: PieceTokenizer, random: Random) -> Example:
@@ -164,4 +183,4 @@ def examples(
 ) -> Iterator[Example]:
     """An example of each row; `plain` leaves their spelling alone."""
     for row in rows:
-        yield example(row if plain else disguised(row, random), tokenizer, random)
+        yield example(as_judged(row if plain else disguised(row, random)), tokenizer, random)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from appliance.guards.features import Batch, PieceTokenizer, batch_of, windows
+from appliance.guards.views import cleaned
 from guard_models.pipeline import batches
 from guard_models.pipeline.batches import Example, Targets
 from guard_models.pipeline.network import Guard, Size, load_base
@@ -251,7 +252,7 @@ def scores(
     guard.eval()
     parts = []
     for number, row in enumerate(rows):
-        pieces = tokenizer.pieces(row.text)
+        pieces = tokenizer.pieces(cleaned(row.text))
         for window in windows(len(pieces), size=batches.WINDOW, overlap=64):
             parts.append((number, pieces, window))
     parts.sort(key=lambda part: part[2].end - part[2].start)
