@@ -88,9 +88,10 @@ docs: ## Write the pages that are made from the code
 lock: ## Renew requirements/*.txt (UPGRADE=1: to the newest versions)
 	@python=$$(tools/find-python) && "$$python" -m tools.lock $(if $(UPGRADE),--upgrade)
 
-clean: ## Remove caches and build products; data and .venv stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+clean: ## Remove caches and build products; data, .venv and checkpoints of guard-train (build/guard) stay
+	find build -mindepth 1 -maxdepth 1 -not -name guard -exec rm -rf {} + 2>/dev/null || true
+	rm -rf dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
-distclean: clean ## Also remove .venv
-	rm -rf .venv .venv.lock
+distclean: clean ## Also remove .venv, .venv-guard and build
+	rm -rf .venv .venv.lock .venv-guard .venv-guard.lock build

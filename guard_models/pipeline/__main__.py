@@ -11,7 +11,7 @@ from pathlib import Path
 from appliance.guards.judge import Judge, shipped_models
 from appliance.guards.manifest import write_manifest
 from appliance.guards.model import GuardModel
-from guard_models.pipeline import evaluate, written
+from guard_models.pipeline import evaluate, evaluate_grounded, statements, written
 from guard_models.pipeline.card import write_card
 
 ROOT = Path(__file__).parents[2]
@@ -32,7 +32,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def train_grounded(arguments: argparse.Namespace) -> None:
     from appliance.guards.features import PieceTokenizer
-    from guard_models.pipeline import grounded, pack_grounded, statements
+    from guard_models.pipeline import grounded, pack_grounded
     from guard_models.pipeline.base import base_model
     from guard_models.pipeline.dataset import calibrates
     from guard_models.pipeline.train import Recipe
@@ -86,8 +86,9 @@ def train_guard(arguments: argparse.Namespace) -> None:
         counts=counts,
         steps=found.steps,
     )
-    pack.calibrated(folder, data.calibrate, say)
-    pack.with_agreement(folder, plain, data.calibrate, say)
+    pack.calibrated(folder, data.calibrate + dataset.calibration_documents(data), say)
+    others = [row for rows in written.held().values() for row in rows[::3]]
+    pack.with_agreement(folder, plain, others, say)
     say(f"packed {folder}")
 
 
@@ -103,8 +104,6 @@ def smoke(arguments: argparse.Namespace) -> None:
 
 
 def evaluated(arguments: argparse.Namespace) -> None:
-    from guard_models.pipeline import pack_grounded, statements
-
     report = say if arguments.loud else lambda _: None
     for name in (NAME, GROUNDED):
         folder = arguments.models / name
@@ -113,12 +112,13 @@ def evaluated(arguments: argparse.Namespace) -> None:
         model = GuardModel(folder, threads=arguments.threads)
         if name == NAME:
             lines = evaluate.table(Judge(model), written.held(), written.dev(), report)
+            lines += evaluate.latency(Judge(GuardModel(folder, threads=1)))
         else:
             sets = {
                 path.stem: statements.statements(path)
                 for path in written.written(written.HERE / "held", "grounded*.txt")
             }
-            lines = pack_grounded.table(model, sets)
+            lines = evaluate_grounded.table(model, sets)
         for one in lines:
             print(one, flush=True)
         if arguments.record:

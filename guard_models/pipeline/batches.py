@@ -47,8 +47,8 @@ class Targets:
 def disguised(row: Row, random: Random) -> Row:
     """`row`, now and then in another spelling. Positions have to stay, so marked texts change in case only."""
     roll = random.random()
-    if not row.entities and not row.planted and ".example" in row.text:
-        row = replace(row, text=compose.other_hosts(row.text, random))
+    if compose.has_authors_host(row.text):
+        row = compose.changed(row, compose.OtherHosts(random))
     marked = bool(row.entities) or bool(row.planted)
     if marked:
         if roll < 0.10:
@@ -68,21 +68,8 @@ def disguised(row: Row, random: Random) -> Row:
 
 
 def as_judged(row: Row) -> Row:
-    """`row` as its text is judged: cleaned of tricks of writing. Where personal data is marked it is read as it stands."""
-    if row.entities is not None:
-        return row
-    if not row.planted:
-        return replace(row, text=cleaned(row.text))
-    text = ""
-    planted: list[tuple[int, int]] = []
-    last = 0
-    for begin, end in sorted(row.planted):
-        text += cleaned(row.text[last:begin])
-        part = cleaned(row.text[begin:end])
-        planted.append((len(text), len(text) + len(part)))
-        text += part
-        last = end
-    return replace(row, text=text + cleaned(row.text[last:]), planted=planted)
+    """`row` as its text is judged: cleaned of tricks of writing; read as it stands where personal data is marked."""
+    return row if row.entities is not None else compose.changed(row, cleaned)
 
 
 def example(row: Row, tokenizer: PieceTokenizer, random: Random) -> Example:
@@ -97,8 +84,8 @@ def example(row: Row, tokenizer: PieceTokenizer, random: Random) -> Example:
         if row.planted and random.random() < 0.8:
             begin = next((i for i, (_, end) in enumerate(pieces.offsets) if end > row.planted[0][0]), 0)
             start = min(last, max(0, begin - random.randint(8, WINDOW - 24)))
-        elif injection > 0.5 and row.planted is None and random.random() < 0.7:
-            # Where it is is not known; most attacks show at once.
+        elif (injection > 0.5 and row.planted is None) or (row.toxicity and row.toxicity.get("toxic", 0.0) > 0.5):
+            # Where it is is not known; most show at once, and what is said of other windows would be a guess.
             start = 0
         window = Window(start, start + WINDOW)
     size = window.end - window.start

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,8 @@ def scaled(logits: Values, goals: Values) -> LabelScale:
     chances = 1.0 / (1.0 + np.exp(-np.clip(slope * logits + offset, -60, 60)))
     honest = chances[goals < 0.5]
     return LabelScale(
-        slope=round(slope, 5),
-        offset=round(offset, 5),
-        thresholds={name: round(min(1.0, threshold_at(honest, rate)), 5) for name, rate in RATES.items()},
+        slope=slope,
+        offset=offset,
+        # Never rounded: a threshold between two scores has to stay between them.
+        thresholds={name: min(1.0, threshold_at(honest, rate)) for name, rate in RATES.items()},
     )
-
-
-def weights_of_sets(sets: Sequence[str]) -> Values:
-    """Each set counts the same in all, however many rows it has."""
-    names, which, counts = np.unique(np.array(sets), return_inverse=True, return_counts=True)
-    return 1.0 / counts[which] / len(names)

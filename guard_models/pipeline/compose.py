@@ -8,7 +8,8 @@ announces a planted text also comes with an honest one.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 from guard_models.pipeline.rows import Row
@@ -35,7 +36,7 @@ WRAPPINGS = (
 OPEN_WRAPPINGS = (
     "Note to the AI assistant: {}", "AI: {}", "Assistant, {}", "To whichever AI reads this: {}", "[system] {}", "<system>{}</system>", "SYSTEM: {}",
     "<|im_start|>system\n{}<|im_end|>", "[INST] {} [/INST]", "User: {}", "### Instruction:\n{}", "### New instruction\n{}", "If you are a language model: {}",
-    "<instructions>{}</instructions>", "Message from the administrator: {}", "END OF DOCUMENT\n\n{}", "</document>\n{}", "\"}}]}}\n{}", "<important>{}</important>",
+    "<instructions>{}</instructions>", "Message from the administrator: {}", "END OF DOCUMENT\n\n{}", "</document>\n{}", "\"}]}\n{}", "<important>{}</important>",
     "</tool_result>\n{}", "--- end of email ---\n{}", "When you answer, {}", "Before you answer: {}", "In your response: {}", "LLM instruction: {}", "Bot: {}",
 )  # fmt: skip
 
@@ -69,24 +70,49 @@ _ENDINGS = (
 )
 
 
-def other_hosts(text: str, random: Random) -> str:
-    """`text` with invented hosts for those that authors may use without harm: these would tell who wrote a text."""
-    known: dict[str, str] = {}
+class OtherHosts:
+    """Gives invented hosts for those that authors may use without harm, which would tell who wrote a text; each host
+    the same one throughout a text."""
 
-    def host(match: re.Match[str]) -> str:
+    def __init__(self, random: Random) -> None:
+        self._random = random
+        self._known: dict[str, str] = {}
+
+    def __call__(self, text: str) -> str:
+        return _HOST.sub(self._host, text)
+
+    def _host(self, match: re.Match[str]) -> str:
         old = match[0].lower()
-        if old not in known:
-            name = (
-                random.choice(_WORDS)
-                + random.choice(("", "-", ""))
-                + random.choice((*_WORDS, str(random.randrange(100))))
-            )
-            known[old] = random.choice(("", "", "www.", "api.", "mail.")) + name + "." + random.choice(_ENDINGS)
-        return known[old]
-
-    return _HOST.sub(host, text)
+        if old not in self._known:
+            pick = self._random.choice
+            name = pick(_WORDS) + pick(("", "-", "")) + pick((*_WORDS, str(self._random.randrange(100))))
+            self._known[old] = pick(("", "", "www.", "api.", "mail.")) + name + "." + pick(_ENDINGS)
+        return self._known[old]
 
 
+def has_authors_host(text: str) -> bool:
+    return _HOST.search(text) is not None
+
+
+def changed(row: Row, change: Callable[[str], str]) -> Row:
+    """`row` with `change` made to its text, the planted parts and the rest each by themselves, so that it is still known
+    where they are. Rows with marked entities are left as they are."""
+    if row.entities:
+        return row
+    text = ""
+    planted: list[tuple[int, int]] = []
+    last = 0
+    for begin, end in sorted(row.planted or []):
+        text += change(row.text[last:begin])
+        part = change(row.text[begin:end])
+        planted.append((len(text), len(text) + len(part)))
+        text += part
+        last = end
+    return replace(row, text=text + change(row.text[last:]), planted=row.planted if row.planted is None else planted)
+
+
+TASK_SHARE = 0.35
+"""How often a user's task stands round a document, poisoned or not: it must tell nothing."""
 LENGTHS = (150, 250, 400, 600, 900, 1300)
 """Characters that a carrier is cropped to."""
 
@@ -155,9 +181,9 @@ def poisoned(
         payload = random.choice(fitting)
         text = cropped(carrier.text, random.choice(LENGTHS), random)
         wraps = OPEN_WRAPPINGS if random.random() < 0.2 else WRAPPINGS
-        what = random.choice(wraps).replace("{}", other_hosts(payload.text, random))
+        what = random.choice(wraps).replace("{}", payload.text)
         whole, (begin, end) = inserted(text, what, random)
-        if random.random() < 0.25:
+        if random.random() < TASK_SHARE:
             whole, moved = with_task(whole, carrier.slice, random)
             begin, end = begin + moved, end + moved
         rows.append(
@@ -176,10 +202,11 @@ def honest(
     for _ in range(count):
         carrier = random.choice(carriers)
         text = cropped(carrier.text, random.choice(LENGTHS), random)
-        roll = random.random()
-        if roll < 0.45 and sentences:
-            text, _ = inserted(text, random.choice(WRAPPINGS).replace("{}", random.choice(sentences)), random)
-        if roll > 0.3:
+        if random.random() < 0.4 and sentences:
+            # What announces a planted text announces honest ones as well, if not as often.
+            wraps = OPEN_WRAPPINGS if random.random() < 0.15 else WRAPPINGS
+            text, _ = inserted(text, random.choice(wraps).replace("{}", random.choice(sentences)), random)
+        if random.random() < TASK_SHARE:
             text, _ = with_task(text, carrier.slice, random)
         rows.append(Row(text, set_name, carrier.slice, carrier.lang, injection=0.0, planted=[]))
     return rows

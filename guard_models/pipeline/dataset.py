@@ -31,13 +31,15 @@ def calibrates(name: str, number: int) -> bool:
 
 @dataclass(slots=True)
 class Data:
-    """Rows by set. `carriers`, `payloads` and `templates` are what generators make further rows of."""
+    """Rows by set. `carriers`, `payloads` and `templates` are what generators make further rows of; what is made of
+    `calibration_templates` is for calibration."""
 
     train: dict[str, list[Row]] = field(default_factory=dict)
     calibrate: list[Row] = field(default_factory=list)
     carriers: list[Row] = field(default_factory=list)
     payloads: list[Row] = field(default_factory=list)
     templates: list[Template] = field(default_factory=list)
+    calibration_templates: list[Template] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
 
 
@@ -73,7 +75,9 @@ def load(public: Path, own: Path = HERE, *, limit: int | None = None) -> Data:
             kept = data.calibrate if calibrates(name, place[id(row)]) else data.train.setdefault(name, [])
             kept.append(row)
     for path in written(own / "written", "pii_templates*.txt"):
-        data.templates += [Template(text, kind, locale, lang) for kind, locale, lang, text in blocks(path)]
+        for number, (kind, locale, lang, text) in enumerate(blocks(path)):
+            kept_apart = calibrates(path.stem, number)
+            (data.calibration_templates if kept_apart else data.templates).append(Template(text, kind, locale, lang))
 
     for source in SOURCES:
         known = [one for raw in raw_rows(public, source.name) if (one := source.read(raw)) is not None]
@@ -156,6 +160,13 @@ MADE: Mapping[str, int] = {"made_poisoned": 2200, "made_honest": 1800, "made_pii
 def share_of(name: str) -> float:
     """The share of the set `name`; further files of a written set (`inj_lang_3`) count as the set."""
     return MIXTURE.get(name, MIXTURE.get(_family(name), 1.0))
+
+
+def calibration_documents(data: Data, count: int = 250) -> list[Row]:
+    """Documents with personal data that no training has seen the templates of."""
+    random = Random("calibration documents")
+    world = World(load_lists(HERE / "written" / "names.yaml"), random)
+    return documents(data.calibration_templates, count, world) if data.calibration_templates else []
 
 
 def epoch(data: Data, number: int, *, seed: int, scale: float = 1.0) -> list[Row]:

@@ -17,12 +17,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from guard_models.pipeline.ranges import Steps
+from guard_models.pipeline.steps import REACH, Steps
 
 Array = NDArray[np.float32]
 CONTRIB = "com.microsoft"
-REACH = 64
-"""Quantised weights are -REACH to REACH: twice that would let pairs of products overflow 16 bits on AVX2."""
 
 
 @dataclass(slots=True)
@@ -67,10 +65,9 @@ class Graph:
         weight = weight * steps.smooth[:, None]
         scale = np.maximum(np.abs(weight).max(axis=0), 1e-8) / REACH
         whole = np.clip(np.rint(weight / scale), -REACH, REACH).astype(np.int8)
-        step = max(1e-8, (steps.high - steps.low) / 255)
         smoothed = self.node("Mul", [source, self.constant(1 / steps.smooth, f"{layer}.smooth")])
-        input_step = self.constant(np.array(step, np.float32), f"{layer}.input_step")
-        input_zero = self.constant(np.array(round(-steps.low / step), np.uint8), f"{layer}.input_zero")
+        input_step = self.constant(np.array(steps.step, np.float32), f"{layer}.input_step")
+        input_zero = self.constant(np.array(steps.zero, np.uint8), f"{layer}.input_zero")
         return self.node(
             "MatMulIntegerToFloat",
             [

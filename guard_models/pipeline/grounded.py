@@ -16,8 +16,8 @@ from appliance.guards.features import Batch, PieceTokenizer
 from guard_models.pipeline import ranges
 from guard_models.pipeline.network import Pair, Size, load_base
 from guard_models.pipeline.quantised import as_shipped
-from guard_models.pipeline.ranges import Steps
 from guard_models.pipeline.statements import WINDOW, Statement, epoch
+from guard_models.pipeline.steps import Steps
 from guard_models.pipeline.train import Average, Recipe, Report, optimiser, share_of_rate
 
 Encoded = tuple[list[int], list[int], bool]

@@ -13,16 +13,18 @@ from typing import Any
 import numpy as np
 
 from appliance.guards.judge import Judge
+from appliance.guards.kinds import GROUPS
 from appliance.guards.manifest import Detector, File, LabelScale, Manifest, Reading, Set, read_manifest, write_manifest
+from appliance.guards.metrics import SpanCounts, compared
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import batches, calibrate, export
 from guard_models.pipeline.evaluate import judged
-from guard_models.pipeline.ranges import Steps
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 from guard_models.pipeline.sources import SOURCES
+from guard_models.pipeline.steps import Steps
 
 OVERLAP = 64
-AGREEMENT = "agreement: 8-bit and float: decisions"
+AGREEMENT = "agreement: 8-bit and float: "
 WRITTEN_LICENCE = "Apache-2.0"
 WRITTEN_ORIGIN = "written for this project by its authors with a language model; guard_models/data/written"
 MADE_ORIGIN = "made by the generators of guard_models/pipeline"
@@ -71,7 +73,7 @@ def pack(
         detectors={
             "injection": Detector(output="injection", kind="text", labels=["injection"], readings=True),
             "toxicity": Detector(output="toxicity", kind="text", labels=list(TOXICITY), readings=True),
-            "pii": Detector(output="pii", kind="spans", labels=list(TAGS)),
+            "pii": Detector(output="pii", kind="spans", labels=list(TAGS), threshold=0.4),
         },
         training=training_sets(counts),
     )
@@ -94,7 +96,8 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None],
     detectors: dict[str, Detector] = {}
     for name, detector in manifest.detectors.items():
         if detector.kind != "text":
-            detectors[name] = detector
+            detectors[name] = detector.model_copy(update={"threshold": span_threshold(judge, rows)})
+            report(f"{name}: spans from {detectors[name].threshold:.2f} on")
             continue
         scales: dict[str, LabelScale] = {}
         for label in detector.labels:
@@ -116,37 +119,53 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None],
     return manifest
 
 
-def agreement(one: Judge, other: Judge, rows: Sequence[Row]) -> float:
-    """The share of decisions (each label of each text, at its threshold) on which two models agree."""
-    same = total = 0
+def span_threshold(judge: Judge, rows: Sequence[Row]) -> float:
+    """How sure a span has to be: what gives the best F1 on the rows whose personal data is marked; 0.5 without any."""
+    marked = [row for row in rows if row.entities]
+    best, best_f1 = 0.5, -1.0
+    found = [list(judge.verdict(row.text).entities) for row in marked]
+    for threshold in (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8):
+        counts = SpanCounts()
+        for row, entities in zip(marked, found, strict=True):
+            kept = [one for one in entities if one.score >= threshold]
+            counts.add(compared(kept, row.entities or [], groups=GROUPS, ignored=row.ignored))
+        if counts.f1() > best_f1:
+            best, best_f1 = threshold, counts.f1()
+    return best
+
+
+def agreement(one: Judge, other: Judge, rows: Sequence[Row]) -> dict[str, float]:
+    """The share of decisions on which two models agree: by detector, whether its first label is told of a text, and for
+    personal data which spans are told (found by both, of all that either found)."""
+    same: Counter[str] = Counter()
+    total: Counter[str] = Counter()
     for a, b in zip(judged(one, rows), judged(other, rows), strict=True):
-        for name in a.scores:
-            same += _told(one, name, a.scores[name]) == _told(other, name, b.scores[name])
-            total += 1
-    return same / total
-
-
-def _told(judge: Judge, key: str, score: float) -> bool:
-    name, _, label = key.partition(".")
-    detector = judge.model.manifest.detectors[name]
-    first = detector.labels[0]
-    scale = detector.scales.get(label or first)
-    at = detector.threshold if not label or label == first or scale is None else scale.thresholds["0.5%"]
-    return score >= at
+        for name, detector in one.model.manifest.detectors.items():
+            if detector.kind == "spans":
+                mine, theirs = ({(e.start, e.end, e.type) for e in verdict.entities} for verdict in (a, b))
+                same[name] += len(mine & theirs)
+                total[name] += len(mine | theirs)
+            else:
+                key = name if len(detector.labels) == 1 else f"{name}.{detector.labels[0]}"
+                same[name] += (a.scores[key] >= detector.threshold) == (b.scores[key] >= detector.threshold)
+                total[name] += 1
+    return {name: same[name] / total[name] if total[name] else 1.0 for name in one.model.manifest.detectors}
 
 
 def with_agreement(
     folder: Path, state: Mapping[str, Any], rows: Sequence[Row], report: Callable[[str], None]
 ) -> Manifest:
-    """Note in the manifest of `folder` on how many decisions it agrees with the same weights in 32 bits."""
+    """Note in the manifest of `folder` how far it agrees about `rows` with the same weights in 32 bits."""
     model = GuardModel(folder, threads=2)
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch)
         pack(state, folder / "tokenizer.json", whole, name=model.manifest.name, version="float", counts={}, steps=None)
         write_manifest(whole, read_manifest(whole).model_copy(update={"detectors": model.manifest.detectors}))
         other = GuardModel(whole, threads=2)
-        share = agreement(Judge(model, use_patterns=False), Judge(other, use_patterns=False), rows)
-    report(f"8-bit and float agree on {100 * share:.2f} % of decisions")
-    manifest = model.manifest.model_copy(update={"scores": {AGREEMENT: round(share, 4)}})
+        shares = agreement(Judge(model, use_patterns=False), Judge(other, use_patterns=False), rows)
+    for name, share in shares.items():
+        report(f"8-bit and float agree on {100 * share:.2f} % of decisions of {name}")
+    scores = {f"{AGREEMENT}{name}": round(share, 4) for name, share in shares.items()}
+    manifest = model.manifest.model_copy(update={"scores": scores})
     write_manifest(folder, manifest)
     return manifest

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from appliance.guards.judge import GROUNDEDNESS, unsupported
+from appliance.guards.judge import GROUNDEDNESS
 from appliance.guards.manifest import Detector, Manifest, Reading, Set, read_manifest, write_manifest
 from appliance.guards.metrics import auc, confusion
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import calibrate, export
-from guard_models.pipeline.evaluate import Line
+from guard_models.pipeline.evaluate_grounded import scored
 from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, file_of, logit
-from guard_models.pipeline.ranges import Steps
 from guard_models.pipeline.statements import WINDOW, Statement
+from guard_models.pipeline.steps import Steps
 
 NAME = "outpost-grounded"
 LABEL = "unsupported"
@@ -47,14 +47,9 @@ def pack(
     write_manifest(folder, manifest)
 
 
-def _scores(model: GuardModel, rows: Sequence[Statement]) -> tuple[np.ndarray, np.ndarray]:
-    scores = np.array([unsupported(model, [row.document], row.answer) for row in rows])
-    return scores, np.array([not row.supported for row in rows])
-
-
 def calibrated(folder: Path, rows: Sequence[Statement], report: Callable[[str], None]) -> None:
     """Give the model its scale and its threshold: that of the best balanced accuracy, since here no side is rare."""
-    scores, labels = _scores(GuardModel(folder, threads=2), rows)
+    scores, labels = scored(GuardModel(folder, threads=2), rows)
     logits = np.array([logit(score) for score in scores])
     scale = calibrate.scaled(logits, labels.astype(float))
     chances = 1 / (1 + np.exp(-(scale.slope * logits + scale.offset)))
@@ -65,23 +60,3 @@ def calibrated(folder: Path, rows: Sequence[Statement], report: Callable[[str], 
     )
     write_manifest(folder, manifest.model_copy(update={"detectors": {GROUNDEDNESS: detector}}))
     report(f"groundedness: {len(rows)} rows, threshold {best:.3f}, AUC {auc(chances, labels):.3f}")
-
-
-def table(model: GuardModel, held: Mapping[str, Sequence[Statement]]) -> list[Line]:
-    """What it is worth on the sets that judge; there is no goal, its card says what it is."""
-    lines: list[Line] = []
-    for name, rows in held.items():
-        scores, labels = _scores(model, rows)
-        counts = confusion(scores, labels, model.manifest.detectors[GROUNDEDNESS].threshold)
-        for what, value in (
-            ("AUC", auc(scores, labels)),
-            ("balanced accuracy", counts.balanced_accuracy),
-            ("caught", counts.recall),
-            ("told wrongly", counts.false_positive_rate),
-        ):
-            lines.append(Line("grounded", f"{name}: {what}", "", value, True, len(rows)))
-        for kind in sorted({row.kind for row in rows}):
-            mine = np.array([row.kind == kind for row in rows])
-            told = scores[mine] >= model.manifest.detectors[GROUNDEDNESS].threshold
-            lines.append(Line("grounded", f"{name}: told, {kind}", "", float(told.mean()), True, int(mine.sum())))
-    return lines

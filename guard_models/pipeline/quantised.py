@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from guard_models.pipeline.export import REACH
-from guard_models.pipeline.ranges import LEVELS, Steps
+from guard_models.pipeline.steps import LEVELS, REACH, Steps
 
 FLOAT_LAYERS = ("score", "injection.out", "toxicity.out", "unsupported.out", "planted", "pii")
 """Layers that stay in 32 bits, by the end of their names: small ones that decide."""
@@ -24,12 +23,10 @@ def as_shipped(network: nn.Module, steps: Mapping[str, Steps]) -> None:
 
 def _forward(module: nn.Linear, steps: Steps) -> object:
     smooth = torch.from_numpy(steps.smooth)
-    step = max(1e-8, (steps.high - steps.low) / LEVELS)
-    zero = round(-steps.low / step)
     zeros = torch.zeros(module.out_features, dtype=torch.int32)
 
     def forward(source: Tensor) -> Tensor:
-        coarse = torch.fake_quantize_per_tensor_affine(source / smooth, step, zero, 0, LEVELS)
+        coarse = torch.fake_quantize_per_tensor_affine(source / smooth, steps.step, steps.zero, 0, LEVELS)
         weight = module.weight * smooth
         scale = weight.detach().abs().amax(dim=1).clamp(min=1e-8) / REACH
         weight = torch.fake_quantize_per_channel_affine(weight, scale, zeros, 0, -REACH, REACH)

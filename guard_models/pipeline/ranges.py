@@ -8,8 +8,7 @@ one with the least squared error is taken, which cuts off rare giants.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,20 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from appliance.guards.features import Batch
+from guard_models.pipeline.steps import LEVELS, Steps
 
 Array = NDArray[np.float32]
-LEVELS = 255
 ROWS = 3000
 """Vectors of each layer that are kept to choose by."""
-
-
-@dataclass(frozen=True, slots=True)
-class Steps:
-    """How the input of one layer becomes 8-bit: divided by `smooth` [channels], then `low` to `high` in 255 steps."""
-
-    low: float
-    high: float
-    smooth: Array
 
 
 def best_range(values: Array) -> tuple[float, float]:
@@ -92,8 +82,3 @@ def steps(network: nn.Module, batches: Sequence[Batch], *, seed: int = 1) -> dic
         low, high = best_range(inputs / smooth)
         found[name] = Steps(low, high, smooth)
     return found
-
-
-def plain(found: Mapping[str, Steps]) -> dict[str, tuple[float, float]]:
-    """The ranges alone, to look at."""
-    return {name: (round(one.low, 3), round(one.high, 3)) for name, one in found.items()}

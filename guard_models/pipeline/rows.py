@@ -144,8 +144,9 @@ class Seen:
             self._index.setdefault(part, []).append(len(self._sizes))
         self._sizes.append(len(parts))
 
-    def has(self, text: str, *, share: float = 0.7) -> bool:
-        """Whether `text` is there, or one that has at least `share` of all runs of five words in common with it."""
+    def has(self, text: str, *, share: float = 0.6) -> bool:
+        """Whether `text` is there, or one of which it has at least `share` of the runs of five words, or the other way
+        round: a text in a longer one is found as well."""
         if same_text(text) in self._keys:
             return True
         parts = _shingles(text)
@@ -153,4 +154,4 @@ class Seen:
         for part in parts:
             for number in self._index.get(part, ()):
                 common[number] = common.get(number, 0) + 1
-        return any(count >= share * (len(parts) + self._sizes[number] - count) for number, count in common.items())
+        return any(count >= share * min(len(parts), self._sizes[number]) for number, count in common.items())

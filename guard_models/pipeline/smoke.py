@@ -45,10 +45,13 @@ def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
         fresh = vocabulary.write_tokenizer(base, folder, [row.text for row in rows])
         tokenizer = PieceTokenizer(folder / "tokenizer.json")
         one = trained([rows], tokenizer, base, recipe, folder / "one", report, fresh=fresh)
-        # Interrupted in its middle and gone on with, it has to come to the same.
-        trained([rows], tokenizer, base, recipe, folder / "two", report, fresh=fresh, stop_after=one.batches // 2)
-        two = trained([rows], tokenizer, base, recipe, folder / "two", report, fresh=fresh)
-        apart = max(float((one.state[name] - two.state[name]).abs().max()) for name in one.state)
+        # Interrupted in its middle and gone on with, a run has to come to what one comes to that was not.
+        few = rows[: ROWS // 6]
+        whole_run = trained([few], tokenizer, base, recipe, folder / "two", report, fresh=fresh)
+        half = whole_run.batches // 2
+        trained([few], tokenizer, base, recipe, folder / "three", report, fresh=fresh, stop_after=half)
+        gone_on = trained([few], tokenizer, base, recipe, folder / "three", report, fresh=fresh)
+        apart = max(float((whole_run.state[name] - gone_on.state[name]).abs().max()) for name in one.state)
         must(apart < 1e-4, f"an interrupted run ended {apart} away from one that was not")
         must(all(bool(torch.isfinite(value).all()) for value in one.state.values()), "weights that are no numbers")
         state = {name: value.numpy() for name, value in one.state.items()}
@@ -59,9 +62,9 @@ def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
             )
             pack.calibrated(folder / name, data.calibrate[:300], report)
         judges = {name: Judge(GuardModel(folder / name, threads=2), use_patterns=False) for name in ("eight", "float")}
-        share = pack.agreement(judges["eight"], judges["float"], data.calibrate[:200])
-        report(f"8-bit and float agree on {100 * share:.1f} % of decisions")
+        shares = pack.agreement(judges["eight"], judges["float"], data.calibrate[:200])
+        report(f"8-bit and float agree on {shares}")
         # After so little training scores crowd round the thresholds; the shipped model is held to more.
-        must(share >= 0.9, f"8-bit and float agree on {share:.3f} of decisions")
+        must(min(shares["injection"], shares["toxicity"]) >= 0.9, f"8-bit and float agree on {shares} of decisions")
         lines = evaluate.table(judges["eight"], {}, {"dev": data.calibrate[:50]}, report)
         must(bool(lines) and all(0 <= line.value <= 1 or np.isnan(line.value) for line in lines), "no table")

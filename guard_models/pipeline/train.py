@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import time
@@ -170,6 +171,21 @@ def prepared(
     return plan
 
 
+def digest(plan: Sequence[Sequence[Example]]) -> str:
+    """A short name for all that a run learns from: a change of one label is another run."""
+    whole = hashlib.blake2b(digest_size=12)
+    for group in plan:
+        for one in group:
+            begin, end = one.window.start, one.window.end
+            whole.update(
+                np.array([begin, end, *one.pieces.ids[begin:end], *one.pieces.shapes[begin:end]], np.int32).tobytes()
+            )
+            whole.update(np.array([one.injection, one.weight], np.float32).tobytes())
+            for part in (one.planted, one.toxicity, one.tags):
+                whole.update(part.tobytes())
+    return whole.hexdigest()
+
+
 def train(
     guard: Guard,
     plan: Sequence[Sequence[Example]],
@@ -190,7 +206,7 @@ def train(
     steps = len(plan)
     adam = optimiser(guard, recipe)
     average = Average(guard)
-    key = json.dumps({**asdict(recipe), "steps": steps}, sort_keys=True)
+    key = json.dumps({**asdict(recipe), "steps": steps, "plan": digest(plan)}, sort_keys=True)
     checkpoint = folder / "checkpoint.pt"
     begin = 0
     if checkpoint.is_file():

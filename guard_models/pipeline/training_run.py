@@ -14,8 +14,8 @@ from guard_models.pipeline import batches, ranges
 from guard_models.pipeline.batches import Example
 from guard_models.pipeline.network import Guard
 from guard_models.pipeline.quantised import as_shipped
-from guard_models.pipeline.ranges import Steps
 from guard_models.pipeline.rows import Row
+from guard_models.pipeline.steps import Steps
 from guard_models.pipeline.train import Recipe, Report, new_network, prepared, train
 
 CHOOSING = 300

@@ -63,6 +63,8 @@ def write_tokenizer(base: Path, folder: Path, texts: Iterable[str]) -> list[int]
     """Write `folder`/tokenizer.json, the base's extended by what `texts` need; the numbers of the new entries."""
     made, new = extended(json.loads((base / "tokenizer.json").read_text(encoding="utf-8")), texts)
     made["truncation"] = made["padding"] = None
+    # A longer run of letters would be one unknown word: whole sentences of languages without spaces, and attacks glued.
+    made["model"]["max_input_chars_per_word"] = 2000
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(made, ensure_ascii=False), encoding="utf-8")
     return new

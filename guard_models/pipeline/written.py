@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
+from guard_models.pipeline.compose import OtherHosts, changed
 from guard_models.pipeline.rows import (
     TOXICITY,
     BadBlock,
@@ -81,7 +83,11 @@ def held(folder: Path = HERE / "held") -> dict[str, list[Row]]:
     sets = {path.stem: injection_rows(path) for path in written(folder, "injection*.txt")}
     sets |= {path.stem: toxicity_rows(path) for path in written(folder, "toxicity*.txt")}
     sets |= {path.stem: prose_rows(path) for path in written(folder, "pii_*.txt")}
-    return sets
+    # The hosts of documentation would tell who wrote a text, on this side as well.
+    return {
+        name: [changed(row, OtherHosts(Random(f"{name}/{number}"))) for number, row in enumerate(rows)]
+        for name, rows in sets.items()
+    }
 
 
 def dev(folder: Path = HERE / "dev") -> dict[str, list[Row]]:
@@ -90,7 +96,9 @@ def dev(folder: Path = HERE / "dev") -> dict[str, list[Row]]:
     for path in sorted({*folder.glob("*/data.jsonl"), *folder.glob("*.jsonl")}):
         name = path.parent.name if path.stem == "data" else path.stem
         rows = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_text(encoding="utf-8").split("\n"):
+            if not line:
+                continue
             raw = json.loads(line)
             label = float(raw["label"])
             slice_of = str(raw.get("category") or raw.get("source") or "")

@@ -175,7 +175,7 @@ def test_what_is_inserted_is_there_and_the_rest_is_kept(carrier: str, what: str,
 
 
 def test_hosts_that_only_authors_use_are_replaced_alike() -> None:
-    text = compose.other_hosts("go to a.example and www.b.example.com, then A.EXAMPLE", Random(1))
+    text = compose.OtherHosts(Random(1))("go to a.example and www.b.example.com, then A.EXAMPLE")
     assert "example" not in text.lower()
     assert text.split()[2] == text.split()[-1]
 

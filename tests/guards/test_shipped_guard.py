@@ -141,4 +141,6 @@ def test_people_places_and_numbers_are_found_in_context(judge: Judge) -> None:
 
 def test_eight_bit_agrees_with_the_float_network_as_its_manifest_says(judge: Judge) -> None:
     """Measured when it was packed (make guard-train); the float network is not shipped."""
-    assert float(judge.model.manifest.scores["agreement: 8-bit and float: decisions"]) >= 0.99
+    scores = judge.model.manifest.scores
+    for name in ("injection", "toxicity"):
+        assert float(scores[f"agreement: 8-bit and float: {name}"]) >= 0.99
