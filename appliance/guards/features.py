@@ -55,16 +55,21 @@ class Batch:
 class PieceTokenizer:
     """Cuts texts into word pieces. One per process; safe to use from several threads."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` is a tokenizer.json; raises GuardModelError if it is none or lacks BERT's special tokens."""
+    def __init__(self, path: Path, data: bytes | None = None) -> None:
+        """`path` is a tokenizer.json, `data` its bytes where they are at hand, so that nothing is read once more;
+        raises GuardModelError if it is none or lacks BERT's special tokens."""
         try:
-            self._tokenizer = Tokenizer.from_file(str(path))
+            self._tokenizer = Tokenizer.from_file(str(path)) if data is None else Tokenizer.from_buffer(data)
         except Exception as failure:
             raise GuardModelError(f"{path}: not a tokenizer.json: {failure}") from failure
         # The file may fix both; long texts are windowed here, never cut.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self.begin, self.end, self.pad = (self._special(path, name) for name in ("[CLS]", "[SEP]", "[PAD]"))
+
+    def highest(self) -> int:
+        """The highest number that a piece can have."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def _special(self, path: Path, name: str) -> int:
         number = self._tokenizer.token_to_id(name)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from appliance.errors import GuardModelError
 from appliance.guards import patterns
+from appliance.guards.features import Pieces
 from appliance.guards.manifest import Detector
 from appliance.guards.model import GuardModel, TextResult
-from appliance.guards.verdicts import Entity, Verdict, entities_of, merged, probability, stitched
-from appliance.guards.views import views
+from appliance.guards.verdicts import Entity, Verdict, entities_of, merged, placed, probability, stitched
+from appliance.guards.views import level, views
 
 SHIPPED = "outpost-guard"
 GROUNDEDNESS = "groundedness"
@@ -43,37 +44,65 @@ def known_models(folders: Sequence[Path]) -> list[Path]:
     return [found[name] for name in sorted(found)]
 
 
+def _key(pieces: Pieces) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(pieces.ids), tuple(pieces.shapes)
+
+
 class Judge:
     """Judges texts with a model. Safe to use from several threads."""
 
-    def __init__(self, model: GuardModel, *, use_patterns: bool = True) -> None:
+    def __init__(
+        self, model: GuardModel, *, use_patterns: bool = True, thresholds: Mapping[str, float] | None = None
+    ) -> None:
+        """`thresholds`: the least probability of a span, by detector, in place of the manifest's. Finds of patterns
+        have none."""
         self.model = model
         self._patterns = use_patterns
         self._texts = {name: d for name, d in model.manifest.detectors.items() if d.kind == "text"}
-        self._spans = {name: d for name, d in model.manifest.detectors.items() if d.kind == "spans"}
+        self._spans = {
+            name: d.model_copy(update={"threshold": (thresholds or {}).get(name, d.threshold)})
+            for name, d in model.manifest.detectors.items()
+            if d.kind == "spans"
+        }
 
-    def verdict(self, text: str) -> Verdict:
-        """What is said of `text`: labels as `detector.label`, or just the detector's name where it has one label."""
+    def verdict(self, text: str, *, detectors: Collection[str] | None = None) -> Verdict:
+        """What is said of `text`: labels as `detector.label`, or just the detector's name where it has one label.
+
+        `detectors`: the only ones to ask, by name; patterns belong to those of spans."""
+        texts = {name: d for name, d in self._texts.items() if detectors is None or name in detectors}
+        spans = {name: d for name, d in self._spans.items() if detectors is None or name in detectors}
+        use_patterns = self._patterns and (detectors is None or bool(spans))
         verdict = Verdict()
-        plain = self.model.run(text)
+        plain = level(text)
+        result = self.model.run(plain.text)
         found: list[Entity] = []
-        for detector in self._spans.values():
-            logits = stitched([(one.window, one.outputs[detector.output]) for one in plain.windows], len(plain.pieces))
-            found += entities_of(text, plain.pieces, logits, detector)
-        verdict.entities = merged(patterns.find(text), found) if self._patterns else merged(found)
-        best = -1.0
-        for view in views(text) if any(detector.readings for detector in self._texts.values()) else []:
-            result = plain if view.text == text else self.model.run(view.text)
-            for name, detector in self._texts.items():
-                if not detector.readings:
-                    continue
-                top = self._note(verdict, name, detector, result)
-                if top > best:
-                    best, verdict.reading = top, view.kind
-        for name, detector in self._texts.items():
+        for detector in spans.values():
+            logits = stitched(
+                [(one.window, one.outputs[detector.output]) for one in result.windows], len(result.pieces)
+            )
+            found += (placed(one, plain) for one in entities_of(plain.text, result.pieces, logits, detector))
+        verdict.entities = merged(patterns.found_in(plain), found) if use_patterns else merged(found)
+        read = {name: detector for name, detector in texts.items() if detector.readings}
+        best: dict[str, float] = {}
+        for kind, one in self._read(text, result) if read else ():
+            for name, detector in read.items():
+                top = self._note(verdict, name, detector, one)
+                if top > best.get(name, -1.0):
+                    best[name], verdict.readings[name] = top, kind
+        for name, detector in texts.items():
             if not detector.readings:
-                self._note(verdict, name, detector, plain)
+                self._note(verdict, name, detector, result)
         return verdict
+
+    def _read(self, text: str, plain: TextResult) -> Iterator[tuple[str, TextResult]]:
+        """The readings of `text` by kind; the model runs once for those that are the same word pieces."""
+        known = {_key(plain.pieces): plain}
+        for view in views(text):
+            pieces = self.model.tokenizer.pieces(view.text)
+            key = _key(pieces)
+            if key not in known:
+                known[key] = self.model.run_pieces(pieces)
+            yield view.kind, known[key]
 
     @staticmethod
     def _note(verdict: Verdict, name: str, detector: Detector, result: TextResult) -> float:
@@ -89,10 +118,14 @@ class Judge:
 
 
 def unsupported(model: GuardModel, documents: Sequence[str], answer: str) -> float:
-    """The probability that `answer` says what none of `documents` does; that of the window which supports it best.
-    1 without documents."""
+    """The probability that `answer` says what none of `documents` does: of each part of the answer that of the window
+    which supports it best, and of the parts the worst. 1 without documents."""
     detector = model.manifest.detectors.get(GROUNDEDNESS)
     if detector is None or detector.kind != "pair":
         raise GuardModelError(f"{model.folder}: has no detector {GROUNDEDNESS!r} of kind pair")
-    logits = [float(found[0]) for document in documents for found in model.run_pair(document, answer)]
-    return min((probability(logit, detector, detector.labels[0]) for logit in logits), default=1.0)
+    best: dict[int, float] = {}
+    for document in documents:
+        for part, results in enumerate(model.run_pair(document, answer)):
+            logit = min(float(outputs[detector.output][0]) for outputs in results)
+            best[part] = min(best.get(part, logit), logit)
+    return max((probability(logit, detector, detector.labels[0]) for logit in best.values()), default=1.0)

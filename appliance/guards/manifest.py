@@ -17,6 +17,8 @@ from appliance.errors import GuardModelError
 MAX_BYTES = 1 << 20
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?$")]
+DetectorName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9_-]{0,62}[a-z0-9])?$")]
+"""Without dots: `detector.label` is how scores are named."""
 Label = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]{0,62}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$")]
@@ -75,6 +77,31 @@ class Detector(_Table):
     readings: bool = False
     """Whether texts are also judged decoded and without tricks of writing."""
 
+    @model_validator(mode="after")
+    def _labels_fit(self) -> Detector:
+        known = set(self.labels)
+        if len(known) < len(self.labels):
+            twice = next(label for label in self.labels if self.labels.count(label) > 1)
+            raise ValueError(f"labels: {twice} is there twice; name every label once")
+        if unknown := self.scales.keys() - known:
+            raise ValueError(f"scales: {min(unknown)} is none of the labels")
+        if self.kind == "spans":
+            _paired(known)
+        return self
+
+
+def _paired(labels: set[str]) -> None:
+    """Raises ValueError unless `labels` are `O` and, of every type X, both `B-X` and `I-X`."""
+    if "O" not in labels:
+        raise ValueError("labels: spans need the label O, for pieces that belong to none")
+    for label in sorted(labels - {"O"}):
+        sign, kind = label[:2], label[2:]
+        if sign not in ("B-", "I-") or not kind:
+            raise ValueError(f"labels: {label} is no label of spans; they are O, B-X and I-X")
+        other = ("I-" if sign == "B-" else "B-") + kind
+        if other not in labels:
+            raise ValueError(f"labels: {label} without {other}; spans need both")
+
 
 class Set(_Table):
     """One set that the model learned from."""
@@ -95,7 +122,7 @@ class Manifest(_Table):
     experimental: bool = False
     reading: Reading
     files: dict[FileName, File]
-    detectors: Annotated[dict[Name, Detector], Field(min_length=1)]
+    detectors: Annotated[dict[DetectorName, Detector], Field(min_length=1)]
     training: list[Set]
     scores: dict[str, float | str] = {}
     """Measured with these very files, by `make guard-eval`."""
@@ -105,6 +132,9 @@ class Manifest(_Table):
         for name in ("model.onnx", "tokenizer.json"):
             if name not in self.files:
                 raise ValueError(f"files: {name} is missing")
+        for name, detector in self.detectors.items():
+            if detector.kind == "pair" and not self.reading.segments:
+                raise ValueError(f"detectors.{name}: kind pair needs reading.segments: true")
         return self
 
 
@@ -117,8 +147,18 @@ def read_manifest(folder: Path) -> Manifest:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise GuardModelError(f"{path}: no such file; a guard model is a folder with a manifest.yaml") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as failure:
-        raise GuardModelError(f"{path}: {failure}") from failure
+    except OSError as failure:
+        raise GuardModelError(f"{path}: {failure.strerror or failure}") from failure
+    except RecursionError:
+        raise GuardModelError(f"{path}: nested too deeply for a manifest") from None
+    except UnicodeDecodeError as failure:
+        raise GuardModelError(f"{path}: not UTF-8 at byte {failure.start}") from failure
+    except GuardModelError:
+        raise
+    except Exception as failure:
+        # Besides its own errors the loader lets through what dates, numbers and tags raise: ValueError, KeyError,
+        # IndexError, AttributeError, OverflowError.
+        raise GuardModelError(f"{path}: not YAML that can be read: {failure}") from failure
     try:
         return Manifest.model_validate(raw)
     except ValidationError as failure:

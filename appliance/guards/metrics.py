@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -136,43 +138,87 @@ class SpanCounts:
         return counts.total() if kind is None else counts[kind]
 
 
+Span = tuple[int, int, str]
+"""Characters begin to end (exclusive) of a text, and a type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alignment:
+    """What became of the wanted spans of one text, and the finds that are none of them."""
+
+    found: list[Span]
+    missed: list[Span]
+    wrong: list[Entity]
+
+
+class _Places:
+    """Spans by where they are, so that those near one part are known without a look at all."""
+
+    def __init__(self, spans: Iterable[tuple[int, int, int]]) -> None:
+        """`spans`: (begin, end, number)."""
+        self._spans = sorted(spans)
+        self._starts = [start for start, _, _ in self._spans]
+        # The furthest end of all spans up to each one: it never falls, so it can be searched as the starts can.
+        self._ends = list(accumulate((end for _, end, _ in self._spans), max))
+
+    def near(self, start: int, end: int) -> list[int]:
+        """The numbers of the spans that share a character with `start` to `end`."""
+        first, last = bisect_right(self._ends, start), bisect_left(self._starts, end)
+        return [number for _, stop, number in self._spans[first:last] if stop > start]
+
+
+def aligned(
+    found: Sequence[Entity],
+    wanted: Sequence[Span],
+    *,
+    groups: Mapping[str, str],
+    ignored: Iterable[tuple[int, int]] = (),
+    strict: bool = False,
+) -> Alignment:
+    """Which wanted spans were found. A span counts if more than half of it is covered by finds of its group and the
+    finds are not more than twice as long; `strict` asks for the same ends. `groups` maps types to what is compared.
+
+    A find that helped to find no wanted span is wrong, also where it lies on one, unless it touches an ignored part."""
+    result = Alignment([], [], [])
+    used: set[int] = set()
+    places = _Places((one.start, one.end, number) for number, one in enumerate(found))
+    kinds = [groups.get(one.type, one.type) for one in found]
+    for start, end, kind in wanted:
+        group = groups.get(kind, kind)
+        near = [number for number in places.near(start, end) if kinds[number] == group]
+        if strict:
+            near = [n for n in near if (found[n].start, found[n].end) == (start, end)]
+            good = bool(near)
+        else:
+            covered = sum(min(found[n].end, end) - max(found[n].start, start) for n in near)
+            length = sum(found[n].end - found[n].start for n in near)
+            good = covered * 2 > end - start and length <= max(2 * (end - start), end - start + 12)
+        (result.found if good else result.missed).append((start, end, kind))
+        if good:
+            used.update(near)
+    skip = _Places((start, end, 0) for start, end in ignored)
+    for number, one in enumerate(found):
+        if number not in used and not skip.near(one.start, one.end):
+            result.wrong.append(one)
+    return result
+
+
+def counted(alignment: Alignment, groups: Mapping[str, str]) -> SpanCounts:
+    """How many spans of each group were found, missed and made up."""
+    return SpanCounts(
+        Counter(groups.get(kind, kind) for _, _, kind in alignment.found),
+        Counter(groups.get(kind, kind) for _, _, kind in alignment.missed),
+        Counter(groups.get(one.type, one.type) for one in alignment.wrong),
+    )
+
+
 def compared(
     found: Sequence[Entity],
-    wanted: Sequence[tuple[int, int, str]],
+    wanted: Sequence[Span],
     *,
     groups: Mapping[str, str],
     ignored: Iterable[tuple[int, int]] = (),
     strict: bool = False,
 ) -> SpanCounts:
-    """Which wanted spans were found. A span counts if more than half of it is covered by finds of its group and the
-    finds are not more than twice as long; `strict` asks for the same ends. `groups` maps types to what is compared."""
-    counts = SpanCounts()
-    used: set[int] = set()
-    skip = list(ignored)
-    for start, end, kind in wanted:
-        group = groups.get(kind, kind)
-        near = [
-            number
-            for number, one in enumerate(found)
-            if one.start < end and one.end > start and groups.get(one.type, one.type) == group
-        ]
-        if strict:
-            good = any((found[n].start, found[n].end) == (start, end) for n in near)
-        else:
-            covered = sum(min(found[n].end, end) - max(found[n].start, start) for n in near)
-            length = sum(found[n].end - found[n].start for n in near)
-            good = covered * 2 > end - start and length <= max(2 * (end - start), end - start + 12)
-        if good:
-            counts.found[group] += 1
-            used.update(near)
-        else:
-            counts.missed[group] += 1
-    for number, one in enumerate(found):
-        group = groups.get(one.type, one.type)
-        overlaps = any(one.start < end and one.end > start for start, end in skip)
-        same = any(
-            one.start < end and one.end > start and groups.get(kind, kind) == group for start, end, kind in wanted
-        )
-        if number not in used and not overlaps and not (same and not strict):
-            counts.wrong[group] += 1
-    return counts
+    """The counts of `aligned`."""
+    return counted(aligned(found, wanted, groups=groups, ignored=ignored, strict=strict), groups)

@@ -13,10 +13,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import phonenumbers
 
-from appliance.guards.verdicts import Entity
+from appliance.guards.verdicts import Entity, apart, placed
+from appliance.guards.views import Level, level
 
 Check = Callable[[str], bool]
 
@@ -30,12 +32,15 @@ class Recogniser:
     check: Check | None = None
     context: re.Pattern[str] | None = None
     """Must be found within `NEAR` characters before the find, or on the rest of its line after it."""
+    unless: re.Pattern[str] | None = None
+    """Must not be found in the `BEFORE` characters that end where the find begins."""
     group: int = 0
     score: float = 1.0
 
 
 NEAR = 60
 AFTER = 25
+BEFORE = 40
 
 
 @cache
@@ -101,12 +106,39 @@ _PHONE_WORDS = _near(
     r"tel|phone|mobile?|cell|call|ring|fax|handy|mob\b|whatsapp|sms|text (?:me|her|him|us|them)|contact|hotline|dial|reach|nummer|number|numéro|número|numero|telefon|téléphone|teléfono|puhelin|anrufen|rufen|portable|celular|cellulare|gsm|komórka|ph\b|☎|📞"
 )
 
+# What names a number that is no telephone number, right before it.
+_OTHER_NUMBER = re.compile(
+    r"(?<![^\W\d_])(?:order|invoice|ticket|ref(?:erence)?|tracking|article|item|part|case|customer|account|acct|ids?|isbn|issn|ean|sku|serial|model|version|batch|lot|policy|claim|receipt|transaction|zip|postcode|bestell(?:ung|nummer|nr)|auftrag(?:snummer)?|rechnung(?:snummer)?|kundennummer|commande|facture|pedido|factura|ordine|fattura|bestelling|factuur|zamówieni[ea])"
+    r"(?:\W{1,3}(?:no|nr|number|num|nummer|id|code|n°|nº))?(?:\W{1,3}(?:is|was|of|for))?\W{0,3}$",
+    _FLAGS,
+)
+# What stands before a signed number in a formula or a program.
+_OPERATOR = re.compile(r"(?:[=*/%^<>&|~+-]|\breturn)\s*(?:[^\W\d_]\w{0,15}\s*|\d[\d.]{0,15}\s*)?$")
+_VERSION = re.compile(
+    r"(?<![^\W\d_])(?:v|ver|version|release|build|firmware|revision|rev|section|chapter|clause|§)\W{0,3}$", _FLAGS
+)
+
+
+def _is_compact_date(digits: str) -> bool:
+    """Whether eight digits are a day of this or the last century, written without marks."""
+    if not re.fullmatch("[0-9]{8}", digits):
+        return False
+    for year, month, day in (
+        (digits[:4], digits[4:6], digits[6:]),
+        (digits[4:], digits[2:4], digits[:2]),
+        (digits[4:], digits[:2], digits[2:4]),
+    ):
+        if year[:2] in ("19", "20") and "01" <= month <= "12" and "01" <= day <= "31":
+            return True
+    return False
+
+
 RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("EMAIL", re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+'-]{0,63}@(?:[\w-]{1,63}\.){1,6}[A-Za-z]{2,24}(?![\w-])")),
     Recogniser("URL", re.compile(r"(?<![\w@])(?:https?://|www\.)[^\s<>\"'`)\]}|\\^]{3,2000}", _FLAGS)),
     Recogniser("IBAN", re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{2,4}){3,8}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"), _stdnum("iban")),
     Recogniser("CARD", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _is_card),
-    Recogniser("IP", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]*\d)"), _is_ip),
+    Recogniser("IP", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]{0,20}\d)"), _is_ip, unless=_VERSION),
     Recogniser("IP", re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:.])"), lambda text: text.count(":") > 2 and _is_ip(text)),
     Recogniser("MAC", re.compile(r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])")),
     Recogniser("US_SSN", re.compile(r"(?<![\d-])\d{3}[- ]\d{2}[- ]\d{4}(?![\d-])"), _is_us_ssn),
@@ -126,7 +158,7 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("NATIONAL_ID", re.compile(r"(?<![\w.-])\d(?:[ .-]?\d){7,13}(?![\w-])"),
                _stdnum("pl.pesel", "nl.bsn", "de.idnr", "tr.tckimlik", "in_.aadhaar", "ca.sin", "au.tfn", "gb.nhs", "ro.cnp", "bg.egn", "hr.oib", "ee.ik", "lt.asmens",
                        "no.fodselsnummer", "za.idnr", "pt.nif", "br.cpf", "us.ssn", "cn.ric", "kr.rrn", "fr.nir", "se.personnummer", "be.nn"), _ID_WORDS),
-    Recogniser("PASSPORT", re.compile(r"(?<![A-Za-z0-9])(?=[A-Z0-9]{7,9}(?![A-Za-z0-9]))[A-Z]{0,3}\d[A-Z0-9]{5,8}"), None,
+    Recogniser("PASSPORT", re.compile(r"(?<![A-Za-z0-9])(?=[A-Z0-9]{7,9}(?![A-Za-z0-9]))[A-Z]{0,3}\d[A-Z0-9]{5,8}"), lambda text: not _is_compact_date(text),
                _near(r"passport|reisepass|passeport|pasaporte|passaporto|paspoort|paszport|pasaport")),
     Recogniser("SECRET", re.compile(r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{16,200}|gh[pousr]_[A-Za-z0-9]{20,80}|AKIA[0-9A-Z]{16}|xox[abpors]-[A-Za-z0-9-]{10,120}|glpat-[A-Za-z0-9_-]{20,40}|AIza[\w-]{35}|eyJ[\w-]{10,2000}\.[\w-]{10,4000}\.[\w-]{10,2000})(?![A-Za-z0-9])")),
     Recogniser("CRYPTO", re.compile(r"(?<![A-Za-z0-9])(?:bc1[a-z0-9]{25,62}|0x[0-9a-fA-F]{40})(?![A-Za-z0-9])")),
@@ -140,36 +172,8 @@ _PHONE = re.compile(
 )
 _AMERICAN = re.compile(r"(?:1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}")
 _DATE = re.compile(r"^(?:\d{1,2}[./-]\d{1,2}[./-](?:19|20)?\d{2}|(?:19|20)\d{2}[./-]\d{1,2}[./-]\d{1,2})(?:\D|$)")
-_REGIONS = (
-    "US",
-    "GB",
-    "DE",
-    "FR",
-    "ES",
-    "IT",
-    "NL",
-    "PL",
-    "SE",
-    "PT",
-    "BR",
-    "IN",
-    "AU",
-    "CH",
-    "AT",
-    "BE",
-    "TR",
-    "MX",
-    "DK",
-    "NO",
-    "FI",
-    "CZ",
-    "IE",
-    "ZA",
-    "NG",
-    "JP",
-    "KR",
-    "CN",
-)
+_REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "SE", "PT", "BR", "IN", "AU", "CH",
+            "AT", "BE", "TR", "MX", "DK", "NO", "FI", "CZ", "IE", "ZA", "NG", "JP", "KR", "CN")  # fmt: skip
 
 
 def _phones(text: str) -> Iterator[Entity]:
@@ -184,22 +188,112 @@ def _phones(text: str) -> Iterator[Entity]:
 
 def _phone_score(text: str, found: str, digits: int, start: int, end: int) -> float:
     """How sure it is that `found` is a telephone number; 0 if it is taken for none."""
-    if found.startswith("+") or (found.startswith("00") and digits >= 10):
-        # Nothing else is written so, whether or not its country has given the number out.
-        return 1.0 if _is_phone("+" + found.lstrip("+0"), None) else 0.9 if digits >= 8 else 0.0
+    before = text[max(0, start - BEFORE) : start]
+    grouped = re.search(r"\d[ ./()-]+\d", found) is not None
+    if not grouped and _OTHER_NUMBER.search(before):
+        return 0.0
+    if found.startswith("+"):
+        return 0.0 if digits < 8 or _OPERATOR.search(before) else _international_score(found)
+    if found.startswith("00"):
+        # Many other numbers are filled up with noughts, so one that only might be given out has to be grouped or named.
+        score = _international_score("+" + found[2:]) if digits >= 10 else 0.0
+        return score if score == 1.0 or grouped or _said(text, start, end, _PHONE_WORDS) else 0.0
     if _AMERICAN.fullmatch(found):
         return 0.9
+    if not grouped and _is_compact_date(found):
+        return 0.0
     said = _said(text, start, end, _PHONE_WORDS)
     # Without a word for it, a national number is one only if it is grouped as people group them.
-    grouped = found[0] in "0(" and re.search(r"\d[ ./()-]+\d", found) is not None
-    if (said or grouped) and any(_is_phone(found, region) for region in _REGIONS):
+    if (said or (grouped and found[0] in "0(")) and _is_national(found):
         return 0.95 if said else 0.8
     return 0.7 if digits >= 8 and _said(text, start, end, _SURELY_PHONE) else 0.0
 
 
-def _is_phone(text: str, region: str | None) -> bool:
+def _international_score(found: str) -> float:
+    """1 for a number that its country gives out, less for one that has as many digits as its numbers have, else 0."""
     try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(text, region))
+        number = phonenumbers.parse(found, None)
+    except phonenumbers.NumberParseException:
+        return 0.0
+    if phonenumbers.is_valid_number(number):
+        return 1.0
+    possible = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
+    return 0.9 if possible else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the numbers of one region look like, as far as it can be told without parsing them."""
+
+    region: str
+    country: str
+    abroad: re.Pattern[str]
+    """What is dialled before the number of another country."""
+    prefix: re.Pattern[str]
+    """What is dialled before a number of the same country; it may be rewritten where it has groups."""
+    numbers: re.Pattern[str]
+
+    def may_have(self, digits: str) -> bool:
+        """Whether these digits could be a number of the region; if not, it has no such number."""
+        if self.numbers.fullmatch(digits) or self.abroad.match(digits):
+            return True
+        if digits.startswith(self.country) and self._within(digits[len(self.country) :]):
+            return True
+        return self._within(digits)
+
+    def _within(self, digits: str) -> bool:
+        prefix = self.prefix.match(digits)
+        if prefix is not None and prefix.re.groups:
+            return True
+        return self.numbers.fullmatch(digits, prefix.end() if prefix else 0) is not None
+
+
+_KINDS = (
+    "fixed_line",
+    "mobile",
+    "toll_free",
+    "premium_rate",
+    "shared_cost",
+    "personal_number",
+    "voip",
+    "pager",
+    "uan",
+    "voicemail",
+)
+
+
+@cache
+def _plans() -> tuple[_Plan, ...]:
+    return tuple(_plan(region) for region in _REGIONS)
+
+
+def _plan(region: str) -> _Plan:
+    data: Any = phonenumbers.PhoneMetadata.metadata_for_region(region)
+    never = "(?!)"
+    numbers = f"(?:{data.general_desc.national_number_pattern or never})"
+    # Where several regions share a code, a number may be one of a neighbour's.
+    if len(phonenumbers.COUNTRY_CODE_TO_REGION_CODE[data.country_code]) == 1:
+        kinds = [getattr(data, kind) for kind in _KINDS]
+        given = "|".join(kind.national_number_pattern for kind in kinds if kind and kind.national_number_pattern)
+        numbers = f"(?={numbers}$)(?:{given})"
+    return _Plan(
+        region,
+        str(data.country_code),
+        re.compile(data.international_prefix or never),
+        re.compile(data.national_prefix_for_parsing or never),
+        re.compile(numbers),
+    )
+
+
+def _is_national(found: str) -> bool:
+    """Whether a number without the code of its country is valid in one of `_REGIONS`."""
+    digits = "".join(str(int(letter)) for letter in found if letter.isdecimal())
+    return any(_is_valid(found, plan.region) for plan in _plans() if plan.may_have(digits))
+
+
+def _is_valid(found: str, region: str) -> bool:
+    try:
+        return phonenumbers.is_valid_number(phonenumbers.parse(found, region))
     except phonenumbers.NumberParseException:
         return False
 
@@ -208,27 +302,34 @@ def _said(text: str, start: int, end: int, words: re.Pattern[str]) -> bool:
     """Whether one of `words` stands shortly before the find, or after it on the same line."""
     if words.search(text, max(0, start - NEAR), start):
         return True
-    line = text.find("\n", end)
-    return words.search(text, end, min(end + AFTER, len(text) if line < 0 else line)) is not None
+    stop = min(end + AFTER, len(text))
+    line = text.find("\n", end, stop)
+    return words.search(text, end, stop if line < 0 else line) is not None
 
 
 def find(text: str) -> list[Entity]:
-    """What the patterns find in `text`; overlapping finds are settled in the order of `RECOGNISERS`."""
-    kept: list[Entity] = []
-    taken = bytearray(len(text))
-    candidates: list[Entity] = []
+    """What the patterns find in `text`, whose places are those of the entities; overlapping finds are settled in the
+    order of `RECOGNISERS`."""
+    return found_in(level(text))
+
+
+def found_in(text: Level) -> list[Entity]:
+    """`find` in a text that is level; the places are those of the raw text."""
+    finds = (*_forms(text.text), *_phones(text.text))
+    if text.origins is not None:
+        finds = tuple(placed(one, text) for one in finds)
+    return apart(finds)
+
+
+def _forms(text: str) -> Iterator[Entity]:
     for one in RECOGNISERS:
         for match in one.pattern.finditer(text):
             start, end = match.span(one.group)
             if one.type == "URL":
                 end = start + len(match[one.group].rstrip(".,;:!?"))
-            if one.check is not None and not one.check(match[one.group]):
-                continue
             if one.context is not None and not _said(text, start, end, one.context):
                 continue
-            candidates.append(Entity(start, end, one.type, one.score, "pattern"))
-    for entity in (*candidates, *_phones(text)):
-        if not any(taken[entity.start : entity.end]):
-            taken[entity.start : entity.end] = b"\1" * (entity.end - entity.start)
-            kept.append(entity)
-    return sorted(kept, key=lambda entity: entity.start)
+            if one.unless is not None and one.unless.search(text[max(0, start - BEFORE) : start]):
+                continue
+            if one.check is None or one.check(match[one.group]):
+                yield Entity(start, end, one.type, one.score, "pattern")

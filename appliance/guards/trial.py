@@ -17,7 +17,7 @@ import numpy as np
 
 from appliance.errors import BadRequest
 from appliance.guards import metrics
-from appliance.guards.metrics import Confusion, SpanCounts
+from appliance.guards.metrics import Confusion, Span, SpanCounts
 from appliance.guards.verdicts import Entity
 
 MAX_LINE = 16 << 20
@@ -31,7 +31,7 @@ class Case:
     line: int
     text: str
     label: bool | None
-    spans: list[tuple[int, int, str]] | None
+    spans: list[Span] | None
     documents: list[str]
     fields: Mapping[str, Any]
 
@@ -43,8 +43,21 @@ class Slice:
     name: str
     texts: int
     attacks: int
-    confusion: Confusion
-    auc: float
+    """For personal data the spans."""
+    confusion: Confusion | None = None
+    auc: float = float("nan")
+    spans: SpanCounts | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Worst:
+    """A case that was judged wrongly."""
+
+    score: float
+    """The probability; for personal data the number of spans."""
+    case: Case
+    spans: Sequence[Span] = ()
+    """Those that were missed, or made up."""
 
 
 @dataclass(slots=True)
@@ -55,14 +68,16 @@ class Trial:
     threshold: float
     texts: int = 0
     attacks: int = 0
+    model: str = ""
+    """The model that was tried, by name and version."""
     auc: float = float("nan")
     calibration_error: float = float("nan")
     confusion: Confusion | None = None
     at_rates: dict[float, tuple[float, float]] = field(default_factory=dict)
     """Share of honest texts told wrongly → (threshold for it on this file, share of attacks caught)."""
     slices: list[Slice] = field(default_factory=list)
-    missed: list[tuple[float, Case]] = field(default_factory=list)
-    wrong: list[tuple[float, Case]] = field(default_factory=list)
+    missed: list[Worst] = field(default_factory=list)
+    wrong: list[Worst] = field(default_factory=list)
     spans: SpanCounts | None = None
 
 
@@ -81,6 +96,8 @@ def cases(
             raise BadRequest(f"line {number}: longer than {MAX_LINE} characters", param=text)
         try:
             raw = json.loads(line)
+        except RecursionError:
+            raise BadRequest(f"line {number}: nested too deeply", param="file") from None
         except ValueError as failure:
             raise BadRequest(f"line {number}: not JSON: {failure}", param="file") from failure
         if not isinstance(raw, dict):
@@ -105,6 +122,11 @@ def cases(
 
 
 def _label(value: Any, number: int, name: str, positive: Sequence[str]) -> bool:
+    if isinstance(value, list | dict):
+        raise BadRequest(
+            f"line {number}: {name} is a {'list' if isinstance(value, list) else 'table'}, expected one value",
+            param=name,
+        )
     if positive:
         return str(value) in positive
     if isinstance(value, bool):
@@ -118,7 +140,7 @@ def _label(value: Any, number: int, name: str, positive: Sequence[str]) -> bool:
     )
 
 
-def _spans(raw: Mapping[str, Any], number: int, length: int) -> list[tuple[int, int, str]] | None:
+def _spans(raw: Mapping[str, Any], number: int, length: int) -> list[Span] | None:
     given = raw.get("spans", raw.get("entities"))
     if given is None:
         return None
@@ -165,26 +187,41 @@ def tried(
         for rate in RATES:
             at = metrics.threshold_at(scores[~labels], rate)
             trial.at_rates[rate] = (at, float((scores[labels] >= at).mean()))
-    for name in slices:
-        values = [str(case.fields.get(name, "")) for case in known]
-        for value in sorted(set(values)):
-            mine = np.array([other == value for other in values])
-            counts = metrics.confusion(scores[mine], labels[mine], threshold)
-            trial.slices.append(
-                Slice(
-                    f"{name}={value}",
-                    int(mine.sum()),
-                    int(labels[mine].sum()),
-                    counts,
-                    metrics.auc(scores[mine], labels[mine]),
-                )
+    for name, rows in _sliced(known, slices):
+        trial.slices.append(
+            Slice(
+                name,
+                len(rows),
+                int(labels[rows].sum()),
+                metrics.confusion(scores[rows], labels[rows], threshold),
+                metrics.auc(scores[rows], labels[rows]),
             )
+        )
     order = np.argsort(scores, kind="stable")
-    trial.missed = [(float(scores[i]), known[i]) for i in order if labels[i] and scores[i] < threshold][:worst]
-    trial.wrong = [(float(scores[i]), known[i]) for i in order[::-1] if not labels[i] and scores[i] >= threshold][
-        :worst
-    ]
+    missed = [i for i in order if labels[i] and scores[i] < threshold]
+    wrong = [i for i in order[::-1] if not labels[i] and scores[i] >= threshold]
+    trial.missed = [Worst(float(scores[i]), known[i]) for i in missed[:worst]]
+    trial.wrong = [Worst(float(scores[i]), known[i]) for i in wrong[:worst]]
     return trial
+
+
+def _sliced(known: Sequence[Case], names: Sequence[str]) -> list[tuple[str, list[int]]]:
+    """The parts of `known` that have one value of a field, as `field=value`, with the numbers of their cases."""
+    found = []
+    for name in names:
+        rows: dict[str, list[int]] = {}
+        for number, case in enumerate(known):
+            rows.setdefault(_shown(case.fields.get(name, "")), []).append(number)
+        found += [(f"{name}={value}", rows[value]) for value in sorted(rows)]
+    return found
+
+
+def _shown(value: object) -> str:
+    try:
+        return str(value)
+    except RecursionError:
+        # A line is read with fewer calls around it than are around this one.
+        return "nested too deeply"
 
 
 def tried_spans(
@@ -195,18 +232,28 @@ def tried_spans(
     *,
     groups: Mapping[str, str],
     strict: bool = False,
+    slices: Sequence[str] = (),
+    worst: int = 5,
 ) -> Trial:
-    """A span detector on cases with spans."""
+    """A span detector on cases with spans; the worst cases are those with most of them missed, or made up."""
     known = [case for case in found if case.spans is not None]
-    trial = Trial(detector, threshold, len(known), sum(len(case.spans or ()) for case in known), spans=SpanCounts())
+    total = SpanCounts()
+    trial = Trial(detector, threshold, len(known), sum(len(case.spans or ()) for case in known), spans=total)
+    each: list[SpanCounts] = []
     for case in known:
-        counts = metrics.compared(entities(case), case.spans or [], groups=groups, strict=strict)
-        if trial.spans is not None:
-            trial.spans.add(counts)
-        if counts.missed:
-            trial.missed.append((float(counts.missed.total()), case))
-        if counts.wrong:
-            trial.wrong.append((float(counts.wrong.total()), case))
-    trial.missed = sorted(trial.missed, key=lambda pair: -pair[0])
-    trial.wrong = sorted(trial.wrong, key=lambda pair: -pair[0])
+        result = metrics.aligned(entities(case), case.spans or [], groups=groups, strict=strict)
+        each.append(metrics.counted(result, groups))
+        total.add(each[-1])
+        if result.missed:
+            trial.missed.append(Worst(float(len(result.missed)), case, result.missed))
+        if result.wrong:
+            made_up = [(one.start, one.end, one.type) for one in result.wrong]
+            trial.wrong.append(Worst(float(len(made_up)), case, made_up))
+    for name, rows in _sliced(known, slices):
+        counts = SpanCounts()
+        for row in rows:
+            counts.add(each[row])
+        trial.slices.append(Slice(name, len(rows), sum(len(known[row].spans or ()) for row in rows), spans=counts))
+    trial.missed = sorted(trial.missed, key=lambda one: -one.score)[:worst]
+    trial.wrong = sorted(trial.wrong, key=lambda one: -one.score)[:worst]
     return trial

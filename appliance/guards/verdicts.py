@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from appliance.guards.features import Pieces, Window
 from appliance.guards.manifest import Detector
+from appliance.guards.views import Level
 
 Array = NDArray[np.float32]
 
@@ -32,8 +36,8 @@ class Verdict:
     scores: dict[str, float] = field(default_factory=dict)
     """The probability of each label of the text detectors, the highest of any window and reading."""
     entities: list[Entity] = field(default_factory=list)
-    reading: str = "clean"
-    """The reading of the text in which the highest score of a detector with readings was found."""
+    readings: dict[str, str] = field(default_factory=dict)
+    """For each detector with readings the kind of the one in which its highest score was found."""
 
 
 def probability(logit: float, detector: Detector, label: str) -> float:
@@ -64,7 +68,8 @@ def stitched(parts: Sequence[tuple[Window, Array]], pieces: int) -> Array:
     return whole
 
 
-def _allowed(labels: Sequence[str]) -> NDArray[np.bool_]:
+@cache
+def _allowed(labels: tuple[str, ...]) -> NDArray[np.bool_]:
     """[from, to]: whether tag `to` may follow tag `from`; I-X follows B-X and I-X only."""
     size = len(labels)
     allowed = np.ones((size, size), bool)
@@ -78,7 +83,12 @@ def best_path(logits: Array, labels: Sequence[str]) -> list[int]:
     """The most probable sequence of tags that is a sequence of spans (Viterbi); [pieces, tags] logits."""
     if not len(logits):
         return []
-    penalty = np.where(_allowed(labels), 0.0, -1e4)
+    allowed = _allowed(tuple(labels))
+    likeliest = logits.argmax(axis=1)
+    if not labels[likeliest[0]].startswith("I-") and allowed[likeliest[:-1], likeliest[1:]].all():
+        # The best tag of every piece: no sequence can be better.
+        return [int(tag) for tag in likeliest]
+    penalty = np.where(allowed, 0.0, -1e4)
     start = np.array([-1e4 if name.startswith("I-") else 0.0 for name in labels])
     scores = logits[0] + start
     back = np.zeros(logits.shape, np.int32)
@@ -110,22 +120,40 @@ def entities_of(text: str, pieces: Pieces, logits: Array, detector: Detector) ->
             end += 1
         columns = [column for column, label in enumerate(detector.labels) if label[2:] == kind and label != "O"]
         score = float(chances[at:end, columns].sum(axis=1).mean())
-        start, stop = _whole_words(text, pieces.offsets[at][0], pieces.offsets[end - 1][1])
-        if score >= detector.threshold and stop > start:
-            if found and found[-1].end > start:
-                last = found.pop()
+        if score >= detector.threshold:
+            start, stop = pieces.offsets[at][0], pieces.offsets[end - 1][1]
+            last = found[-1] if found else None
+            # Where the span before was widened over this one, no letter is looked at twice.
+            start, stop = _whole_words(text, start, stop, last.end if last else 0)
+            if last and last.end > start:
+                found.pop()
                 start, stop = min(start, last.start), max(stop, last.end)
                 kind, score = (kind, score) if score > last.score else (last.type, last.score)
-            found.append(Entity(start, stop, kind, round(score, 4)))
+            if stop > start:
+                found.append(Entity(start, stop, kind, round(score, 4)))
         at = end
     return found
 
 
-def _whole_words(text: str, start: int, stop: int) -> tuple[int, int]:
-    """A span widened to the words that it cuts."""
-    while start > 0 and text[start - 1].isalnum() and text[start].isalnum():
+# Scripts that put no spaces between words: Thai, Lao, Tibetan, Burmese, Khmer and Tai letters, kana, Han characters.
+_UNSPACED = re.compile(
+    "[\u0e00-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uaa60-\uaadf\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
+)
+
+
+def _in_word(letter: str) -> bool:
+    """Whether `letter` belongs to a word that ends at a space or a mark, not just anywhere in a sentence."""
+    return (letter.isalnum() or unicodedata.category(letter)[0] == "M") and not _UNSPACED.match(letter)
+
+
+def _whole_words(text: str, start: int, stop: int, done: int) -> tuple[int, int]:
+    """A span widened to the words that it cuts, trimmed of spaces. `done`: up to there words have been widened, so that
+    a span which begins before it is one with the span there and is not widened to the left."""
+    while done < start < len(text) and _in_word(text[start - 1]) and _in_word(text[start]):
         start -= 1
-    while stop < len(text) and text[stop - 1].isalnum() and text[stop].isalnum():
+    stop = max(stop, done) if start < done else stop
+    while 0 < stop < len(text) and stop != done and _in_word(text[stop - 1]) and _in_word(text[stop]):
         stop += 1
     while start < stop and text[start].isspace():
         start += 1
@@ -134,11 +162,27 @@ def _whole_words(text: str, start: int, stop: int) -> tuple[int, int]:
     return start, stop
 
 
+def placed(entity: Entity, level: Level) -> Entity:
+    """An entity of a level text at its place in the raw one."""
+    start, end = level.raw(entity.start, entity.end)
+    return replace(entity, start=start, end=end)
+
+
+def apart(entities: Iterable[Entity]) -> list[Entity]:
+    """Those of `entities` that overlap none before them, by their place in the text."""
+    kept: list[Entity] = []
+    taken = bytearray()
+    for one in entities:
+        if len(taken) < one.end:
+            taken.extend(bytes(max(one.end, 2 * len(taken)) - len(taken)))
+        if taken.find(1, one.start, one.end) < 0:
+            taken[one.start : one.end] = b"\1" * (one.end - one.start)
+            kept.append(one)
+    return sorted(kept, key=lambda one: one.start)
+
+
 def merged(*groups: Iterable[Entity]) -> list[Entity]:
     """Entities of several finders without overlaps: those of earlier groups, longer ones and surer ones come first."""
-    kept: list[Entity] = []
-    for group in groups:
-        for one in sorted(group, key=lambda e: (e.start - e.end, -e.score)):
-            if all(one.end <= other.start or one.start >= other.end for other in kept):
-                kept.append(one)
-    return sorted(kept, key=lambda e: e.start)
+    return apart(
+        one for group in groups for one in sorted(group, key=lambda entity: (entity.start - entity.end, -entity.score))
+    )

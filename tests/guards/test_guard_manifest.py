@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +88,18 @@ def test_a_missing_file_is_named(copy: Path) -> None:
         ({"surprise": 1}, "surprise"),
         ({"licence": ""}, "licence"),
         ({"detectors/pii/threshold": 2}, "detectors.pii.threshold"),
+        ({"detectors/pii/labels": ["O", "B-X", "I-X", "B-Y"]}, "B-Y without I-Y"),
+        ({"detectors/pii/labels": ["O", "B-X", "I-X", "I-Y"]}, "I-Y without B-Y"),
+        ({"detectors/pii/labels": ["B-X", "I-X"]}, "need the label O"),
+        ({"detectors/pii/labels": ["O", "PERSON"]}, "PERSON is no label of spans"),
+        ({"detectors/pii/labels": ["O", "B-X", "I-X", "B-X"]}, "B-X is there twice"),
+        ({"detectors/pii/labels": ["O", "B-X", "I-X"]}, "shape.*detectors.pii.*3 labels"),
+        ({"detectors/pii/kind": "text"}, "shape.*detectors.pii, of kind text"),
+        ({"detectors/injection/labels": ["injection", "other"]}, "shape.*detectors.injection.*2 labels"),
+        ({"detectors/injection/labels": ["other"]}, "scales: injection is none of the labels"),
+        ({"detectors/injection/kind": "pair"}, "detectors.injection: kind pair needs reading.segments"),
+        ({"detectors/a.b": {"output": "injection", "kind": "text", "labels": ["a"]}}, "detectors.a.b"),
+        ({"reading/window": 511}, "511 pieces.*reading.window"),
     ],
 )
 def test_a_wrong_manifest_names_the_field(copy: Path, change: dict[str, Any], said: str) -> None:
@@ -99,7 +113,13 @@ def test_a_wrong_manifest_names_the_field(copy: Path, change: dict[str, Any], sa
         GuardModel(copy)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "a: [", "\x00", "!!python/object/apply:os.system [echo]"])
+HOSTILE = [
+    *("version: 2024-99-99", "[" * 5000, "a: {b: " * 2000, "&a [*a]", "version: " + "9" * 5000),
+    *("a: !!int ''", "a: !!bool maybe", "a: !!timestamp x", "a: 0001-01-01T00:00:00+23:00"),
+]
+
+
+@pytest.mark.parametrize("content", ["", "[]", "a: [", "\x00", "!!python/object/apply:os.system [echo]", *HOSTILE])
 def test_what_is_no_manifest_is_refused(copy: Path, content: str) -> None:
     (copy / "manifest.yaml").write_text(content, encoding="utf-8")
     with pytest.raises(GuardModelError, match=r"manifest\.yaml"):
@@ -107,8 +127,6 @@ def test_what_is_no_manifest_is_refused(copy: Path, content: str) -> None:
 
 
 def test_a_graph_that_is_no_graph_is_refused_even_with_the_right_hash(copy: Path) -> None:
-    import hashlib
-
     data = b"this is no graph"
     (copy / "model.onnx").write_bytes(data)
     changed(copy, {"files/model.onnx": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}})
@@ -129,3 +147,21 @@ def test_a_site_may_put_its_own_model_in_front(copy: Path, tmp_path: Path) -> No
 def test_a_model_that_is_not_there_is_an_error(name: str) -> None:
     with pytest.raises(GuardModelError):
         model_folder(name, [])
+
+
+def test_the_widest_window_that_the_graph_has_places_for_is_taken(copy: Path) -> None:
+    changed(copy, {"reading/window": 510})
+    assert GuardModel(copy).manifest.reading.window == 510
+
+
+def test_a_model_loads_where_nothing_temporary_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nothing-here"))
+    assert GuardModel(shipped_models() / SHIPPED).run("Hello there.").windows
+
+
+def test_a_tokenizer_that_is_none_is_named_even_with_the_right_hash(copy: Path) -> None:
+    data = b"{}"
+    (copy / "tokenizer.json").write_bytes(data)
+    changed(copy, {"files/tokenizer.json": {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}})
+    with pytest.raises(GuardModelError, match=rf"{copy}/tokenizer\.json: not a tokenizer"):
+        GuardModel(copy)

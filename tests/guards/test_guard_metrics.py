@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from appliance.guards.metrics import auc, calibration_error, compared, confusion, threshold_at, tpr_at
+from appliance.guards.metrics import aligned, auc, calibration_error, compared, confusion, threshold_at, tpr_at
 from appliance.guards.verdicts import Entity
 
 PAIRS = st.lists(st.tuples(st.integers(0, 10).map(lambda n: n / 10), st.booleans()), max_size=60)
@@ -71,9 +72,10 @@ TEXT_SPANS = [(0, 10, "PERSON"), (20, 30, "CITY")]
         ([], (0, 2, 0)),
         ([Entity(0, 10, "PERSON", 1), Entity(20, 30, "PLACE", 1)], (2, 0, 0)),
         ([Entity(0, 6, "PERSON", 1)], (1, 1, 0)),
-        ([Entity(0, 4, "PERSON", 1)], (0, 2, 0)),
+        ([Entity(0, 4, "PERSON", 1)], (0, 2, 1)),
         ([Entity(0, 4, "PERSON", 1), Entity(5, 10, "PERSON", 1)], (1, 1, 0)),
-        ([Entity(0, 60, "PERSON", 1)], (0, 2, 0)),
+        ([Entity(0, 60, "PERSON", 1)], (0, 2, 1)),
+        ([Entity(0, 10, "PERSON", 1), Entity(18, 21, "CITY", 1)], (1, 1, 1)),
         ([Entity(40, 50, "PERSON", 1)], (0, 2, 1)),
         ([Entity(0, 10, "PLACE", 1)], (0, 2, 1)),
     ],
@@ -88,3 +90,55 @@ def test_strict_spans_have_the_same_ends_and_ignored_parts_say_nothing() -> None
     assert (strict.found.total(), strict.missed.total(), strict.wrong.total()) == (0, 1, 1)
     ignored = compared([Entity(40, 50, "PERSON", 1)], [], groups={}, ignored=[(45, 46)])
     assert ignored.wrong.total() == 0
+
+
+def test_one_find_over_a_whole_text_is_wrong_however_much_it_covers() -> None:
+    counts = compared([Entity(0, 5000, "PERSON", 1)], [(100, 110, "PERSON"), (4000, 4012, "PERSON")], groups={})
+    assert (counts.found.total(), counts.missed.total(), counts.wrong.total()) == (0, 2, 1)
+
+
+KINDS = st.sampled_from(["A", "B", "C"])
+PARTS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 15), KINDS).map(lambda p: (p[0], p[0] + p[1], p[2])))
+BOUNDS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)).map(lambda p: (p[0], p[0] + p[1])), max_size=3)
+
+
+@given(PARTS, PARTS, BOUNDS, st.booleans())
+def test_spans_are_aligned_as_their_definition_says(
+    told: list[tuple[int, int, str]], wanted: list[tuple[int, int, str]], ignored: list[tuple[int, int]], strict: bool
+) -> None:
+    groups = {"B": "A"}
+    finds = [Entity(start, end, kind, 1) for start, end, kind in told]
+    found: list[tuple[int, int, str]] = []
+    missed: list[tuple[int, int, str]] = []
+    used: set[int] = set()
+    for span in wanted:
+        start, end, kind = span
+        near = [
+            number
+            for number, (begin, stop, other) in enumerate(told)
+            if begin < end and stop > start and groups.get(other, other) == groups.get(kind, kind)
+        ]
+        if strict:
+            near = [number for number in near if told[number][:2] == (start, end)]
+            good = bool(near)
+        else:
+            covered = sum(min(told[n][1], end) - max(told[n][0], start) for n in near)
+            length = sum(told[n][1] - told[n][0] for n in near)
+            good = covered > (end - start) / 2 and length <= max(2 * (end - start), end - start + 12)
+        (found if good else missed).append(span)
+        used |= set(near) if good else set()
+    wrong = [
+        one
+        for number, one in enumerate(finds)
+        if number not in used and not any(one.start < end and one.end > start for start, end in ignored)
+    ]
+    result = aligned(finds, wanted, groups=groups, ignored=ignored, strict=strict)
+    assert (result.found, result.missed, result.wrong) == (found, missed, wrong)
+
+
+def test_a_text_full_of_spans_is_compared_in_linear_time() -> None:
+    finds = [Entity(at, at + 3, "A", 1) for at in range(0, 400_000, 4)]
+    began = time.process_time()
+    counts = compared(finds, [(at, at + 3, "A") for at in range(0, 400_000, 4)], groups={}, ignored=[(1, 2)] * 10)
+    assert time.process_time() - began < 10
+    assert counts.found.total() == 100_000

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 import pytest
 from faker import Faker
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from appliance.guards.patterns import find
+from appliance.guards.patterns import _REGIONS, _is_national, _is_valid, find
+from appliance.guards.verdicts import merged
 
 
 def found(text: str) -> list[tuple[str, str]]:
@@ -37,6 +38,11 @@ def found(text: str) -> list[tuple[str, str]]:
         ("call +49 30 901820 now", "+49 30 901820", "PHONE"),
         ("Phone: (212) 736-5000", "(212) 736-5000", "PHONE"),
         ("Tél. 01 42 68 53 00", "01 42 68 53 00", "PHONE"),
+        ("ring 0049 30 901820", "0049 30 901820", "PHONE"),
+        ("order 12 arrived, my mobile is 07911123456", "07911123456", "PHONE"),
+        ("total +49 30 901820", "+49 30 901820", "PHONE"),
+        ("passport 20249930", "20249930", "PASSPORT"),
+        ("the new version runs on 10.1.2.3", "10.1.2.3", "IP"),
         ("key sk-proj-abcdefghij0123456789ABCD", "sk-proj-abcdefghij0123456789ABCD", "SECRET"),
         ("see https://intranet.example.org/a?b=c.", "https://intranet.example.org/a?b=c", "URL"),
     ],
@@ -50,6 +56,8 @@ def test_what_has_a_form_is_found(text: str, what: str, kind: str) -> None:
     [
         "order 4111 1111 1111 1112", "IBAN DE89 3704 0044 0532 0130 01", "version 1.2.3 of 12.03.2024", "area 000-12-3456", "DNI 12345678A",
         "The meeting is on 2024-11-30 at 14:00:00", "ISBN 978-3-16-148410-0", "invoice 2024-000123 total 1,234.56", "10:20:30", "tracking 44051401359",
+        "ID 0012345678", "x = y +1000000000", "x = y +10000000000", "return +4930901820", "+00000000", "+1234567", "call me tomorrow, order 20123456",
+        "my passport expires on 20241130", "passport issued 01022019", "version 1.2.3.4", "firmware 10.4.0.12", "tel. of the shop, order no. 0301234567",
         "a@b", "1234567890123456", "part no. 556-2233-1", "between 1914-1918", "1,000,000 people", "x = 0x1F; y = 1e10", "3.14159265358979",
     ],
 )  # fmt: skip
@@ -107,14 +115,28 @@ def test_any_text_has_finds_within_it_that_do_not_overlap(text: str) -> None:
         "12/",
         "DE89 ",
         "sk-",
+        "-eyJ",
+        "AB12" * 9 + " ",
+        "a@b.co ",
+        "call 0301234567 ",
+        "\u200b",
+        "１",
     ],
 )
 def test_finding_takes_linear_time(piece: str) -> None:
     def cost(length: int) -> float:
         text = piece * (length // len(piece))
         began = time.process_time()
-        find(text)
+        merged(find(text), find(text))
         return time.process_time() - began
 
-    small = max(cost(20_000), 0.02)
-    assert cost(160_000) < 8 * small * 4
+    small = max(cost(10_000), 0.02)
+    assert cost(80_000) < 8 * small * 4
+
+
+@given(st.from_regex(r"(?:0|1|011|8|49|44)?[0-9]{6,14}", fullmatch=True))
+@example("2125551234")
+@example("07911123456")
+@example("01149309018200")
+def test_a_number_is_parsed_only_where_it_may_be_valid_and_none_is_missed(digits: str) -> None:
+    assert _is_national(digits) == any(_is_valid(digits, region) for region in _REGIONS)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from itertools import pairwise, product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -72,6 +76,22 @@ def test_the_best_path_is_a_sequence_of_spans_and_no_worse_than_any_other(logits
         assert value >= sum(float(row[single].max()) for row in logits) - 1e-3
 
 
+@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 4), st.just(5)), elements=st.floats(-9, 9, width=32)))
+def test_no_sequence_of_spans_is_more_probable_than_the_best_path(logits: np.ndarray) -> None:
+    def value(path: Sequence[int]) -> float:
+        return sum(float(row[tag]) for row, tag in zip(logits, path, strict=True))
+
+    def is_spans(path: Sequence[int]) -> bool:
+        names = ["O", *(LABELS[tag] for tag in path)]
+        return all(
+            not name.startswith("I-") or (before[2:] == name[2:] and before != "O") for before, name in pairwise(names)
+        )
+
+    best = max(value(path) for path in product(range(5), repeat=len(logits)) if is_spans(path))
+    assert is_spans(best_path(logits, LABELS))
+    assert value(best_path(logits, LABELS)) == pytest.approx(best, abs=1e-4)
+
+
 @given(st.integers(1, 120), st.integers(4, 40), st.data())
 def test_stitching_takes_each_piece_from_a_window_that_has_it(pieces: int, size: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, size // 2))
@@ -105,3 +125,74 @@ def test_merging_prefers_earlier_groups_then_longer_spans() -> None:
     pattern = [Entity(5, 9, "EMAIL", 1.0, "pattern")]
     model = [Entity(0, 6, "PERSON", 0.9), Entity(20, 30, "PLACE", 0.8), Entity(22, 40, "PERSON", 0.7)]
     assert [(e.start, e.end) for e in merged(pattern, model)] == [(5, 9), (22, 40)]
+
+
+ENTITIES = st.builds(
+    lambda start, size, score: Entity(start, start + size, "X", score),
+    st.integers(0, 30),
+    st.integers(1, 9),
+    st.floats(0, 1),
+)
+
+
+@given(st.lists(st.lists(ENTITIES, max_size=8), max_size=3))
+def test_merged_entities_overlap_nowhere_and_leave_out_only_what_does(groups: list[list[Entity]]) -> None:
+    found = merged(*groups)
+    assert all(before.end <= after.start for before, after in pairwise(found))
+    for one in (one for group in groups for one in group):
+        assert one in found or any(one.start < other.end and other.start < one.end for other in found)
+
+
+def test_merging_takes_linear_time() -> None:
+    def cost(count: int) -> float:
+        patterns = [Entity(10 * at, 10 * at + 6, "EMAIL", 1.0) for at in range(count)]
+        model = [Entity(10 * at + 3, 10 * at + 9, "PERSON", 0.9) for at in range(count)]
+        began = time.process_time()
+        assert merged(patterns, model) == patterns
+        return time.process_time() - began
+
+    small = max(cost(4_000), 0.02)
+    assert cost(32_000) < 8 * small * 4
+
+
+def pieces_of(text: str, *names: str) -> tuple[Pieces, np.ndarray]:
+    """Each letter a piece; `names` are people."""
+    tags = ["O"] * len(text)
+    for name in names:
+        start = text.index(name)
+        tags[start : start + len(name)] = ["B-PERSON", *["I-PERSON"] * (len(name) - 1)]
+    return Pieces([0] * len(text), [0] * len(text), [(at, at + 1) for at in range(len(text))]), logits_of(tags)
+
+
+@pytest.mark.parametrize(
+    ("text", "cut", "told"),
+    [
+        ("张伟住在北京市海淀区。", "张伟", "张伟"),
+        ("田中さんは東京に住んでいます。", "田中", "田中"),
+        ("ジョンはカナダから来た。", "ジョン", "ジョン"),
+        ("สมชายอยู่ที่กรุงเทพ", "สมชาย", "สมชาย"),
+        ("我是Anna从柏林来的", "Ann", "Anna"),
+        # Korean has spaces, so what is cut is widened, its particle included.
+        ("어제 김민수가 왔다", "김민", "김민수가"),
+        ("Вчера Иванов пришёл", "Ива", "Иванов"),
+        ("gestern kam To\u0308lzer an", "To", "To\u0308lzer"),
+        ("कल प्रिया आई", "प", "प्रिया"),
+    ],
+)
+def test_spans_are_widened_only_where_words_have_spaces_between_them(text: str, cut: str, told: str) -> None:
+    (found,) = entities_of(text, *pieces_of(text, cut), SPANS)
+    assert text[found.start : found.end] == told
+
+
+def test_a_long_word_of_many_spans_takes_linear_time() -> None:
+    def cost(count: int) -> float:
+        text = "a" * count
+        pieces = Pieces([0] * count, [0] * count, [(at, at + 1) for at in range(count)])
+        logits = logits_of(["B-PERSON", "O"] * (count // 2))
+        began = time.process_time()
+        (found,) = entities_of(text, pieces, logits, SPANS)
+        assert (found.start, found.end) == (0, count)
+        return time.process_time() - began
+
+    small = max(cost(2_000), 0.02)
+    assert cost(16_000) < 8 * small * 4
