@@ -144,7 +144,8 @@ def _sort_out_carriers(data: Data) -> None:
 # here counts most; the large public sets are diluted, since more of the same teaches little.
 # fmt: off
 MIXTURE: Mapping[str, float] = {
-    "inj_benign_triggers": 1.2, "inj_benign_long": 0.8, "inj_clean_mail": 1.0, "inj_ordinary": 0.8, "inj_honest_short": 1.2,
+    "inj_benign_triggers": 1.2, "inj_benign_long": 0.8, "inj_clean_mail": 1.0, "inj_ordinary": 0.8,
+    "inj_honest_short": 1.2,
     "inj_direct_pairs": 1.6, "inj_direct": 1.6, "inj_lang": 1.5, "inj_indirect_pairs": 1.5, "inj_tools": 1.5,
     "inj_poisoned_docs": 1.5, "inj_payloads": 0.7, "bipia_train": 0.5, "benign_awesome_prompts": 0.3,
     "benign_clinc": 0.3, "inj_deepset": 1.0, "inj_hardneg_templates": 0.2, "inj_neuralchemy": 0.3,

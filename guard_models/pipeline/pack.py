@@ -15,8 +15,9 @@ import numpy as np
 from appliance.guards.judge import Judge
 from appliance.guards.kinds import GROUPS
 from appliance.guards.manifest import Detector, File, LabelScale, Manifest, Reading, Set, read_manifest, write_manifest
-from appliance.guards.metrics import SpanCounts, compared
+from appliance.guards.metrics import SpanCounts, compared, threshold_at
 from appliance.guards.model import GuardModel
+from appliance.guards.verdicts import probability
 from guard_models.pipeline import batches, calibrate, export
 from guard_models.pipeline.evaluate import judged
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
@@ -86,7 +87,26 @@ def logit(chance: float) -> float:
     return float(np.log(chance / (1 - chance)))
 
 
-def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None], *, rate: str = "0.5%") -> Manifest:
+# What share of the honest calibration rows of a kind may be told wrongly; they are harder than what the goals speak of.
+# The strictest of these decides a detector's threshold. A kind is the beginning of the names of its sets.
+ALLOWED: Mapping[str, Mapping[str, float]] = {
+    "injection": {"inj_ordinary": 0.016, "inj_benign_triggers": 0.035, "inj_clean_mail": 0.02},
+    "toxicity": {"tox_identity": 0.12, "tox_short": 0.12, "inj_ordinary": 0.01, "tox_comments": 0.05},
+}
+
+
+def chosen_threshold(detector: str, sets: Sequence[str], chances: Sequence[float], goals: Sequence[float]) -> float:
+    """The lowest threshold at which no kind of honest rows is told wrongly more often than ALLOWED."""
+    values, labels = np.array(chances), np.array(goals)
+    least = 0.0
+    for kind, rate in ALLOWED[detector].items():
+        honest = values[(labels < 0.5) & np.array([name.startswith(kind) for name in sets])]
+        if len(honest):
+            least = max(least, threshold_at(honest, rate))
+    return min(least, 1.0)
+
+
+def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None]) -> Manifest:
     """Give the model of `folder` its scales and thresholds, from `rows`; writes its manifest."""
     model = GuardModel(folder, threads=2)
     judge = Judge(model, use_patterns=False)
@@ -94,6 +114,7 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None],
     asked = [row for row in rows if row.injection is not None or row.toxicity is not None]
     verdicts = judged(judge, asked, report)
     detectors: dict[str, Detector] = {}
+    first_of: dict[str, tuple[list[str], list[float], list[float]]] = {}
     for name, detector in manifest.detectors.items():
         if detector.kind != "text":
             detectors[name] = detector.model_copy(update={"threshold": span_threshold(judge, rows)})
@@ -102,6 +123,11 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None],
         scales: dict[str, LabelScale] = {}
         for label in detector.labels:
             key = name if len(detector.labels) == 1 else f"{name}.{label}"
+            known = [
+                row
+                for row in asked
+                if (row.injection if name == "injection" else (row.toxicity or {}).get(label)) is not None
+            ]
             pairs = [
                 (logit(verdict.scores[key]), goal)
                 for row, verdict in zip(asked, verdicts, strict=True)
@@ -109,11 +135,16 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None],
             ]
             logits, goals = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
             scales[label] = calibrate.scaled(logits, goals)
+            if label == detector.labels[0]:
+                chances = [
+                    probability(value, detector.model_copy(update={"scales": scales}), label) for value in logits
+                ]
+                first_of[name] = ([row.set for row in known], chances, list(goals))
             told = scales[label].thresholds
             report(f"{key}: {len(pairs)} rows, {Counter(bool(g >= 0.5) for g in goals)}, thresholds {told}")
-        first = scales[detector.labels[0]]
-        threshold = first.thresholds[rate]  # type: ignore[index]
-        detectors[name] = detector.model_copy(update={"scales": scales, "threshold": min(1.0, threshold)})
+        threshold = chosen_threshold(name, *first_of[name])
+        report(f"{name}: told from {threshold:.3f} on")
+        detectors[name] = detector.model_copy(update={"scales": scales, "threshold": threshold})
     manifest = manifest.model_copy(update={"detectors": detectors})
     write_manifest(folder, manifest)
     return manifest
