@@ -164,7 +164,7 @@ def test_no_file_names_a_registry_or_a_path_of_one_machine() -> None:
 
 def test_no_file_of_ours_is_too_long() -> None:
     suffixes = {".py", ".md", ".yaml", ".toml", ""}
-    generated = ("requirements/", "LICENSE", "docs/settings.md")
+    generated = ("requirements/", "LICENSE", "docs/settings.md", "guard_models/outpost-")
     lengths = {
         name_of(path): len((text_of(path) or "").splitlines())
         for path in ours()
