@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +30,17 @@ WRITTEN_ORIGIN = "written for this project by its authors with a language model;
 MADE_ORIGIN = "made by the generators of guard_models/pipeline"
 
 
-def file_of(path: Path) -> File:
-    data = path.read_bytes()
-    return File(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+def arrays_of(state: Mapping[str, Any]) -> dict[str, export.Array]:
+    return {key: np.asarray(value, dtype=np.float32) for key, value in state.items()}
+
+
+def written_files(folder: Path, graph: bytes, tokenizer: Path) -> dict[str, File]:
+    """Write the files of a model into `folder`; what a manifest says of them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"model.onnx": graph, "tokenizer.json": tokenizer.read_bytes()}
+    for name, data in files.items():
+        (folder / name).write_bytes(data)
+    return {name: File(sha256=hashlib.sha256(data).hexdigest(), size=len(data)) for name, data in files.items()}
 
 
 def training_sets(counts: Mapping[str, int]) -> list[Set]:
@@ -58,10 +65,7 @@ def pack(
     steps: Mapping[str, Steps] | None,
 ) -> Manifest:
     """Write `folder` without calibration: probabilities are those of the bare logits, thresholds 0.5."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {key: np.asarray(value, dtype=np.float32) for key, value in state.items()}
-    (folder / "model.onnx").write_bytes(export.guard_graph(arrays, steps))
-    shutil.copyfile(tokenizer, folder / "tokenizer.json")
+    files = written_files(folder, export.guard_graph(arrays_of(state), steps), tokenizer)
     manifest = Manifest(
         name=name,
         version=version,
@@ -70,7 +74,7 @@ def pack(
         licence="Apache-2.0",
         base="all-MiniLM-L6-v2 (Apache-2.0)",
         reading=Reading(window=batches.WINDOW, overlap=OVERLAP),
-        files={one: file_of(folder / one) for one in ("model.onnx", "tokenizer.json")},
+        files=files,
         detectors={
             "injection": Detector(output="injection", kind="text", labels=["injection"], readings=True),
             "toxicity": Detector(output="toxicity", kind="text", labels=list(TOXICITY), readings=True),
@@ -124,24 +128,19 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None])
         for label in detector.labels:
             key = name if len(detector.labels) == 1 else f"{name}.{label}"
             known = [
-                row
-                for row in asked
-                if (row.injection if name == "injection" else (row.toxicity or {}).get(label)) is not None
-            ]
-            pairs = [
-                (logit(verdict.scores[key]), goal)
+                (row.set, logit(verdict.scores[key]), goal)
                 for row, verdict in zip(asked, verdicts, strict=True)
                 if (goal := row.injection if name == "injection" else (row.toxicity or {}).get(label)) is not None
             ]
-            logits, goals = np.array([p[0] for p in pairs]), np.array([p[1] for p in pairs])
+            logits, goals = np.array([one[1] for one in known]), np.array([one[2] for one in known])
             scales[label] = calibrate.scaled(logits, goals)
             if label == detector.labels[0]:
                 chances = [
                     probability(value, detector.model_copy(update={"scales": scales}), label) for value in logits
                 ]
-                first_of[name] = ([row.set for row in known], chances, list(goals))
+                first_of[name] = ([one[0] for one in known], chances, list(goals))
             told = scales[label].thresholds
-            report(f"{key}: {len(pairs)} rows, {Counter(bool(g >= 0.5) for g in goals)}, thresholds {told}")
+            report(f"{key}: {len(known)} rows, {Counter(bool(g >= 0.5) for g in goals)}, thresholds {told}")
         threshold = chosen_threshold(name, *first_of[name])
         report(f"{name}: told from {threshold:.3f} on")
         detectors[name] = detector.model_copy(update={"scales": scales, "threshold": threshold})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from appliance.guards.metrics import auc, confusion
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import calibrate, export
 from guard_models.pipeline.evaluate_grounded import scored
-from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, file_of, logit
+from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, arrays_of, logit, written_files
 from guard_models.pipeline.statements import WINDOW, Statement
 from guard_models.pipeline.steps import Steps
 
@@ -27,10 +26,7 @@ def pack(
     state: Mapping[str, Any], base: Path, folder: Path, *, version: str, rows: int, steps: Mapping[str, Steps] | None
 ) -> None:
     """Write `folder` without calibration."""
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {key: np.asarray(value, dtype=np.float32) for key, value in state.items()}
-    (folder / "model.onnx").write_bytes(export.pair_graph(arrays, steps))
-    shutil.copyfile(base / "tokenizer.json", folder / "tokenizer.json")
+    files = written_files(folder, export.pair_graph(arrays_of(state), steps), base / "tokenizer.json")
     manifest = Manifest(
         name=NAME,
         version=version,
@@ -40,7 +36,7 @@ def pack(
         base="all-MiniLM-L6-v2 (Apache-2.0)",
         experimental=True,
         reading=Reading(window=WINDOW, overlap=64, shapes=False, segments=True),
-        files={one: file_of(folder / one) for one in ("model.onnx", "tokenizer.json")},
+        files=files,
         detectors={GROUNDEDNESS: Detector(output=LABEL, kind="pair", labels=[LABEL])},
         training=[Set(name="grounded", licence=WRITTEN_LICENCE, origin=WRITTEN_ORIGIN, rows=rows)],
     )

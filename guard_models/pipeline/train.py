@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from appliance.guards.features import Batch, PieceTokenizer, batch_of, windows
-from appliance.guards.views import cleaned
+from appliance.guards.features import Batch, PieceTokenizer
 from guard_models.pipeline import batches
 from guard_models.pipeline.batches import Example, Targets
 from guard_models.pipeline.network import Guard, Size, load_base
@@ -256,41 +255,3 @@ def train(
         if step + 1 == stop_after:
             break
     return average.state
-
-
-def scores(
-    guard: Guard, rows: Sequence[Row], tokenizer: PieceTokenizer, *, tokens: int = 8192
-) -> Iterator[dict[str, Any]]:
-    """What the float network says of each row, over windows: in the order of `rows`.
-
-    `injection` and `toxicity` [labels] are the highest probability of any window.
-    """
-    guard.eval()
-    parts = []
-    for number, row in enumerate(rows):
-        pieces = tokenizer.pieces(cleaned(row.text))
-        for window in windows(len(pieces), size=batches.WINDOW, overlap=64):
-            parts.append((number, pieces, window))
-    parts.sort(key=lambda part: part[2].end - part[2].start)
-    found: list[dict[str, Any]] = [
-        {"injection": -99.0, "planted": -99.0, "toxicity": np.full(len(TOXICITY), -99.0)} for _ in rows
-    ]
-    at = 0
-    with torch.no_grad():
-        while at < len(parts):
-            longest = parts[min(len(parts), at + 1) - 1][2]
-            size = max(1, tokens // (longest.end - longest.start + 24))
-            group = parts[at : at + size]
-            at += size
-            inputs = batch_of(tokenizer, [(pieces, window) for _, pieces, window in group])
-            injection, planted, toxicity, _ = guard(
-                *(torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes))
-            )
-            planted = planted.masked_fill(torch.from_numpy(inputs.mask) == 0, -99.0)
-            top = planted.topk(min(4, planted.shape[1]), dim=1).values.mean(1)
-            for place, (number, _, _) in enumerate(group):
-                one = found[number]
-                one["injection"] = max(one["injection"], float(injection[place, 0]))
-                one["planted"] = max(one["planted"], float(top[place]))
-                one["toxicity"] = np.maximum(one["toxicity"], toxicity[place].numpy())
-    yield from found
