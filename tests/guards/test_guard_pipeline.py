@@ -20,6 +20,7 @@ from guard_models.pipeline import calibrate
 from guard_models.pipeline.batches import UNKNOWN, WINDOW, as_judged, disguised, example, grouped, tensors
 from guard_models.pipeline.card import card
 from guard_models.pipeline.compose import OtherHosts, changed
+from guard_models.pipeline.pack import chosen_threshold
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 from guard_models.pipeline.statements import Statement, altered, epoch, statements
 from guard_models.pipeline.vocabulary import extended, missing_letters
@@ -198,3 +199,14 @@ def test_judging_needs_neither_torch_nor_onnx() -> None:
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_threshold_holds_for_every_kind_and_without_any() -> None:
+    sets = ["inj_ordinary"] * 100 + ["inj_clean_mail2"] * 100 + ["other"] * 100
+    chances = [number / 1000 for number in range(300)]
+    at = chosen_threshold("injection", sets, chances, [0.0] * 300)
+    assert sum(chance >= at for chance in chances[:100]) <= 1
+    assert sum(chance >= at for chance in chances[100:200]) <= 2
+    assert sum(chance >= at for chance in chances) <= 15
+    few = chosen_threshold("toxicity", ["other"] * 10, [0.1] * 10, [0.0] * 10)
+    assert few > 0.1
