@@ -13,10 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
 
-import phonenumbers
-
+from appliance.guards.phones import is_compact_date, phones
 from appliance.guards.verdicts import Entity, apart, placed
 from appliance.guards.views import Level, level
 
@@ -62,6 +60,19 @@ def _stdnum(*names: str) -> Check:
     return check
 
 
+def _national_id(*names: str) -> Check:
+    valid = _stdnum(*names)
+
+    def check(text: str) -> bool:
+        # A date and what follows it is no number of anything.
+        return not _DATE_FIRST.match(text) and valid(text)
+
+    return check
+
+
+_DATE_FIRST = re.compile(r"(?:\d{1,2}[. -]\d{1,2}[. -](?:19|20)\d\d|(?:19|20)\d\d[. -]\d{1,2}[. -]\d{1,2})(?!\d)")
+
+
 def _is_card(text: str) -> bool:
     digits = re.sub(r"\D", "", text)
     # Thirteen to nineteen digits, a first digit that issuers have, and not one digit over and over.
@@ -102,43 +113,106 @@ _ID_WORDS = _near(
     r"|sozialvers|sécu|nir\b|codice ?fiscale|rodné|rijksregister|ahv|avs|rrn|curp|rfc\b|id[ _-]?(?:no|num|card|kart)|personal[ _-]?(?:no|num|id|code)|citizen|medicare|oib|egn|cnp\b|insurance|nino|ni number"
 )  # fmt: skip
 
-_PHONE_WORDS = _near(
-    r"tel|phone|mobile?|cell|call|ring|fax|handy|mob\b|whatsapp|sms|text (?:me|her|him|us|them)|contact|hotline|dial|reach|nummer|number|numéro|número|numero|telefon|téléphone|teléfono|puhelin|anrufen|rufen|portable|celular|cellulare|gsm|komórka|ph\b|☎|📞"
-)
-
-# What names a number that is no telephone number, right before it.
-_OTHER_NUMBER = re.compile(
-    r"(?<![^\W\d_])(?:order|invoice|ticket|ref(?:erence)?|tracking|article|item|part|case|customer|account|acct|ids?|isbn|issn|ean|sku|serial|model|version|batch|lot|policy|claim|receipt|transaction|zip|postcode|bestell(?:ung|nummer|nr)|auftrag(?:snummer)?|rechnung(?:snummer)?|kundennummer|commande|facture|pedido|factura|ordine|fattura|bestelling|factuur|zamówieni[ea])"
-    r"(?:\W{1,3}(?:no|nr|number|num|nummer|id|code|n°|nº))?(?:\W{1,3}(?:is|was|of|for))?\W{0,3}$",
+_VERSION = re.compile(
+    r"(?<![^\W\d_])(?:v|vers(?:ion|ie|ione|ão|ión)|wersj[aieęą]|release|build|firmware|change ?log|upgraded?|updated?|revision|rev|section|chapter|clause|§)s?"
+    r"(?:\W{0,3}|[ :]{1,2}(?:from|of|to|auf|von|de|à|a|naar|van|do|z|til)\W{1,2}(?:\d[\d.]{2,14}\W{1,3}(?:to|auf|à|a|naar|do|til|and|und|et|en|i)\W)?)$",
     _FLAGS,
 )
-# What stands before a signed number in a formula or a program.
-_OPERATOR = re.compile(r"(?:[=*/%^<>&|~+-]|\breturn)\s*(?:[^\W\d_]\w{0,15}\s*|\d[\d.]{0,15}\s*)?$")
-_VERSION = re.compile(
-    r"(?<![^\W\d_])(?:v|ver|version|release|build|firmware|revision|rev|section|chapter|clause|§)\W{0,3}$", _FLAGS
+# What is said near an address of the internet, where the number could as well be that of a version.
+_IP_WORDS = _near(
+    r"ip\b|ipv4|addr|adres|address|adresse|host|server|from|src|dst|source|dest|gateway|dns|ping|port|http|client_ip|remote|login|logged|connect|request|network|subnet|proxy|vpn|lan\b|wan\b|nat\b|firewall|router|peer"
+)
+_SMALL_QUAD = re.compile(r"(?!10\.)(?:1?\d|20)\.\d{1,2}\.\d{1,2}\.\d{1,2}")
+
+
+def _is_card_like(text: str) -> bool:
+    return len(set(re.sub(r"\D", "", text))) > 2
+
+
+# A value that somebody has chosen to be hard to guess, and not a word of a program or a sentence.
+_PLACEHOLDER = re.compile(r"[*x•.]{3,}|your|example|changeme|placeholder|redacted|required|optional|hidden", _FLAGS)
+
+
+def _is_password(text: str) -> bool:
+    letters, digits = re.search(r"[^\W\d_]", text), re.search(r"\d", text)
+    signs = re.search(r"[^\w.-]", text)
+    return bool((letters and digits) or (signs and (letters or digits))) and not _PLACEHOLDER.match(text)
+
+
+def _is_mixed_password(text: str) -> bool:
+    """For a value that nothing joins to the word before it: letters, a digit and a sign."""
+    return _is_password(text) and all(re.search(part, text) for part in (r"[^\W\d_]", r"\d", r"[^\w.]"))
+
+
+# Accounts that every machine has, and what programs write where an account would stand.
+_NOBODY = frozenset(
+    [
+        "root",
+        "admin",
+        "administrator",
+        "ubuntu",
+        "debian",
+        "user",
+        "username",
+        "users",
+        "runner",
+        "public",
+        "default",
+        "shared",
+        "app",
+        "guest",
+        "nobody",
+        "none",
+        "null",
+        "true",
+        "false",
+        "self",
+        "test",
+        "name",
+        "id",
+        "system",
+        "daemon",
+        "www",
+        "data",
+        "all",
+        "me",
+        "you",
+        "the",
+        "str",
+        "int",
+        "string",
+    ]
 )
 
 
-def _is_compact_date(digits: str) -> bool:
-    """Whether eight digits are a day of this or the last century, written without marks."""
-    if not re.fullmatch("[0-9]{8}", digits):
-        return False
-    for year, month, day in (
-        (digits[:4], digits[4:6], digits[6:]),
-        (digits[4:], digits[2:4], digits[:2]),
-        (digits[4:], digits[:2], digits[2:4]),
-    ):
-        if year[:2] in ("19", "20") and "01" <= month <= "12" and "01" <= day <= "31":
-            return True
-    return False
+def _is_account_name(text: str) -> bool:
+    return (
+        text.casefold() not in _NOBODY
+        and not text.startswith(("request.", "self.", "this.", "settings."))
+        and re.search(r"[^\W\d_]{2}", text) is not None
+    )
 
+
+_SECRET_WORDS = (
+    r"(?:[A-Za-z0-9]{1,20}[_-])?(?:pass(?:word|wd|code|phrase|wort|e)?|pwd|pw|kennwort|[a-z]{0,12}passwort|contraseña|clave|mot de passe|mdp|senha|palavra-passe|hasło|hasła|wachtwoord"
+    r"|lösenord|heslo|parola|şifre|salasana|adgangskode|passord|secret|api[_-]?key|access[_-]?key|private[_-]?key|token)"
+    r"|(?-i:[a-z]{1,20}(?:Password|Secret|Token|ApiKey|Pwd|AccessKey))"
+)  # fmt: skip
+_USER_WORDS = r"(?:user(?:[_-]?name|[_-]?id)?|login|usr|uid|benutzer(?:name)?|gebruiker(?:snaam)?|utente|usuario|usuário|utilisateur|identifiant|użytkownik|användare|kullanıcı)"
+
+
+_DOMAINS = "com|org|net|edu|gov|io|dev|app|co|info|biz|eu|uk|de|fr|es|it|nl|be|ch|at|pl|se|no|dk|fi|pt|br|mx|ar|cl|au|nz|ca|us|in|jp|cn|kr|za|ng|ke|ie|cz|sk|hu|ro|gr|tr|il|ae|me|tv|ly|gl|ai|xyz|online|site|shop|club|tech|cloud|page"
 
 RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("EMAIL", re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+'-]{0,63}@(?:[\w-]{1,63}\.){1,6}[A-Za-z]{2,24}(?![\w-])")),
     Recogniser("URL", re.compile(r"(?<![\w@])(?:https?://|www\.)[^\s<>\"'`)\]}|\\^]{3,2000}", _FLAGS)),
     Recogniser("IBAN", re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{2,4}){3,8}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"), _stdnum("iban")),
+    Recogniser("IMEI", re.compile(r"(?<![\d-])\d{2}[ -]?\d{6}[ -]?\d{6}[ -]?\d(?![\d-])"), _stdnum("imei"), _near(r"imei")),
     Recogniser("CARD", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _is_card),
-    Recogniser("IP", re.compile(r"(?<![\w.])(?:\d{1,3}\.){3}\d{1,3}(?![\w.]{0,20}\d)"), _is_ip, unless=_VERSION),
+    Recogniser("URL", re.compile(rf"(?<![\w@./-])(?:[A-Za-z][A-Za-z0-9-]{{0,40}}\.){{1,4}}(?:{_DOMAINS})/(?=[A-Za-z0-9])[^\s<>\"'`)\]}}|\\^]{{1,300}}")),
+    Recogniser("CARD", re.compile(r"(?<![\d.-])\d{4}(?:[ -]?\d{4}){2}[ -]?\d{3,4}(?![\d-])"), _is_card_like, _near(r"(?:credit|debit|bank|kredit|payment)[ -]?(?:card|karte)|card (?:number|no)|visa\b|mastercard|amex|kreditkarte|carte (?:bancaire|bleue)|tarjeta|carta di credito|cartão|cc\b"), score=0.8),
+    Recogniser("IP", re.compile(rf"(?<![\w.])(?!{_SMALL_QUAD.pattern}(?!\d))(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![\w.]{{0,20}}\d)"), _is_ip, unless=_VERSION),
+    Recogniser("IP", re.compile(rf"(?<![\w.]){_SMALL_QUAD.pattern}(?![\w.]{{0,20}}\d)"), _is_ip, _IP_WORDS, unless=_VERSION),
     Recogniser("IP", re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:.])"), lambda text: text.count(":") > 2 and _is_ip(text)),
     Recogniser("MAC", re.compile(r"(?<![\w:-])(?:[0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}(?![\w:-])")),
     Recogniser("US_SSN", re.compile(r"(?<![\d-])\d{3}[- ]\d{2}[- ]\d{4}(?![\d-])"), _is_us_ssn),
@@ -156,146 +230,22 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("DK_CPR", re.compile(r"(?<!\d)\d{6}-\d{4}(?!\d)"), _stdnum("dk.cpr"), _ID_WORDS),
     Recogniser("CZ_SK_RC", re.compile(r"(?<!\d)\d{6}/\d{3,4}(?!\d)"), _stdnum("cz.rc")),
     Recogniser("NATIONAL_ID", re.compile(r"(?<![\w.-])\d(?:[ .-]?\d){7,13}(?![\w-])"),
-               _stdnum("pl.pesel", "nl.bsn", "de.idnr", "tr.tckimlik", "in_.aadhaar", "ca.sin", "au.tfn", "gb.nhs", "ro.cnp", "bg.egn", "hr.oib", "ee.ik", "lt.asmens",
+               _national_id("pl.pesel", "nl.bsn", "de.idnr", "tr.tckimlik", "in_.aadhaar", "ca.sin", "au.tfn", "gb.nhs", "ro.cnp", "bg.egn", "hr.oib", "ee.ik", "lt.asmens",
                        "no.fodselsnummer", "za.idnr", "pt.nif", "br.cpf", "us.ssn", "cn.ric", "kr.rrn", "fr.nir", "se.personnummer", "be.nn"), _ID_WORDS),
-    Recogniser("PASSPORT", re.compile(r"(?<![A-Za-z0-9])(?=[A-Z0-9]{7,9}(?![A-Za-z0-9]))[A-Z]{0,3}\d[A-Z0-9]{5,8}"), lambda text: not _is_compact_date(text),
+    Recogniser("PASSPORT", re.compile(r"(?<![A-Za-z0-9])(?=[A-Z0-9]{7,9}(?![A-Za-z0-9]))[A-Z]{0,3}\d[A-Z0-9]{5,8}"), lambda text: not is_compact_date(text),
                _near(r"passport|reisepass|passeport|pasaporte|passaporto|paspoort|paszport|pasaport")),
     Recogniser("SECRET", re.compile(r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{16,200}|gh[pousr]_[A-Za-z0-9]{20,80}|AKIA[0-9A-Z]{16}|xox[abpors]-[A-Za-z0-9-]{10,120}|glpat-[A-Za-z0-9_-]{20,40}|AIza[\w-]{35}|eyJ[\w-]{10,2000}\.[\w-]{10,4000}\.[\w-]{10,2000})(?![A-Za-z0-9])")),
-    Recogniser("CRYPTO", re.compile(r"(?<![A-Za-z0-9])(?:bc1[a-z0-9]{25,62}|0x[0-9a-fA-F]{40})(?![A-Za-z0-9])")),
+    Recogniser("SECRET", re.compile(r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----[A-Za-z0-9+/=\s:,-]{0,4000}?-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----")),
+    Recogniser("CRYPTO", re.compile(r"(?<![A-Za-z0-9])(?:bc1[a-z0-9]{25,62}|ltc1[a-z0-9]{25,62}|0x[0-9a-fA-F]{40})(?![A-Za-z0-9])")),
+    Recogniser("CRYPTO", re.compile(r"(?<![A-Za-z0-9])[13][a-km-zA-HJ-NP-Z1-9]{25,34}(?![A-Za-z0-9])"), _stdnum("bitcoin")),
+    Recogniser("VIN", re.compile(r"(?<![A-Za-z0-9])(?=[A-Z]*\d)[A-HJ-NPR-Z0-9]{17}(?![A-Za-z0-9])"), lambda text: sum(map(str.isdigit, text)) > 3,
+               _near(r"vin\b|fahrgestell|chassis|fin\b|vehicle ident|bastidor|telaio|châssis")),
+    Recogniser("PIN", re.compile(r"(?<![A-Za-z])(?i:pin(?:[ -]?code)?|cvv2?|cvc2?|cv2|security code)(?:\W{1,3}|\W{1,3}(?:is|ist|est|es|è|code)\W{1,2})(\d{3,8})(?![\d.,-]?\d)"), group=1, score=0.9),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?(?:\s{{0,3}}[:=]\s{{0,3}}|\s(?:is|ist|est|es|è|é|jest|är|lautet|:=|=>)[:\s]\s{{0,2}})[\"'`«“]?(?P<value>[^\s\"'`<>,;(){{}}\[\]$«»“”]{{4,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_password, group=1, score=0.9),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})\s[\"'`«“]?(?P<value>[^\s\"'`<>,;(){{}}\[\]$«»“”]{{7,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_mixed_password, group=1, score=0.8),
+    Recogniser("USERNAME", re.compile(rf"(?<![^\W\d_])(?i:{_USER_WORDS})(?:=|[\"']?:\s?)[\"']?(?P<value>[a-z][\w.-]{{1,30}}[\w])(?![\w.@(\[])"), _is_account_name, group=1, score=0.8),
+    Recogniser("USERNAME", re.compile(r"(?<![\w.-])(?:/home/|/Users/|[Cc]:\\Users\\)([A-Za-z][\w.-]{1,30})(?=[/\\\s\"':])"), _is_account_name, group=1, score=0.8),
 )  # fmt: skip
-
-_SURELY_PHONE = _near(
-    r"tel\b|tel[.:]|telephone|phone|mobile|cell\b|cell[ _-]?phone|fax|handy|whatsapp|telefon|téléphone|teléfono|telefone|telefono|puhelin|hotline|komórka|☎|📞"
-)
-_PHONE = re.compile(
-    r"(?<![\w./+-])(?:\+|00)?(?:\(\+?\d{1,4}\)|\d)(?:[ ./()-]{0,2}\d){6,14}(?:\s?(?:x|ext\.?)\s?\d{1,6})?(?![\w-])(?!\.\d)"
-)
-_AMERICAN = re.compile(r"(?:1[-. ])?(?:\(\d{3}\) ?|\d{3}[-. ])\d{3}[-. ]\d{4}")
-_DATE = re.compile(r"^(?:\d{1,2}[./-]\d{1,2}[./-](?:19|20)?\d{2}|(?:19|20)\d{2}[./-]\d{1,2}[./-]\d{1,2})(?:\D|$)")
-_REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "PL", "SE", "PT", "BR", "IN", "AU", "CH",
-            "AT", "BE", "TR", "MX", "DK", "NO", "FI", "CZ", "IE", "ZA", "NG", "JP", "KR", "CN")  # fmt: skip
-
-
-def _phones(text: str) -> Iterator[Entity]:
-    for match in _PHONE.finditer(text):
-        found = re.split(r"\s?(?:x|ext)", match[0])[0]
-        digits = sum(letter.isdigit() for letter in found)
-        if not 7 <= digits <= 15 or _DATE.match(found):
-            continue
-        if score := _phone_score(text, found, digits, match.start(), match.end()):
-            yield Entity(match.start(), match.end(), "PHONE", score, "pattern")
-
-
-def _phone_score(text: str, found: str, digits: int, start: int, end: int) -> float:
-    """How sure it is that `found` is a telephone number; 0 if it is taken for none."""
-    before = text[max(0, start - BEFORE) : start]
-    grouped = re.search(r"\d[ ./()-]+\d", found) is not None
-    if not grouped and _OTHER_NUMBER.search(before):
-        return 0.0
-    if found.startswith("+"):
-        return 0.0 if digits < 8 or _OPERATOR.search(before) else _international_score(found)
-    if found.startswith("00"):
-        # Many other numbers are filled up with noughts, so one that only might be given out has to be grouped or named.
-        score = _international_score("+" + found[2:]) if digits >= 10 else 0.0
-        return score if score == 1.0 or grouped or _said(text, start, end, _PHONE_WORDS) else 0.0
-    if _AMERICAN.fullmatch(found):
-        return 0.9
-    if not grouped and _is_compact_date(found):
-        return 0.0
-    said = _said(text, start, end, _PHONE_WORDS)
-    # Without a word for it, a national number is one only if it is grouped as people group them.
-    if (said or (grouped and found[0] in "0(")) and _is_national(found):
-        return 0.95 if said else 0.8
-    return 0.7 if digits >= 8 and _said(text, start, end, _SURELY_PHONE) else 0.0
-
-
-def _international_score(found: str) -> float:
-    """1 for a number that its country gives out, less for one that has as many digits as its numbers have, else 0."""
-    try:
-        number = phonenumbers.parse(found, None)
-    except phonenumbers.NumberParseException:
-        return 0.0
-    if phonenumbers.is_valid_number(number):
-        return 1.0
-    possible = phonenumbers.is_possible_number_with_reason(number) == phonenumbers.ValidationResult.IS_POSSIBLE
-    return 0.9 if possible else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    """What the numbers of one region look like, as far as it can be told without parsing them."""
-
-    region: str
-    country: str
-    abroad: re.Pattern[str]
-    """What is dialled before the number of another country."""
-    prefix: re.Pattern[str]
-    """What is dialled before a number of the same country; it may be rewritten where it has groups."""
-    numbers: re.Pattern[str]
-
-    def may_have(self, digits: str) -> bool:
-        """Whether these digits could be a number of the region; if not, it has no such number."""
-        if self.numbers.fullmatch(digits) or self.abroad.match(digits):
-            return True
-        if digits.startswith(self.country) and self._within(digits[len(self.country) :]):
-            return True
-        return self._within(digits)
-
-    def _within(self, digits: str) -> bool:
-        prefix = self.prefix.match(digits)
-        if prefix is not None and prefix.re.groups:
-            return True
-        return self.numbers.fullmatch(digits, prefix.end() if prefix else 0) is not None
-
-
-_KINDS = (
-    "fixed_line",
-    "mobile",
-    "toll_free",
-    "premium_rate",
-    "shared_cost",
-    "personal_number",
-    "voip",
-    "pager",
-    "uan",
-    "voicemail",
-)
-
-
-@cache
-def _plans() -> tuple[_Plan, ...]:
-    return tuple(_plan(region) for region in _REGIONS)
-
-
-def _plan(region: str) -> _Plan:
-    data: Any = phonenumbers.PhoneMetadata.metadata_for_region(region)
-    never = "(?!)"
-    numbers = f"(?:{data.general_desc.national_number_pattern or never})"
-    # Where several regions share a code, a number may be one of a neighbour's.
-    if len(phonenumbers.COUNTRY_CODE_TO_REGION_CODE[data.country_code]) == 1:
-        kinds = [getattr(data, kind) for kind in _KINDS]
-        given = "|".join(kind.national_number_pattern for kind in kinds if kind and kind.national_number_pattern)
-        numbers = f"(?={numbers}$)(?:{given})"
-    return _Plan(
-        region,
-        str(data.country_code),
-        re.compile(data.international_prefix or never),
-        re.compile(data.national_prefix_for_parsing or never),
-        re.compile(numbers),
-    )
-
-
-def _is_national(found: str) -> bool:
-    """Whether a number without the code of its country is valid in one of `_REGIONS`."""
-    digits = "".join(str(int(letter)) for letter in found if letter.isdecimal())
-    return any(_is_valid(found, plan.region) for plan in _plans() if plan.may_have(digits))
-
-
-def _is_valid(found: str, region: str) -> bool:
-    try:
-        return phonenumbers.is_valid_number(phonenumbers.parse(found, region))
-    except phonenumbers.NumberParseException:
-        return False
 
 
 def _said(text: str, start: int, end: int, words: re.Pattern[str]) -> bool:
@@ -315,7 +265,7 @@ def find(text: str) -> list[Entity]:
 
 def found_in(text: Level) -> list[Entity]:
     """`find` in a text that is level; the places are those of the raw text."""
-    finds = (*_forms(text.text), *_phones(text.text))
+    finds = (*_forms(text.text), *phones(text.text))
     if text.origins is not None:
         finds = tuple(placed(one, text) for one in finds)
     return apart(finds)

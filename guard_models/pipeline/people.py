@@ -1,6 +1,6 @@
 """Invented people and what belongs to them: names of many origins, addresses, numbers, dates as each country writes them.
 
-Common locales come from Faker; names of about seventy origins come from our own list (`data/written/names.yaml`), since
+Common locales come from Faker; names of over a hundred origins, organisations and places come from our own lists, since
 the names that detectors miss are those that no locale has.
 """
 
@@ -43,7 +43,8 @@ _MONTHS = {
 
 @dataclass(slots=True)
 class Lists:
-    """Our own names; see `data/written/names.yaml`."""
+    """Our own names; see `names.yaml`, `organisations.yaml` (by language) and `places.yaml` (by country) of
+    `data/written/`."""
 
     origins: list[dict[str, Any]]
     org_stems: list[str]
@@ -56,13 +57,18 @@ class Lists:
     jobs: list[str]
     medicines_conditions: list[str]
     products: list[str]
+    organisations: dict[str, list[str]]
+    places_of: dict[str, list[str]]
 
 
-def load_lists(path: Path) -> Lists:
-    read = yaml.safe_load(path.read_text(encoding="utf-8"))
+@cache
+def load_lists(folder: Path) -> Lists:
+    read = yaml.safe_load((folder / "names.yaml").read_text(encoding="utf-8"))
     origins = [value for value in read.pop("origins").values() if value["first"] and value["last"]]
-    known = {name: [str(item) for item in read[name]] for name in Lists.__dataclass_fields__ if name != "origins"}
-    return Lists(origins, **known)
+    known = {name: [str(item) for item in items] for name, items in read.items()}
+    organisations = yaml.safe_load((folder / "organisations.yaml").read_text(encoding="utf-8"))
+    places = yaml.safe_load((folder / "places.yaml").read_text(encoding="utf-8"))
+    return Lists(origins, organisations=organisations, places_of=places, **known)
 
 
 @cache
@@ -149,12 +155,26 @@ class World:
         return self.random.choice(forms)
 
     def place(self, locale: str) -> str:
-        if self.random.random() < 0.5:
-            return self.random.choice(self.lists.places)
-        return self.ask(locale, "city")
+        roll = self.random.random()
+        if roll < 0.5:
+            return self.random.choice(self.lists.places_of.get(locale[3:]) or self.lists.places_of["ZZ"])
+        if roll < 0.65:
+            return self.random.choice(self.random.choice(list(self.lists.places_of.values())))
+        return self.random.choice(self.lists.places) if roll < 0.75 else self.ask(locale, "city")
+
+    def somewhere(self) -> str:
+        """Any place that has a name: a town, a district, a lake."""
+        roll = self.random.random()
+        if roll < 0.5:
+            return self.random.choice(self.lists.places_of["other"])
+        return self.random.choice(self.lists.places) if roll < 0.6 else self.place(self.random.choice(LOCALES))
 
     def organisation(self, locale: str) -> str:
         roll = self.random.random()
+        if roll < 0.5:
+            here = self.lists.organisations.get(locale[:2])
+            return self.random.choice(here or self.random.choice(list(self.lists.organisations.values())))
+        roll = (roll - 0.5) * 2
         if roll < 0.3:
             return self.ask(locale, "company")
         last = self.name(locale)[1]

@@ -43,14 +43,14 @@ class Recipe:
     """How slowly the averaged weights, which are the ones that are kept, follow."""
     planted_share: float = 0.5
     pii_share: float = 1.0
-    toxicity_share: float = 1.0
+    toxicity_share: float = 2.0
     injection_share: float = 1.0
     settling: float = 0.1
     """The share of the batches that is gone through once more as the 8-bit graph computes."""
     threads: int = 2
 
 
-LABEL_SHARES = tuple({"toxic": 3.0, "identity_attack": 1.5}.get(name, 1.0) for name in TOXICITY)
+LABEL_SHARES = tuple({"toxic": 8.0, "identity_attack": 2.0}.get(name, 1.0) for name in TOXICITY)
 """How much each label of toxicity counts."""
 
 Report = Callable[[str], None]

@@ -38,7 +38,7 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def world() -> World:
-    return World(load_lists(HERE / "written" / "names.yaml"), Random(3))
+    return World(load_lists(HERE / "written"), Random(3))
 
 
 def test_no_text_is_on_two_sides(data: Data) -> None:

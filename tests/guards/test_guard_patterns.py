@@ -10,7 +10,8 @@ from faker import Faker
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from appliance.guards.patterns import _REGIONS, _is_national, _is_valid, find
+from appliance.guards.patterns import find
+from appliance.guards.phones import _REGIONS, _is_national, _is_valid
 from appliance.guards.verdicts import merged
 
 
@@ -45,6 +46,22 @@ def found(text: str) -> list[tuple[str, str]]:
         ("the new version runs on 10.1.2.3", "10.1.2.3", "IP"),
         ("key sk-proj-abcdefghij0123456789ABCD", "sk-proj-abcdefghij0123456789ABCD", "SECRET"),
         ("see https://intranet.example.org/a?b=c.", "https://intranet.example.org/a?b=c", "URL"),
+        ("profile: linkedin.com/in/a-mbanefo, see there", "linkedin.com/in/a-mbanefo", "URL"),
+        ("DB_PASS=T4marind-Loop", "T4marind-Loop", "PASSWORD"),
+        ("the guest network, clave jacaranda#77Sol", "jacaranda#77Sol", "PASSWORD"),
+        ('clientSecret: "a8f5f167f44f4964"', "a8f5f167f44f4964", "PASSWORD"),
+        ("mot de passe : Soleil*2024", "Soleil*2024", "PASSWORD"),
+        ("login ok user=fvandersloot src=198.51.100.23", "fvandersloot", "USERNAME"),
+        ('File "/home/tbarros/srv/worker.py"', "tbarros", "USERNAME"),
+        ("CVV 123", "123", "PIN"),
+        ("the pin code is 0042", "0042", "PIN"),
+        ("IMEI 490154203237518", "490154203237518", "IMEI"),
+        ("VIN: 1HGCM82633A004352", "1HGCM82633A004352", "VIN"),
+        ("card number 1234-5678-9012-3456", "1234-5678-9012-3456", "CARD"),
+        ("send it to 1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2", "1BvBMSEYstWetqTFn5Au4m4GFg7xJaNVN2", "CRYPTO"),
+        ("dns 1.1.1.1", "1.1.1.1", "IP"),
+        ("my number is 0171 2345678", "0171 2345678", "PHONE"),
+        ("call customer service 0800 123 4567", "0800 123 4567", "PHONE"),
     ],
 )  # fmt: skip
 def test_what_has_a_form_is_found(text: str, what: str, kind: str) -> None:
@@ -58,6 +75,11 @@ def test_what_has_a_form_is_found(text: str, what: str, kind: str) -> None:
         "The meeting is on 2024-11-30 at 14:00:00", "ISBN 978-3-16-148410-0", "invoice 2024-000123 total 1,234.56", "10:20:30", "tracking 44051401359",
         "ID 0012345678", "x = y +1000000000", "x = y +10000000000", "return +4930901820", "+00000000", "+1234567", "call me tomorrow, order 20123456",
         "my passport expires on 20241130", "passport issued 01022019", "version 1.2.3.4", "firmware 10.4.0.12", "tel. of the shop, order no. 0301234567",
+        "upgrade from 5.14.0.3 to 5.15.1.0 the badge", "Client 8.1.3.22 fails", "Changelog 10.4.2.1", "waybill 4410 7729 16, I am on my cell",
+        "What's your account number? Caller: It's 8830 2217 04.", "your passport number. I have 533 104 472", "Reference is 7718-0204. Shall we ring?",
+        "Ihre Kundennummer: 0301234567", "la pratica è la 2026/118", "Tijd: 14-02-2026 03:12", "password: str = Field(default=None)", "token = get_token()",
+        "Password: required, at least 8 characters", "his password is still not set", "user: the person who asked", "username: string", "user=request.user",
+        "pass rate: 98.5%", "the pin 7 of the connector", "spin 1234", "tokenizer: bert-base-uncased", "/home/runner/work", "see node.js/npm or and/or",
         "a@b", "1234567890123456", "part no. 556-2233-1", "between 1914-1918", "1,000,000 people", "x = 0x1F; y = 1e10", "3.14159265358979",
     ],
 )  # fmt: skip
@@ -116,6 +138,12 @@ def test_any_text_has_finds_within_it_that_do_not_overlap(text: str) -> None:
         "DE89 ",
         "sk-",
         "-eyJ",
+        "pass=",
+        "password is ",
+        "user: ",
+        "a.com/",
+        "-----BEGIN PRIVATE KEY-----",
+        "upgrade from 1.2.3.4 to ",
         "AB12" * 9 + " ",
         "a@b.co ",
         "call 0301234567 ",

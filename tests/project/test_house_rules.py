@@ -15,7 +15,11 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("appliance", "runtimes")
 MAX_LINES = 500
 
-LONG_FILES: dict[str, str] = {"guard_models/data/written/names.yaml": "a list of names"}
+LONG_FILES: dict[str, str] = {
+    "guard_models/data/written/names.yaml": "a list of names",
+    "guard_models/data/written/organisations.yaml": "a list of names",
+    "guard_models/data/written/places.yaml": "a list of names",
+}
 """File → why it may exceed the limit."""
 
 # Written in pieces, so that this file passes its own test.
