@@ -61,11 +61,13 @@ def train_guard(arguments: argparse.Namespace) -> None:
     from appliance.guards.features import PieceTokenizer
     from guard_models.pipeline import dataset, pack, vocabulary
     from guard_models.pipeline.base import base_model
-    from guard_models.pipeline.train import Recipe
+    from guard_models.pipeline.train import Recipe, only
     from guard_models.pipeline.training_run import trained
 
     base = base_model(arguments.base)
     recipe = Recipe(seed=arguments.seed, epochs=arguments.epochs, scale=arguments.scale)
+    if arguments.only:
+        recipe = only(recipe, arguments.only)
     data = dataset.load(arguments.data, limit=arguments.limit)
     for reason, count in data.dropped.most_common():
         say(f"left out {count:5} {reason}")
@@ -73,6 +75,8 @@ def train_guard(arguments: argparse.Namespace) -> None:
     fresh = vocabulary.write_tokenizer(base, arguments.work, texts)
     tokenizer = PieceTokenizer(arguments.work / "tokenizer.json")
     epochs = [dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale) for number in range(recipe.epochs)]
+    if arguments.only:
+        epochs = [[row for row in rows if row.teaches(arguments.only)] for rows in epochs]
     counts = Counter(row.set for row in epochs[0])
     found = trained(epochs, tokenizer, base, recipe, arguments.work, say, fresh=fresh)
     folder = arguments.output / NAME
@@ -143,6 +147,9 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=1)
     one.add_argument("--epochs", type=int, default=2)
     one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")
+    one.add_argument(
+        "--only", choices=["injection", "toxicity", "pii"], help="one head alone, to compare with the shared encoder"
+    )
     one.add_argument("--limit", type=int, help="at most so many rows of each set (a smoke run)")
     one.add_argument("--version", default="1")
     one.set_defaults(run=train)

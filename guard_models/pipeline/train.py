@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -48,6 +48,19 @@ class Recipe:
     settling: float = 0.1
     """The share of the batches that is gone through once more as the 8-bit graph computes."""
     threads: int = 2
+
+
+def only(recipe: Recipe, head: str) -> Recipe:
+    """`recipe` for a model of one head; the head for planted words belongs to injection."""
+    if head not in ("injection", "toxicity", "pii"):
+        raise ValueError(f"no head {head!r}; there are injection, toxicity, pii")
+    return replace(
+        recipe,
+        injection_share=recipe.injection_share * (head == "injection"),
+        planted_share=recipe.planted_share * (head == "injection"),
+        toxicity_share=recipe.toxicity_share * (head == "toxicity"),
+        pii_share=recipe.pii_share * (head == "pii"),
+    )
 
 
 LABEL_SHARES = tuple({"toxic": 8.0, "identity_attack": 2.0}.get(name, 1.0) for name in TOXICITY)

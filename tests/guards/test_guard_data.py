@@ -149,6 +149,18 @@ def test_tokens_become_prose_with_the_same_spans() -> None:
 # --- generators ----------------------------------------------------------------------------------
 
 
+def test_a_post_without_any_harsh_word_is_harmless_and_of_others_nothing_is_said() -> None:
+    (read,) = (source.read for source in SOURCES if source.name == "ner_wnut17")
+    kind = read({"tokens": ["Wow", ",", "lovely", "Graz", "!"], "tags": ["O", "O", "O", "B-location", "O"]})
+    harsh = read({"tokens": ["I", "hate", "Mondays"], "tags": ["O", "O", "O"]})
+    assert kind is not None
+    assert harsh is not None
+    assert kind.toxicity is not None
+    assert max(kind.toxicity.values()) < 0.1
+    assert kind.entities == [(12, 16, "LOCATION")]
+    assert harsh.toxicity is None
+
+
 def test_a_poisoned_text_says_where_its_payload_is(data: Data) -> None:
     made = compose.poisoned(data.carriers, data.payloads, 300, Random(1), set_name="x")
     for row in made:

@@ -45,6 +45,12 @@ def test_tags_cover_the_pieces_of_each_entity() -> None:
     assert set(one.toxicity) == {UNKNOWN}
 
 
+def test_a_row_teaches_the_heads_that_it_says_something_of() -> None:
+    post = Row("good morning all", "x", injection=0.0, toxicity={"toxic": 0.0})
+    assert [head for head in ("injection", "toxicity", "pii") if post.teaches(head)] == ["injection", "toxicity"]
+    assert [head for head in ("injection", "toxicity", "pii") if Row("Graz", "x", entities=[]).teaches(head)] == ["pii"]
+
+
 def test_ignored_parts_teach_nothing() -> None:
     one = example(Row("call 12345 now", "x", entities=[], ignored=[(5, 10)]), TOKENIZER, Random(1))
     assert [int(tag) for (a, _), tag in zip(one.pieces.offsets, one.tags, strict=True) if 5 <= a < 10] != []
