@@ -52,16 +52,22 @@ class Judge:
     """Judges texts with a model. Safe to use from several threads."""
 
     def __init__(
-        self, model: GuardModel, *, use_patterns: bool = True, thresholds: Mapping[str, float] | None = None
+        self,
+        model: GuardModel,
+        *,
+        use_patterns: bool = True,
+        thresholds: Mapping[str, float] | None = None,
+        replaced: Mapping[str, Detector] | None = None,
     ) -> None:
-        """`thresholds`: the least probability of a span, by detector, in place of the manifest's. Finds of patterns
-        have none."""
+        """`thresholds`: the least probability of a span, by detector, in place of the manifest's; finds of patterns
+        have none. `replaced`: detectors that stand in for those of the manifest."""
         self.model = model
         self._patterns = use_patterns
-        self._texts = {name: d for name, d in model.manifest.detectors.items() if d.kind == "text"}
+        detectors = {**model.manifest.detectors, **(replaced or {})}
+        self._texts = {name: d for name, d in detectors.items() if d.kind == "text"}
         self._spans = {
             name: d.model_copy(update={"threshold": (thresholds or {}).get(name, d.threshold)})
-            for name, d in model.manifest.detectors.items()
+            for name, d in detectors.items()
             if d.kind == "spans"
         }
 

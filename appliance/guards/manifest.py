@@ -71,6 +71,7 @@ class Detector(_Table):
     labels: Annotated[list[Label], Field(min_length=1, max_length=512)]
     """The classes of the output, in its order; for spans `O`, `B-…` and `I-…`."""
     scales: dict[Label, LabelScale] = {}
+    """By label; the scale of spans of type X is that of `B-X`."""
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.5
     """What `outpost guard eval` and policies without a threshold use, for the first label; for spans the least
     probability of a span."""

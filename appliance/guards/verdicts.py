@@ -40,6 +40,12 @@ class Verdict:
     """For each detector with readings the kind of the one in which its highest score was found."""
 
 
+def logit(chance: float) -> float:
+    """The logit of a probability, finite also for 0 and 1."""
+    chance = min(max(chance, 1e-9), 1 - 1e-9)
+    return float(np.log(chance / (1 - chance)))
+
+
 def probability(logit: float, detector: Detector, label: str) -> float:
     """The calibrated probability of a logit."""
     scale = detector.scales.get(label)
@@ -120,6 +126,8 @@ def entities_of(text: str, pieces: Pieces, logits: Array, detector: Detector) ->
             end += 1
         columns = [column for column, label in enumerate(detector.labels) if label[2:] == kind and label != "O"]
         score = float(chances[at:end, columns].sum(axis=1).mean())
+        if f"B-{kind}" in detector.scales:
+            score = probability(logit(score), detector, f"B-{kind}")
         if score >= detector.threshold:
             start, stop = pieces.offsets[at][0], pieces.offsets[end - 1][1]
             last = found[-1] if found else None

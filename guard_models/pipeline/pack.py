@@ -16,7 +16,7 @@ from appliance.guards.kinds import GROUPS
 from appliance.guards.manifest import Detector, File, LabelScale, Manifest, Reading, Set, read_manifest, write_manifest
 from appliance.guards.metrics import SpanCounts, compared, threshold_at
 from appliance.guards.model import GuardModel
-from appliance.guards.verdicts import probability
+from appliance.guards.verdicts import Entity, Verdict, logit, probability
 from guard_models.pipeline import batches, calibrate, export
 from guard_models.pipeline.evaluate import judged
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
@@ -86,11 +86,6 @@ def pack(
     return manifest
 
 
-def logit(chance: float) -> float:
-    chance = min(max(chance, 1e-9), 1 - 1e-9)
-    return float(np.log(chance / (1 - chance)))
-
-
 # What share of the honest calibration rows of a kind may be told wrongly; they are harder than what the goals speak of.
 # The strictest of these decides a detector's threshold. A kind is the beginning of the names of its sets.
 ALLOWED: Mapping[str, Mapping[str, float]] = {
@@ -122,8 +117,8 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None])
     first_of: dict[str, tuple[list[str], list[float], list[float]]] = {}
     for name, detector in manifest.detectors.items():
         if detector.kind != "text":
-            detectors[name] = detector.model_copy(update={"threshold": span_threshold(judge, rows)})
-            report(f"{name}: spans from {detectors[name].threshold:.2f} on")
+            detectors[name] = span_calibrated(judge.model, name, rows)
+            report(f"{name}: spans from {detectors[name].threshold:.2f} on, {detectors[name].scales}")
             continue
         scales: dict[str, LabelScale] = {}
         for label in detector.labels:
@@ -150,14 +145,55 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None])
     return manifest
 
 
-def span_threshold(judge: Judge, rows: Sequence[Row]) -> float:
-    """How sure a span has to be: what gives the best F1 on the rows whose personal data is marked; 0.5 without any."""
-    marked = [row for row in rows if row.entities]
-    best, best_f1 = 0.5, -1.0
-    found = [list(judge.verdict(row.text).entities) for row in marked]
-    for threshold in (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8):
+ENOUGH = 30
+"""Finds of a type that its scale is worked out from; with fewer the scale of all types together is taken."""
+
+
+def span_calibrated(model: GuardModel, name: str, rows: Sequence[Row]) -> Detector:
+    """The detector `name` with a scale for each type of span, so that its probability is the share of such finds that
+    are right, and with the threshold that gives the best F1 on these rows."""
+    marked = [row for row in rows if row.entities is not None]
+    bare = model.manifest.detectors[name].model_copy(update={"scales": {}, "threshold": 0.0})
+    found = [verdict.entities for verdict in _finds(model, name, bare, marked)]
+    told = [
+        (one.type, logit(one.score), float(is_right(one, row)))
+        for row, entities in zip(marked, found, strict=True)
+        for one in entities
+        if not any(begin < one.end and end > one.start for begin, end in row.ignored)
+    ]
+    scales: dict[str, LabelScale] = {}
+    for kind in dict.fromkeys(label[2:] for label in bare.labels if label != "O"):
+        mine = [one for one in told if one[0] == kind]
+        mine = mine if len(mine) >= ENOUGH else told
+        if mine:
+            slope, offset = calibrate.platt(np.array([one[1] for one in mine]), np.array([one[2] for one in mine]))
+            scales[f"B-{kind}"] = LabelScale(slope=slope, offset=offset)
+    scaled = bare.model_copy(update={"scales": scales})
+    found = [verdict.entities for verdict in _finds(model, name, scaled, marked)]
+    return scaled.model_copy(update={"threshold": best_threshold(marked, found)})
+
+
+def _finds(model: GuardModel, name: str, detector: Detector, rows: Sequence[Row]) -> list[Verdict]:
+    judge = Judge(model, use_patterns=False, replaced={name: detector})
+    return [judge.verdict(row.text, detectors=[name]) for row in rows]
+
+
+def is_right(entity: Entity, row: Row) -> bool:
+    """Whether there is personal data of this kind where `entity` is."""
+    kind = GROUPS.get(entity.type, entity.type)
+    return any(
+        begin < entity.end and end > entity.start and GROUPS.get(what, what) == kind
+        for begin, end, what in row.entities or []
+    )
+
+
+def best_threshold(rows: Sequence[Row], found: Sequence[Sequence[Entity]]) -> float:
+    """How sure a span has to be for the best F1 on `rows`; 0.5 where nothing was found."""
+    best, best_f1 = 0.5, 0.0
+    for step in range(4, 17):
+        threshold = step / 20
         counts = SpanCounts()
-        for row, entities in zip(marked, found, strict=True):
+        for row, entities in zip(rows, found, strict=True):
             kept = [one for one in entities if one.score >= threshold]
             counts.add(compared(kept, row.entities or [], groups=GROUPS, ignored=row.ignored))
         if counts.f1() > best_f1:

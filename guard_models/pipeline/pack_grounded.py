@@ -12,9 +12,10 @@ from appliance.guards.judge import GROUNDEDNESS
 from appliance.guards.manifest import Detector, Manifest, Reading, Set, read_manifest, write_manifest
 from appliance.guards.metrics import auc, confusion
 from appliance.guards.model import GuardModel
+from appliance.guards.verdicts import logit
 from guard_models.pipeline import calibrate, export
 from guard_models.pipeline.evaluate_grounded import scored
-from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, arrays_of, logit, written_files
+from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, arrays_of, written_files
 from guard_models.pipeline.statements import WINDOW, Statement
 from guard_models.pipeline.steps import Steps
 

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from appliance.guards.features import PieceTokenizer
 from appliance.guards.judge import SHIPPED, shipped_models
 from appliance.guards.manifest import read_manifest
+from appliance.guards.verdicts import Entity
 from appliance.guards.views import cleaned
 from guard_models.pipeline import calibrate
 from guard_models.pipeline.batches import UNKNOWN, WINDOW, as_judged, disguised, example, grouped, tensors
 from guard_models.pipeline.card import card
 from guard_models.pipeline.compose import OtherHosts, changed
-from guard_models.pipeline.pack import chosen_threshold
+from guard_models.pipeline.pack import best_threshold, chosen_threshold, is_right
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 from guard_models.pipeline.statements import Statement, altered, epoch, statements
 from guard_models.pipeline.vocabulary import extended, missing_letters
@@ -216,3 +217,12 @@ def test_a_threshold_holds_for_every_kind_and_without_any() -> None:
     assert sum(chance >= at for chance in chances) <= 15
     few = chosen_threshold("toxicity", ["other"] * 10, [0.1] * 10, [0.0] * 10)
     assert few > 0.1
+
+
+def test_the_best_threshold_of_spans_drops_what_is_wrong_and_keeps_what_is_right() -> None:
+    rows = [Row("Anna met Graz", "x", entities=[(0, 4, "PERSON")]), Row("nobody", "x", entities=[])]
+    found = [[Entity(0, 4, "PERSON", 0.7), Entity(9, 13, "PERSON", 0.4)], [Entity(0, 6, "PERSON", 0.5)]]
+    assert 0.5 < best_threshold(rows, found) <= 0.7
+    assert is_right(found[0][0], rows[0])
+    assert not is_right(found[0][1], rows[0])
+    assert best_threshold(rows, [[], []]) == 0.5

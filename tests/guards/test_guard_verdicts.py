@@ -196,3 +196,12 @@ def test_a_long_word_of_many_spans_takes_linear_time() -> None:
 
     small = max(cost(2_000), 0.02)
     assert cost(16_000) < 8 * small * 4
+
+
+def test_the_probability_of_a_span_follows_the_scale_of_its_type() -> None:
+    unsure = np.array([[1.0, 1.05, -9, -9, -9]], np.float32)
+    surer = SPANS.model_copy(update={"threshold": 0.0, "scales": {"B-PERSON": LabelScale(slope=1, offset=3)}})
+    (plain,) = entities_of("Anna", words_of("Anna"), unsure, SPANS.model_copy(update={"threshold": 0.0}))
+    (scaled,) = entities_of("Anna", words_of("Anna"), unsure, surer)
+    assert plain.type == scaled.type == "PERSON"
+    assert scaled.score > 0.94 > 0.6 > plain.score
