@@ -145,7 +145,7 @@ def main() -> None:
     one.add_argument("--model", choices=["all", NAME, GROUNDED], default="all")
     one.add_argument("--grounded-epochs", type=int, default=4)
     one.add_argument("--seed", type=int, default=1)
-    one.add_argument("--epochs", type=int, default=2)
+    one.add_argument("--epochs", type=int, default=3)
     one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")
     one.add_argument(
         "--only", choices=["injection", "toxicity", "pii"], help="one head alone, to compare with the shared encoder"

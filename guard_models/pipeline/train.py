@@ -29,7 +29,7 @@ class Recipe:
     """Everything that decides the outcome besides the data."""
 
     seed: int = 1
-    epochs: int = 2
+    epochs: int = 3
     scale: float = 1.0
     tokens: int = 2048
     """Tokens in a batch, padding counted."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard_models.pipeline import compose, disguise
-from guard_models.pipeline.dataset import GROUP, MADE, MIXTURE, Data, calibrates, epoch, load, share_of
+from guard_models.pipeline.dataset import GROUP, MADE, MIXTURE, Data, as_taught, calibrates, epoch, load, share_of
 from guard_models.pipeline.fill import Template, documents, filled, known_slots
 from guard_models.pipeline.people import World, load_lists
 from guard_models.pipeline.rows import (
@@ -159,6 +159,14 @@ def test_a_post_without_any_harsh_word_is_harmless_and_of_others_nothing_is_said
     assert max(kind.toxicity.values()) < 0.1
     assert kind.entities == [(12, 16, "LOCATION")]
     assert harsh.toxicity is None
+
+
+def test_the_model_is_taught_only_types_that_it_has(data: Data) -> None:
+    rows = [row for rows in data.train.values() for row in rows] + data.calibrate
+    assert {kind for row in rows for _, _, kind in row.entities or []} == set(ENTITIES)
+    row = as_taught(Row("a@b.org, 4111", "x", entities=[(0, 7, "EMAIL"), (9, 13, "CARD")], ignored=[]))
+    assert row.entities == [(9, 13, "ACCOUNT")]
+    assert row.ignored == [(0, 7)]
 
 
 def test_a_poisoned_text_says_where_its_payload_is(data: Data) -> None:
