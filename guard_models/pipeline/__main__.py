@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections import Counter
@@ -74,7 +75,11 @@ def train_guard(arguments: argparse.Namespace) -> None:
     texts = [row.text for rows in data.train.values() for row in rows] + [row.text for row in data.payloads]
     fresh = vocabulary.write_tokenizer(base, arguments.work, texts)
     tokenizer = PieceTokenizer(arguments.work / "tokenizer.json")
-    epochs = [dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale) for number in range(recipe.epochs)]
+    # The last of 2.5 epochs is half of one.
+    epochs = [
+        dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale * min(1.0, recipe.epochs - number))
+        for number in range(math.ceil(recipe.epochs))
+    ]
     if arguments.only:
         epochs = [[row for row in rows if row.teaches(arguments.only)] for rows in epochs]
     counts = Counter(row.set for row in epochs[0])
@@ -145,7 +150,7 @@ def main() -> None:
     one.add_argument("--model", choices=["all", NAME, GROUNDED], default="all")
     one.add_argument("--grounded-epochs", type=int, default=4)
     one.add_argument("--seed", type=int, default=1)
-    one.add_argument("--epochs", type=int, default=3)
+    one.add_argument("--epochs", type=float, default=2.5)
     one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")
     one.add_argument(
         "--only", choices=["injection", "toxicity", "pii"], help="one head alone, to compare with the shared encoder"

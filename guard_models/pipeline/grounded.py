@@ -67,7 +67,7 @@ def train(
     pair = Pair(Size(dropout=recipe.dropout))
     load_base(pair.encoder, base)
     plan = []
-    for number in range(recipe.epochs):
+    for number in range(round(recipe.epochs)):
         random = Random(f"{recipe.seed}/grounded/{number}")
         plan += _batches(list(encoded(tokenizer, epoch(found, random))), recipe.tokens, random)
     state = _through(pair, plan, tokenizer, recipe, report)

@@ -29,7 +29,8 @@ class Recipe:
     """Everything that decides the outcome besides the data."""
 
     seed: int = 1
-    epochs: int = 3
+    epochs: float = 2.5
+    """How often the data is gone through; the last of 2.5 epochs is half of one."""
     scale: float = 1.0
     tokens: int = 2048
     """Tokens in a batch, padding counted."""
