@@ -108,7 +108,8 @@ def test_a_wrong_manifest_names_the_field(copy: Path, change: dict[str, Any], sa
         raw["files"]["../../etc/passwd"] = {"sha256": "0" * 64, "size": 1}
         (copy / "manifest.yaml").write_text(yaml.safe_dump(raw), encoding="utf-8")
     else:
-        changed(copy, change)
+        # Scales of labels that are there no more would be what is said first.
+        changed(copy, {"detectors/pii/scales": {}, **change} if "detectors/pii/labels" in change else change)
     with pytest.raises(GuardModelError, match=said):
         GuardModel(copy)
 
