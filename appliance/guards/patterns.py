@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from appliance.guards.phones import is_compact_date, phones
+from appliance.guards.phones import BEFORE, NEAR, is_compact_date, near, phones
 from appliance.guards.verdicts import Entity, apart, placed
 from appliance.guards.views import Level, level
 
@@ -36,9 +36,7 @@ class Recogniser:
     score: float = 1.0
 
 
-NEAR = 60
 AFTER = 25
-BEFORE = 40
 
 
 @cache
@@ -104,11 +102,7 @@ def _is_nino(text: str) -> bool:
 _FLAGS = re.IGNORECASE
 
 
-def _near(words: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<![^\W\d_])(?:{words})", _FLAGS)
-
-
-_ID_WORDS = _near(
+_ID_WORDS = near(
     r"ssn|social[ _-]?sec|national[ _-]?(?:id|ins|no|num)|tax|ident|dni|nie|nif|cpf|pesel|bsn|personn|cpr|fødsels|hetu|tckn|t\.?c\.? ?kimlik|kimlik|aadha?ar|pan\b|sin\b|tfn|nhs|steuer"
     r"|sozialvers|sécu|nir\b|codice ?fiscale|rodné|rijksregister|ahv|avs|rrn|curp|rfc\b|id[ _-]?(?:no|num|card|kart)|personal[ _-]?(?:no|num|id|code)|citizen|medicare|oib|egn|cnp\b|insurance|nino|ni number"
 )  # fmt: skip
@@ -119,7 +113,7 @@ _VERSION = re.compile(
     _FLAGS,
 )
 # What is said near an address of the internet, where the number could as well be that of a version.
-_IP_WORDS = _near(
+_IP_WORDS = near(
     r"ip\b|ipv4|addr|adres|address|adresse|host|server|from|src|dst|source|dest|gateway|dns|ping|port|http|client_ip|remote|login|logged|connect|request|network|subnet|proxy|vpn|lan\b|wan\b|nat\b|firewall|router|peer"
 )
 _SMALL_QUAD = re.compile(r"(?!10\.)(?:1?\d|20)\.\d{1,2}\.\d{1,2}\.\d{1,2}")
@@ -207,10 +201,10 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("EMAIL", re.compile(r"(?<![\w.+-])[A-Za-z0-9][\w.+'-]{0,63}@(?:[\w-]{1,63}\.){1,6}[A-Za-z]{2,24}(?![\w-])")),
     Recogniser("URL", re.compile(r"(?<![\w@])(?:https?://|www\.)[^\s<>\"'`)\]}|\\^]{3,2000}", _FLAGS)),
     Recogniser("IBAN", re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?:[ -]?[A-Z0-9]{2,4}){3,8}(?:[ -]?[A-Z0-9]{1,3})?(?![A-Za-z0-9])"), _stdnum("iban")),
-    Recogniser("IMEI", re.compile(r"(?<![\d-])\d{2}[ -]?\d{6}[ -]?\d{6}[ -]?\d(?![\d-])"), _stdnum("imei"), _near(r"imei")),
+    Recogniser("IMEI", re.compile(r"(?<![\d-])\d{2}[ -]?\d{6}[ -]?\d{6}[ -]?\d(?![\d-])"), _stdnum("imei"), near(r"imei")),
     Recogniser("CARD", re.compile(r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d-])"), _is_card),
     Recogniser("URL", re.compile(rf"(?<![\w@./-])(?:[A-Za-z][A-Za-z0-9-]{{0,40}}\.){{1,4}}(?:{_DOMAINS})/(?=[A-Za-z0-9])[^\s<>\"'`)\]}}|\\^]{{1,300}}")),
-    Recogniser("CARD", re.compile(r"(?<![\d.-])\d{4}(?:[ -]?\d{4}){2}[ -]?\d{3,4}(?![\d-])"), _is_card_like, _near(r"(?:credit|debit|bank|kredit|payment)[ -]?(?:card|karte)|card (?:number|no)|visa\b|mastercard|amex|kreditkarte|carte (?:bancaire|bleue)|tarjeta|carta di credito|cartão|cc\b"), score=0.8),
+    Recogniser("CARD", re.compile(r"(?<![\d.-])\d{4}(?:[ -]?\d{4}){2}[ -]?\d{3,4}(?![\d-])"), _is_card_like, near(r"(?:credit|debit|bank|kredit|payment)[ -]?(?:card|karte)|card (?:number|no)|visa\b|mastercard|amex|kreditkarte|carte (?:bancaire|bleue)|tarjeta|carta di credito|cartão|cc\b"), score=0.8),
     Recogniser("IP", re.compile(rf"(?<![\w.])(?!{_SMALL_QUAD.pattern}(?!\d))(?:\d{{1,3}}\.){{3}}\d{{1,3}}(?![\w.]{{0,20}}\d)"), _is_ip, unless=_VERSION),
     Recogniser("IP", re.compile(rf"(?<![\w.]){_SMALL_QUAD.pattern}(?![\w.]{{0,20}}\d)"), _is_ip, _IP_WORDS, unless=_VERSION),
     Recogniser("IP", re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:.])"), lambda text: text.count(":") > 2 and _is_ip(text)),
@@ -233,17 +227,17 @@ RECOGNISERS: tuple[Recogniser, ...] = (
                _national_id("pl.pesel", "nl.bsn", "de.idnr", "tr.tckimlik", "in_.aadhaar", "ca.sin", "au.tfn", "gb.nhs", "ro.cnp", "bg.egn", "hr.oib", "ee.ik", "lt.asmens",
                        "no.fodselsnummer", "za.idnr", "pt.nif", "br.cpf", "us.ssn", "cn.ric", "kr.rrn", "fr.nir", "se.personnummer", "be.nn"), _ID_WORDS),
     Recogniser("PASSPORT", re.compile(r"(?<![A-Za-z0-9])(?=[A-Z0-9]{7,9}(?![A-Za-z0-9]))[A-Z]{0,3}\d[A-Z0-9]{5,8}"), lambda text: not is_compact_date(text),
-               _near(r"passport|reisepass|passeport|pasaporte|passaporto|paspoort|paszport|pasaport")),
+               near(r"passport|reisepass|passeport|pasaporte|passaporto|paspoort|paszport|pasaport")),
     Recogniser("SECRET", re.compile(r"(?<![A-Za-z0-9])(?:sk-[A-Za-z0-9_-]{16,200}|gh[pousr]_[A-Za-z0-9]{20,80}|AKIA[0-9A-Z]{16}|xox[abpors]-[A-Za-z0-9-]{10,120}|glpat-[A-Za-z0-9_-]{20,40}|AIza[\w-]{35}|eyJ[\w-]{10,2000}\.[\w-]{10,4000}\.[\w-]{10,2000})(?![A-Za-z0-9])")),
     Recogniser("SECRET", re.compile(r"-----BEGIN (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----[A-Za-z0-9+/=\s:,-]{0,4000}?-----END (?:[A-Z]{2,12} ){0,3}PRIVATE KEY-----")),
     Recogniser("CRYPTO", re.compile(r"(?<![A-Za-z0-9])(?:bc1[a-z0-9]{25,62}|ltc1[a-z0-9]{25,62}|0x[0-9a-fA-F]{40})(?![A-Za-z0-9])")),
     Recogniser("CRYPTO", re.compile(r"(?<![A-Za-z0-9])[13][a-km-zA-HJ-NP-Z1-9]{25,34}(?![A-Za-z0-9])"), _stdnum("bitcoin")),
     Recogniser("VIN", re.compile(r"(?<![A-Za-z0-9])(?=[A-Z]*\d)[A-HJ-NPR-Z0-9]{17}(?![A-Za-z0-9])"), lambda text: sum(map(str.isdigit, text)) > 3,
-               _near(r"vin\b|fahrgestell|chassis|fin\b|vehicle ident|bastidor|telaio|châssis")),
+               near(r"vin\b|fahrgestell|chassis|fin\b|vehicle ident|bastidor|telaio|châssis")),
     Recogniser("PIN", re.compile(r"(?<![A-Za-z])(?i:pin(?:[ -]?code)?|cvv2?|cvc2?|cv2|security code)(?:\W{1,3}|\W{1,3}(?:is|ist|est|es|è|code)\W{1,2})(\d{3,8})(?![\d.,-]?\d)"), group=1, score=0.9),
-    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?(?:\s{{0,3}}[:=]\s{{0,3}}|\s(?:is|ist|est|es|è|é|jest|är|lautet|:=|=>)[:\s]\s{{0,2}})[\"'`«“]?(?P<value>[^\s\"'`<>,;(){{}}\[\]$«»“”]{{4,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_password, group=1, score=0.9),
-    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})\s[\"'`«“]?(?P<value>[^\s\"'`<>,;(){{}}\[\]$«»“”]{{7,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_mixed_password, group=1, score=0.8),
-    Recogniser("USERNAME", re.compile(rf"(?<![^\W\d_])(?i:{_USER_WORDS})(?:=|[\"']?:\s?)[\"']?(?P<value>[a-z][\w.-]{{1,30}}[\w])(?![\w.@(\[])"), _is_account_name, group=1, score=0.8),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?(?:\s{{0,3}}[:=]\s{{0,3}}|\s(?:is|ist|est|es|è|é|jest|är|lautet|:=|=>)[:\s]\s{{0,2}})[\"'`«“]?([^\s\"'`<>,;(){{}}\[\]$«»“”]{{4,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_password, group=1, score=0.9),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})\s[\"'`«“]?([^\s\"'`<>,;(){{}}\[\]$«»“”]{{7,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_mixed_password, group=1, score=0.8),
+    Recogniser("USERNAME", re.compile(rf"(?<![^\W\d_])(?i:{_USER_WORDS})(?:=|[\"']?:\s?)[\"']?([a-z][\w.-]{{1,30}}[\w])(?![\w.@(\[])"), _is_account_name, group=1, score=0.8),
     Recogniser("USERNAME", re.compile(r"(?<![\w.-])(?:/home/|/Users/|[Cc]:\\Users\\)([A-Za-z][\w.-]{1,30})(?=[/\\\s\"':])"), _is_account_name, group=1, score=0.8),
 )  # fmt: skip
 

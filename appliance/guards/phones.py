@@ -24,7 +24,8 @@ BEFORE = 40
 _FLAGS = re.IGNORECASE
 
 
-def _near(words: str) -> re.Pattern[str]:
+def near(words: str) -> re.Pattern[str]:
+    """One of `words` at the beginning of a word, in small or capital letters."""
     return re.compile(rf"(?<![^\W\d_])(?:{words})", _FLAGS)
 
 
@@ -36,8 +37,8 @@ _SURELY = (
     r"tel\b|tel[.:]|telephone|phone|mobile|mob\b|cell\b|cell[ _-]?phone|fax|handy(?:nummer|nr|\b)|whatsapp|signal\b|telefon|téléphone|teléfono|telefone"
     r"|telefono|telefoon|puhelin|hotline|komórk|móvil|telem[oó]vel|portable|cellulare|celular|gsm|☎|📞"
 )  # fmt: skip
-_SURELY_PHONE = _near(_SURELY)
-_PHONE_WORDS = _near(
+_SURELY_PHONE = near(_SURELY)
+_PHONE_WORDS = near(
     _SURELY
     + r"|(?:call|ring|dial|sms|contact|reach|ph|text (?:me|her|him|us|them)|anrufen|rufen|ruf|appelez|appeler|llam[ae]r?|chiama(?:re|te|mi)?|bel(?:len)?|zadzwo[nń]|dzwoni[cć]|ring(?:a|e)?|ligar?)\b"
     + rf"|(?:{_OWNERS}) (?:numbers?|nummer|numéro|número|numero|numer)\b"
@@ -58,8 +59,8 @@ _WEAK_OTHER = r"ref|article|item|part|case|customer|client|ids?|model|version|ba
 _NUMBER_OF = (
     r"(?:\W{1,3}(?:no|nr|numbers?|num|nummer|id|code|n[°º]|n\.[°º]))?(?:\W{1,3}(?:is|was|of|for|ist|est|es|è))?\W{0,3}$"
 )
-_OTHER_NUMBER = _near(rf"(?:{_STRONG_OTHER}|{_WEAK_OTHER}){_NUMBER_OF}")
-_OTHER_THING = _near(rf"(?:{_STRONG_OTHER})\b")
+_OTHER_NUMBER = near(rf"(?:{_STRONG_OTHER}|{_WEAK_OTHER}){_NUMBER_OF}")
+_OTHER_THING = near(rf"(?:{_STRONG_OTHER})\b")
 # What stands before a signed number in a formula or a program.
 _OPERATOR = re.compile(r"(?:[=*/%^<>&|~+-]|\breturn)\s*(?:[^\W\d_]\w{0,15}\s*|\d[\d.]{0,15}\s*)?$")
 
