@@ -14,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import time_machine
 import yaml
 from faker import Faker
 
@@ -71,6 +72,10 @@ def load_lists(folder: Path) -> Lists:
     return Lists(origins, organisations=organisations, places_of=places, **known)
 
 
+# What Faker takes for today.
+TODAY = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
+
+
 @cache
 def _faker(locale: str) -> Faker:
     return Faker(locale)
@@ -94,8 +99,10 @@ class World:
     def ask(self, locale: str, what: str) -> str:
         """Faker's `what` of the locale, or that of the United States where the locale has none."""
         fake = self.faker(locale)
-        made = getattr(fake, what, None)
-        return str(made() if made is not None else getattr(self.faker("en_US"), what)())
+        made = getattr(fake, what, None) or getattr(self.faker("en_US"), what)
+        # Faker draws dates of birth inside national numbers back from now: another day would be other data.
+        with time_machine.travel(TODAY, tick=False):
+            return str(made())
 
     def locale(self, wanted: str, lang: str) -> str:
         if wanted in LOCALES and self.random.random() < 0.8:
