@@ -101,6 +101,10 @@ def check(
     """Say what the detectors find in a text."""
     with told():
         judge = _judge(model, config, data_dir, threads=1)
+        if all(one.kind == "pair" for one in judge.model.manifest.detectors.values()):
+            raise BadRequest(
+                f"{model} judges pairs of documents and an answer; try it with `outpost guard eval`", param="--model"
+            )
         content = _read(Path("-")) if text == "-" else text
         verdict = judge.verdict(content)
     found = [
@@ -246,7 +250,8 @@ def _with_detector(name: str, wanted: str, folders: Sequence[Path], threads: int
             return GuardModel(place, threads=threads)
         else:
             known |= manifest.detectors.keys()
-    raise BadRequest(f"no detector {name!r}; known are {', '.join(sorted(known))}", param="--detector")
+    others = f"known are {', '.join(sorted(known))}" if known else "there is no guard model that can be used"
+    raise BadRequest(f"no detector {name!r}; {others}", param="--detector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +275,12 @@ def _trial(lines: Sequence[str], asked: Asked, threads: int, folders: Sequence[P
     from appliance.guards.kinds import GROUPS
     from appliance.guards.trial import cases, tried, tried_spans
 
-    found = cases(lines, text=asked.text_field, label=asked.label_field, positive=asked.positive)
     name, _, label = asked.detector.partition(".")
     model = _with_detector(name, asked.model, folders, threads)
     about = model.manifest.detectors[name]
     if label and label not in about.labels:
         raise BadRequest(f"{name} has no label {label!r}; known are {', '.join(about.labels)}", param="--detector")
+    found = cases(lines, kind=about.kind, text=asked.text_field, label=asked.label_field, positive=asked.positive)
     if about.kind == "spans":
         if all(case.spans is None for case in found):
             raise BadRequest('no line has spans; expected "spans": [[begin, end, type], …]', param="spans")
@@ -292,8 +297,6 @@ def _trial(lines: Sequence[str], asked: Asked, threads: int, folders: Sequence[P
             worst=asked.worst,
         )
     else:
-        if all(case.label is None for case in found):
-            raise BadRequest(f"no line has the field {asked.label_field!r}", param=asked.label_field)
         judge = Judge(model, use_patterns=False)
         at = asked.threshold if asked.threshold is not None else _threshold(judge, asked.detector)
         score = _scorer(judge, name, label, found)
@@ -309,13 +312,13 @@ def _scorer(judge: Judge, name: str, label: str, found: Sequence[Case]) -> Calla
     about = judge.model.manifest.detectors[name]
     if about.kind == "pair":
         for case in found:
-            if case.label is not None and "documents" not in case.fields:
+            if "documents" not in case.fields:
                 raise BadRequest(
                     f"line {case.line}: there are no documents; expected the text or the list of texts that the answer "
                     "goes by",
                     param="documents",
                 )
-        return lambda case: unsupported(judge.model, case.documents, case.text)
+        return lambda case: unsupported(judge.model, case.documents, case.text, name=name)
     key = name if len(about.labels) == 1 else f"{name}.{label or about.labels[0]}"
     return lambda case: judge.verdict(case.text, detectors=[name]).scores[key]
 
@@ -367,7 +370,10 @@ def _report(trial: Trial) -> list[str]:
             f"precision {_share(c.precision)}   F1 {_share(c.f1)}   balanced accuracy {_share(c.balanced_accuracy)}",
         ]
         if trial.at_rates:
-            rate_rows = [(_share(rate), f"{at:.4f}", _share(caught)) for rate, (at, caught) in trial.at_rates.items()]
+            rate_rows = [
+                (_share(rate), f"{math.ceil(at * 1e4) / 1e4:.4f}", _share(caught))
+                for rate, (at, caught) in trial.at_rates.items()
+            ]
             lines += [
                 "",
                 *table(
@@ -452,7 +458,7 @@ def _plain(trial: Trial) -> dict[str, Any]:
             "precision": _number(c.precision), "f1": _number(c.f1),
             "balanced_accuracy": _number(c.balanced_accuracy),
             "at_false_positive_rate": [
-                {"rate": rate, "threshold": _number(at), "recall": _number(caught)}
+                {"rate": rate, "threshold": at, "recall": _number(caught)}
                 for rate, (at, caught) in trial.at_rates.items()
             ],
         }  # fmt: skip

@@ -6,12 +6,14 @@ for a new training.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Regex, Tokenizer, pre_tokenizers
 
 from appliance.errors import GuardModelError
 
@@ -65,6 +67,9 @@ class PieceTokenizer:
         # The file may fix both; long texts are windowed here, never cut.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        apart = pre_tokenizers.Split(Regex(_read_whole(self._tokenizer.get_vocab(with_added_tokens=False))), "isolated")
+        inner = self._tokenizer.pre_tokenizer
+        self._tokenizer.pre_tokenizer = apart if inner is None else pre_tokenizers.Sequence([apart, inner])
         self.begin, self.end, self.pad = (self._special(path, name) for name in ("[CLS]", "[SEP]", "[PAD]"))
 
     def highest(self) -> int:
@@ -82,6 +87,18 @@ class PieceTokenizer:
         text = text.encode("utf-8", "replace").decode("utf-8") if not text.isascii() and _has_surrogates(text) else text
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
         return Pieces(encoding.ids, shapes_of(text, encoding.offsets), encoding.offsets)
+
+
+LONGEST_WORD = 100
+"""Letters of a word that are cut into pieces at once; WordPiece's time grows with their square, or faster."""
+
+
+def _read_whole(vocabulary: Mapping[str, int]) -> str:
+    """A pattern of what is cut into pieces by itself: a run of letters that the vocabulary knows, or one character that
+    it does not know (a smiley, a letter of another script). WordPiece calls a whole word unknown for one such."""
+    known = [one for one in vocabulary if len(one) == 1 and f"##{one}" in vocabulary and not one.isspace()]
+    letters = "".join(re.escape(one) for one in sorted(known)) or "a-z"
+    return rf"[{letters}]{{1,{LONGEST_WORD}}}|[^{letters}\s\p{{P}}]"
 
 
 def _has_surrogates(text: str) -> bool:

@@ -15,6 +15,7 @@ from appliance.guards.views import level, views
 
 SHIPPED = "outpost-guard"
 GROUNDEDNESS = "groundedness"
+LONGEST_NAME = 60
 
 
 def shipped_models() -> Path:
@@ -25,7 +26,7 @@ def shipped_models() -> Path:
 
 def model_folder(name: str, folders: Sequence[Path]) -> Path:
     """The folder of the model `name`: in the first of `folders` that has it, else shipped; raises GuardModelError."""
-    if not name or "/" in name or "\\" in name or name.startswith("."):
+    if not name or "/" in name or "\\" in name or name.startswith(".") or len(name) > LONGEST_NAME:
         raise GuardModelError(f"{name!r} is no name of a guard model", param="model")
     places = [*folders, shipped_models()]
     for place in places:
@@ -39,7 +40,7 @@ def known_models(folders: Sequence[Path]) -> list[Path]:
     """The folders of all guard models: those of `folders` come before shipped ones of the same name."""
     found: dict[str, Path] = {}
     for place in (*folders, shipped_models()):
-        for path in sorted(place.glob("*/manifest.yaml")):
+        for path in sorted(place.glob("[!.]*/manifest.yaml")):
             found.setdefault(path.parent.name, path.parent)
     return [found[name] for name in sorted(found)]
 
@@ -123,12 +124,12 @@ class Judge:
         return first
 
 
-def unsupported(model: GuardModel, documents: Sequence[str], answer: str) -> float:
+def unsupported(model: GuardModel, documents: Sequence[str], answer: str, *, name: str = GROUNDEDNESS) -> float:
     """The probability that `answer` says what none of `documents` does: of each part of the answer that of the window
-    which supports it best, and of the parts the worst. 1 without documents."""
-    detector = model.manifest.detectors.get(GROUNDEDNESS)
+    which supports it best, and of the parts the worst. 1 without documents. `name` is the detector of pairs to ask."""
+    detector = model.manifest.detectors.get(name)
     if detector is None or detector.kind != "pair":
-        raise GuardModelError(f"{model.folder}: has no detector {GROUNDEDNESS!r} of kind pair")
+        raise GuardModelError(f"{model.folder}: has no detector {name!r} of kind pair")
     best: dict[int, float] = {}
     for document in documents:
         for part, results in enumerate(model.run_pair(document, answer)):

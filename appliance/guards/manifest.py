@@ -24,6 +24,8 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,98}$")]
 Line = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 Rate = Literal["0.1%", "0.5%", "1%"]
+Kind = Literal["text", "spans", "pair"]
+"""What a detector judges: a text as a whole, spans within it, or an answer beside a document."""
 
 
 class _Table(BaseModel):
@@ -67,7 +69,7 @@ class Detector(_Table):
 
     output: Label
     """The name of the graph's output: [texts, labels], or [texts, tokens, tags] for spans."""
-    kind: Literal["text", "spans", "pair"]
+    kind: Kind
     labels: Annotated[list[Label], Field(min_length=1, max_length=512)]
     """The classes of the output, in its order; for spans `O`, `B-…` and `I-…`."""
     scales: dict[Label, LabelScale] = {}
@@ -125,8 +127,8 @@ class Manifest(_Table):
     files: dict[FileName, File]
     detectors: Annotated[dict[DetectorName, Detector], Field(min_length=1)]
     training: list[Set]
-    scores: dict[str, float | str] = {}
-    """Measured with these very files, by `make guard-eval`."""
+    scores: dict[str, Annotated[float, Field(allow_inf_nan=False)] | str] = {}
+    """Measured with these very files, by the training and by `make guard-eval ARGS=--record`."""
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:
@@ -139,13 +141,22 @@ class Manifest(_Table):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without aliases: forty lines of them can stand for more than a machine holds."""
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases (*name) are not read in a manifest; write the value out")
+        return super().compose_node(parent, index)
+
+
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of `folder`; raises GuardModelError that names the field at fault."""
     path = folder / "manifest.yaml"
     try:
         if path.stat().st_size > MAX_BYTES:
             raise GuardModelError(f"{path}: larger than {MAX_BYTES} bytes")
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 - a SafeLoader
     except FileNotFoundError:
         raise GuardModelError(f"{path}: no such file; a guard model is a folder with a manifest.yaml") from None
     except OSError as failure:

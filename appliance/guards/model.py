@@ -60,6 +60,10 @@ class GuardModel:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         # Threads that wait in a circle take the processor from the engines.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Weights outside the graph have no hash: they are looked for where no file can be.
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str((folder / "manifest.yaml").absolute())
+        )
         try:
             self._session = onnxruntime.InferenceSession(weights, options, providers=list(providers))
         except Exception as failure:
@@ -116,8 +120,6 @@ class GuardModel:
                     f"{where} has the shape {list(value.shape)} where detectors.{name}, of kind {detector.kind} with "
                     f"{labels} labels in its manifest, needs {list(wanted)}"
                 )
-            if np.isnan(value).any():
-                raise GuardModelError(f"{where} is not a number (NaN) for a window of {tokens - 2} pieces")
 
     def run(self, text: str) -> TextResult:
         """The logits of every window of `text`, whatever its length and whatever is in it."""
@@ -167,4 +169,11 @@ class GuardModel:
     def _run(self, feed: dict[str, Ids]) -> dict[str, Any]:
         """The outputs that the manifest names, with the row axis."""
         found = self._session.run(self._outputs, {name: feed[name] for name in self._inputs})
+        for name, value in zip(self._outputs, found, strict=True):
+            # Such a score would be the lowest of all in every comparison.
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f" and not np.isfinite(value).all():
+                raise GuardModelError(
+                    f"{self.folder / 'model.onnx'}: output {name!r} is not a finite number for a window of "
+                    f"{feed['ids'].shape[1] - 2} pieces; a model in 16 bits overflows where one in 32 does not"
+                )
         return dict(zip(self._outputs, found, strict=True))

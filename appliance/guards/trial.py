@@ -9,7 +9,7 @@ Every other field can be a slice.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,10 +17,13 @@ import numpy as np
 
 from appliance.errors import BadRequest
 from appliance.guards import metrics
+from appliance.guards.manifest import Kind
 from appliance.guards.metrics import Confusion, Span, SpanCounts
 from appliance.guards.verdicts import Entity
 
 MAX_LINE = 16 << 20
+TEXT = "text"
+"""The field that holds the text if none is named; of a pair it is `answer`."""
 RATES = (0.001, 0.005, 0.01, 0.05)
 
 
@@ -82,11 +85,17 @@ class Trial:
 
 
 def cases(
-    lines: Iterable[str], *, text: str = "text", label: str = "label", positive: Sequence[str] = ()
+    lines: Iterable[str],
+    *,
+    kind: Kind = "text",
+    text: str = TEXT,
+    label: str = "label",
+    positive: Sequence[str] = (),
 ) -> list[Case]:
     """The cases of a file. Raises BadRequest that names the line and the field.
 
-    `positive`: the values of the label field that are attacks, where they are not 0/1, true/false.
+    `kind` of the detector: only the fields that it needs are looked at. `positive`: the values of the label field that
+    are attacks, where they are not 0/1, true/false.
     """
     found = []
     for number, line in enumerate(lines, 1):
@@ -102,33 +111,54 @@ def cases(
             raise BadRequest(f"line {number}: not JSON: {failure}", param="file") from failure
         if not isinstance(raw, dict):
             raise BadRequest(f'line {number}: expected an object such as {{"{text}": …, "{label}": 1}}', param="file")
-        field_name = "answer" if "answer" in raw and text not in raw else text
+        field_name = "answer" if kind == "pair" and text == TEXT else text
         content = raw.get(field_name)
         if not isinstance(content, str):
             raise BadRequest(
                 f"line {number}: the field {field_name!r} has to be a text; name another one with --text",
                 param=field_name,
             )
-        documents = raw.get("documents", [])
+        documents = raw.get("documents", []) if kind == "pair" else []
         documents = [documents] if isinstance(documents, str) else documents
         if not isinstance(documents, list) or not all(isinstance(one, str) for one in documents):
             raise BadRequest(f"line {number}: documents has to be a text or a list of texts", param="documents")
-        spans = _spans(raw, number, len(content))
-        told = _label(raw.get(label), number, label, positive) if label in raw or spans is None else None
+        spans = _spans(raw, number, len(content)) if kind == "spans" else None
+        told = None if kind == "spans" else _label(raw, number, label, positive)
         found.append(Case(number, content, told, spans, documents, raw))
     if not found:
         raise BadRequest("the file has no cases", param="file")
+    if kind != "spans":
+        _all_occur(positive, {_spelled(case.fields[label]) for case in found}, label)
     return found
 
 
-def _label(value: Any, number: int, name: str, positive: Sequence[str]) -> bool:
+def _all_occur(positive: Sequence[str], values: Collection[str], label: str) -> None:
+    """Raises BadRequest for a value that no line has: with it mistyped, every attack would count as honest."""
+    if unknown := [one for one in positive if one not in values]:
+        known = ", ".join(sorted(values)[:20])
+        raise BadRequest(f"no line has {unknown[0]!r} as its {label}; there are {known}", param="--positive")
+
+
+def _spelled(value: Any) -> str:
+    """A value as --positive names it: as JSON writes it, whole numbers without a point."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return json.dumps(value)
+
+
+def _label(raw: Mapping[str, Any], number: int, name: str, positive: Sequence[str]) -> bool:
+    if name not in raw:
+        raise BadRequest(f"line {number}: there is no field {name!r}; name another one with --label", param=name)
+    value = raw[name]
     if isinstance(value, list | dict):
         raise BadRequest(
             f"line {number}: {name} is a {'list' if isinstance(value, list) else 'table'}, expected one value",
             param=name,
         )
     if positive:
-        return str(value) in positive
+        return _spelled(value) in positive
     if isinstance(value, bool):
         return value
     if value in (0, 1):

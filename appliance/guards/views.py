@@ -63,7 +63,7 @@ class Level:
 
 
 # Letters and marks that show nothing although their category does not say so.
-_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5")
+_BLANK = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800")
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _WORD = re.compile(r"[^\W\d_]+")
 
@@ -83,7 +83,7 @@ def _shown(letter: str) -> str:
     if category == "Cc":
         # A vertical tab, a form feed or a next line parts two words.
         return " " if letter.isspace() else ""
-    return "" if category in ("Cf", "Co", "Cn") or letter in _BLANK else letter
+    return "" if category in ("Cf", "Co", "Cn", "Me") or letter in _BLANK else letter
 
 
 def level(text: str) -> Level:
@@ -234,8 +234,8 @@ def _unescaped(match: re.Match[str]) -> str:
 
 def _escapes(text: str) -> str:
     text = _ESCAPES.sub(_unescaped, text)
-    if _ENTITY.search(text):
-        text = html.unescape(text)
+    # One at a time: a number of thousands of digits elsewhere in the text is more than Python reads.
+    text = _ENTITY.sub(lambda match: html.unescape(match[0]), text)
     if len(_PERCENT.findall(text)) >= 3:
         text = urllib.parse.unquote(text, errors="replace")
     return text

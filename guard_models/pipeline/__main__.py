@@ -114,10 +114,11 @@ def smoke(arguments: argparse.Namespace) -> None:
 
 def evaluated(arguments: argparse.Namespace) -> None:
     report = say if arguments.loud else lambda _: None
-    for name in (NAME, GROUNDED):
+    here = [name for name in (NAME, GROUNDED) if (arguments.models / name).is_dir()]
+    if not here:
+        sys.exit(f"guard pipeline: --models {arguments.models}: holds neither {NAME} nor {GROUNDED}")
+    for name in here:
         folder = arguments.models / name
-        if not folder.is_dir():
-            continue
         model = GuardModel(folder, threads=arguments.threads)
         if name == NAME:
             lines = evaluate.table(Judge(model), written.held(), written.dev(), report)

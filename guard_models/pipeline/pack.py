@@ -88,7 +88,8 @@ def pack(
 
 # What share of the honest calibration rows of a kind may be told wrongly. They are two or three times as hard as what
 # the goals speak of, since most were written to look like attacks. The strictest of these decides a detector's
-# threshold. A kind is the beginning of the names of its sets.
+# threshold. A kind is the beginning of the names of its sets; prompts in languages other than English are one of their own.
+OTHER_LANGUAGES = "inj_lang"
 ALLOWED: Mapping[str, Mapping[str, float]] = {
     "injection": {"inj_ordinary": 0.03, "inj_benign_triggers": 0.05, "inj_clean_mail": 0.04, "inj_lang": 0.08},
     "toxicity": {
@@ -102,13 +103,18 @@ ALLOWED: Mapping[str, Mapping[str, float]] = {
 }
 
 
-def chosen_threshold(detector: str, sets: Sequence[str], chances: Sequence[float], goals: Sequence[float]) -> float:
+def kind_of(row: Row) -> str:
+    """What ALLOWED knows a row by."""
+    return OTHER_LANGUAGES if row.set.startswith("inj_") and row.lang != "en" else row.set
+
+
+def chosen_threshold(detector: str, kinds: Sequence[str], chances: Sequence[float], goals: Sequence[float]) -> float:
     """The lowest threshold at which no kind of honest rows is told wrongly more often than ALLOWED, and not one in
     twenty of all of them: with too few rows of a kind nothing would hold it up."""
     values, labels = np.array(chances), np.array(goals)
     least = threshold_at(values[labels < 0.5], 0.05)
     for kind, rate in ALLOWED[detector].items():
-        honest = values[(labels < 0.5) & np.array([name.startswith(kind) for name in sets])]
+        honest = values[(labels < 0.5) & np.array([name.startswith(kind) for name in kinds])]
         if len(honest):
             least = max(least, threshold_at(honest, rate))
     return min(least, 1.0)
@@ -132,7 +138,7 @@ def calibrated(folder: Path, rows: Sequence[Row], report: Callable[[str], None])
         for label in detector.labels:
             key = name if len(detector.labels) == 1 else f"{name}.{label}"
             known = [
-                (row.set, logit(verdict.scores[key]), goal)
+                (kind_of(row), logit(verdict.scores[key]), goal)
                 for row, verdict in zip(asked, verdicts, strict=True)
                 if (goal := row.injection if name == "injection" else (row.toxicity or {}).get(label)) is not None
             ]

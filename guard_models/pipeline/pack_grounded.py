@@ -50,10 +50,11 @@ def calibrated(folder: Path, rows: Sequence[Statement], report: Callable[[str], 
     logits = np.array([logit(score) for score in scores])
     scale = calibrate.scaled(logits, labels.astype(float))
     chances = 1 / (1 + np.exp(-(scale.slope * logits + scale.offset)))
-    best = max(np.unique(chances), key=lambda at: confusion(chances, labels, float(at)).balanced_accuracy)
+    steps = np.unique(chances)
+    # Between two scores, so that no rounding changes what is told.
+    between = np.append(steps[:1], (steps[:-1] + steps[1:]) / 2)
+    best = max(between, key=lambda at: confusion(chances, labels, float(at)).balanced_accuracy)
     manifest = read_manifest(folder)
-    detector = manifest.detectors[GROUNDEDNESS].model_copy(
-        update={"scales": {LABEL: scale}, "threshold": round(float(best), 4)}
-    )
+    detector = manifest.detectors[GROUNDEDNESS].model_copy(update={"scales": {LABEL: scale}, "threshold": float(best)})
     write_manifest(folder, manifest.model_copy(update={"detectors": {GROUNDEDNESS: detector}}))
     report(f"groundedness: {len(rows)} rows, threshold {best:.3f}, AUC {auc(chances, labels):.3f}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -106,3 +107,32 @@ def test_what_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     wrong.write_text('{"version": "1.0"}', encoding="utf-8")
     with pytest.raises(GuardModelError, match=r"tokenizer\.json"):
         PieceTokenizer(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("boat\U0001f600 all\U0001f600\U0001f600", ["boat", "\U0001f600", "all", "\U0001f600", "\U0001f600"]),
+        ("a$b_c", ["a", "$", "b", "_", "c"]),
+        ("x" * 250, ["x" * 100, "x" * 100, "x" * 50]),
+    ],
+)
+def test_what_is_not_known_stands_apart_and_no_word_is_too_long(text: str, shown: list[str]) -> None:
+    found = TOKENIZER.pieces(text)
+    ends = {end for _, end in found.offsets}
+    at = 0
+    for word in shown:
+        at = text.index(word, at) + len(word)
+        assert at in ends
+    assert sum(end - start for start, end in found.offsets) == len(text.replace(" ", ""))
+
+
+@pytest.mark.parametrize("letter", ["q", "\u0e2a", "\U0001f600"])
+def test_a_word_without_an_end_is_cut_in_linear_time(letter: str) -> None:
+    def spent(length: int) -> float:
+        began = time.process_time()
+        TOKENIZER.pieces(letter * length)
+        return time.process_time() - began
+
+    short = min(spent(5_000) for _ in range(3))
+    assert spent(50_000) < 30 * max(short, 0.002)

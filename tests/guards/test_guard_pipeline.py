@@ -21,7 +21,7 @@ from guard_models.pipeline import calibrate
 from guard_models.pipeline.batches import UNKNOWN, WINDOW, as_judged, disguised, example, grouped, tensors
 from guard_models.pipeline.card import card
 from guard_models.pipeline.compose import OtherHosts, changed
-from guard_models.pipeline.pack import best_threshold, chosen_threshold, is_right
+from guard_models.pipeline.pack import best_threshold, chosen_threshold, is_right, kind_of
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
 from guard_models.pipeline.statements import Statement, altered, epoch, statements
 from guard_models.pipeline.vocabulary import extended, missing_letters
@@ -209,12 +209,15 @@ def test_judging_needs_neither_torch_nor_onnx() -> None:
 
 
 def test_a_threshold_holds_for_every_kind_and_without_any() -> None:
-    sets = ["inj_ordinary"] * 100 + ["inj_clean_mail2"] * 100 + ["other"] * 100
+    kinds = ["other"] * 100 + ["inj_clean_mail2"] * 100 + ["inj_ordinary"] * 100
     chances = [number / 1000 for number in range(300)]
-    at = chosen_threshold("injection", sets, chances, [0.0] * 300)
-    assert sum(chance >= at for chance in chances[:100]) <= 1
-    assert sum(chance >= at for chance in chances[100:200]) <= 2
-    assert sum(chance >= at for chance in chances) <= 15
+    at = chosen_threshold("injection", kinds, chances, [0.0] * 300)
+    assert sum(chance >= at for chance in chances[200:]) == 3
+    attacks = chosen_threshold("injection", kinds, chances, [0.0] * 200 + [1.0] * 100)
+    assert sum(chance >= attacks for chance in chances[100:200]) == 4
+    unknown = chosen_threshold("injection", ["other"] * 300, chances, [0.0] * 300)
+    assert sum(chance >= unknown for chance in chances) == 15
+    assert [kind_of(Row("x", "inj_ordinary2", lang=lang)) for lang in ("en", "de")] == ["inj_ordinary2", "inj_lang"]
     few = chosen_threshold("toxicity", ["other"] * 10, [0.1] * 10, [0.0] * 10)
     assert few > 0.1
 

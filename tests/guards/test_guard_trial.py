@@ -62,7 +62,7 @@ def test_spans_are_sliced_and_the_worst_cases_name_theirs() -> None:
         {"text": "Emil", "spans": [], "from": "y"},
     ]
     told = {1: [Entity(17, 21, "PERSON", 1)], 2: [], 3: [Entity(0, 4, "PERSON", 1)]}
-    found = cases(map(json.dumps, lines))
+    found = cases(map(json.dumps, lines), kind="spans")
     trial = tried_spans("pii", found, lambda case: told[case.line], 0.5, groups={}, slices=["from"], worst=1)
     shown = [(one.name, one.texts, one.attacks, one.spans.wrong.total()) for one in trial.slices if one.spans]
     assert shown == [("from=x", 1, 2, 1), ("from=y", 2, 1, 1)]
