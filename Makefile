@@ -50,11 +50,11 @@ test-engines: ## Only the tests that need a real engine for long
 
 test-guards: ## A thousand rows through the whole training of the guard models
 	@$(GUARD_SETUP)
-	PYTHONHASHSEED=0 $(GUARD_VENV)/bin/python -m guard_models.pipeline smoke $(ARGS)
+	$(GUARD_VENV)/bin/python -m guard_models.pipeline smoke $(ARGS)
 
 guard-train: ## Train the guard models (hours on two cores; goes on where it was interrupted)
 	@$(GUARD_SETUP)
-	PYTHONHASHSEED=0 $(GUARD_VENV)/bin/python -m guard_models.pipeline train $(ARGS)
+	$(GUARD_VENV)/bin/python -m guard_models.pipeline train $(ARGS)
 
 guard-eval: ## Measure the guard models that are in the tree
 	@$(SETUP) run --packages-only

@@ -1,7 +1,7 @@
 """Texts as the guard models read them: word pieces, how each word is written, and windows over long texts.
 
 The models were trained on exactly what this module returns (`guard_models/pipeline` imports it), so a change here asks
-for a new training.
+for a new training, unless it touches only what the vocabulary does not know.
 """
 
 from __future__ import annotations

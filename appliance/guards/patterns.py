@@ -29,7 +29,7 @@ class Recogniser:
     pattern: re.Pattern[str]
     check: Check | None = None
     context: re.Pattern[str] | None = None
-    """Must be found within `NEAR` characters before the find, or on the rest of its line after it."""
+    """Must be found within `NEAR` characters before the find, or in the `AFTER` characters of its line after it."""
     unless: re.Pattern[str] | None = None
     """Must not be found in the `BEFORE` characters that end where the find begins."""
     group: int = 0

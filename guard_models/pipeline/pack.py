@@ -92,7 +92,7 @@ def pack(
 # own.
 OTHER_LANGUAGES = "inj_lang"
 ALLOWED: Mapping[str, Mapping[str, float]] = {
-    "injection": {"inj_ordinary": 0.03, "inj_benign_triggers": 0.05, "inj_clean_mail": 0.04, "inj_lang": 0.08},
+    "injection": {"inj_ordinary": 0.03, "inj_benign_triggers": 0.05, "inj_clean_mail": 0.04, OTHER_LANGUAGES: 0.08},
     "toxicity": {
         "tox_identity": 0.12,
         "tox_short": 0.12,

@@ -78,12 +78,17 @@ TODAY = datetime.datetime(2026, 11, 30, 12, tzinfo=datetime.UTC)
 
 @cache
 def _faker(locale: str) -> Faker:
-    return Faker(locale)
+    fake = Faker(locale)
+    for provider in fake.get_providers():
+        # Those of Italy come out of a set, in another order with every start of Python.
+        if isinstance(towns := getattr(provider, "cities", None), list):
+            provider.cities = sorted(towns)
+    return fake
 
 
 @dataclass(slots=True)
 class World:
-    """Draws values; every draw depends on `random` alone."""
+    """Draws values, which depend on `random` alone as long as one world is drawn from at a time: worlds share Fakers."""
 
     lists: Lists
     random: Random

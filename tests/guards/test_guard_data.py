@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from random import Random
@@ -241,3 +244,18 @@ def test_disguises_take_any_text(text: str, random: Random) -> None:
 def test_tags_are_those_of_the_entities() -> None:
     assert TAGS[0] == "O"
     assert len(TAGS) == 2 * len(ENTITIES) + 1
+
+
+def test_what_is_drawn_does_not_depend_on_the_order_of_hashes() -> None:
+    draw = (
+        "from random import Random; from guard_models.pipeline.people import World; "
+        "print([World(None, Random(n)).ask(place, 'city') for n in range(20) for place in ('it_IT', 'de_DE')])"
+    )
+    seen = {
+        subprocess.run(
+            [sys.executable, "-c", draw], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, check=True,
+            cwd=Path(__file__).parents[2], timeout=100,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(seen) == 1

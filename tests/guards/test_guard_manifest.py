@@ -115,7 +115,7 @@ def test_a_wrong_manifest_names_the_field(copy: Path, change: dict[str, Any], sa
 
 
 HOSTILE = [
-    *("version: 2024-99-99", "[" * 5000, "a: {b: " * 2000, "&a [*a]", "version: " + "9" * 5000),
+    *("version: 2024-99-99", "[" * 5000, "a: {b: " * 2000, "&a [*a]", "a: &a 1\nb: *a", "version: " + "9" * 5000),
     *("a: !!int ''", "a: !!bool maybe", "a: !!timestamp x", "a: 0001-01-01T00:00:00+23:00"),
 ]
 

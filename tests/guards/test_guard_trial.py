@@ -11,13 +11,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from appliance.errors import BadRequest, GuardModelError
 from appliance.guards.features import Pieces, PieceTokenizer
 from appliance.guards.judge import SHIPPED, Judge, shipped_models, unsupported
-from appliance.guards.manifest import Detector, File, Manifest, Reading, write_manifest
+from appliance.guards.manifest import Detector, File, Manifest, Reading, read_manifest, write_manifest
 from appliance.guards.model import GuardModel, TextResult
 from appliance.guards.trial import Trial, cases, tried, tried_spans
 from appliance.guards.verdicts import Entity
@@ -245,3 +246,52 @@ def test_eval_of_groundedness_wants_documents(tmp_path: Path) -> None:
     done = outpost(given + '\n{"answer": "a boat", "label": 1}')
     assert done.returncode == 1
     assert done.stderr.startswith("outpost: line 4: there are no documents")
+
+
+def test_labels_that_are_not_there_are_no_honest_ones() -> None:
+    given = [json.dumps({"text": "a", "label": "attack"}), json.dumps({"text": "b", "label": True})]
+    assert [case.label for case in cases(given, positive=["attack", "true"])] == [True, True]
+    assert [case.label for case in cases(given, positive=["attack"])] == [True, False]
+    with pytest.raises(BadRequest, match="no line has 'atack' as its label; there are attack, true"):
+        cases(given, positive=["atack"])
+    with pytest.raises(BadRequest, match="line 1: there is no field 'kind'; name another one with --label"):
+        cases(given, label="kind", positive=["attack"])
+
+
+def test_only_the_fields_that_a_detector_needs_are_looked_at() -> None:
+    (case,) = cases([json.dumps({"text": "Anna", "label": "mail", "spans": [[0, 4, "PERSON"]]})], kind="spans")
+    assert (case.spans, case.label) == ([(0, 4, "PERSON")], None)
+    (case,) = cases([json.dumps({"text": "x", "answer": "y", "spans": [[4, 8]], "documents": 3, "label": 1})])
+    assert (case.text, case.label) == ("x", True)
+    (case,) = cases([json.dumps({"text": "x", "answer": "y", "documents": "z", "label": 1})], kind="pair")
+    assert (case.text, case.documents) == ("y", ["z"])
+
+
+def test_a_score_that_is_no_number_is_an_error(tmp_path: Path) -> None:
+    folder = pair_model(tmp_path / "pairs")
+    graph = onnx.load(folder / "model.onnx")
+    (low,) = [one for one in graph.graph.initializer if one.name == "low"]
+    low.CopyFrom(numpy_helper.from_array(np.array([[np.inf]], np.float32), "low"))
+    (folder / "model.onnx").write_bytes(graph.SerializeToString())
+    _signed(folder)
+    with pytest.raises(GuardModelError, match="'other' is not a finite number"):
+        GuardModel(folder)
+
+
+def test_weights_outside_the_graph_are_not_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pair_model(tmp_path / "pairs")
+    graph = onnx.load(folder / "model.onnx")
+    onnx.save(graph, folder / "model.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0)
+    _signed(folder)
+    monkeypatch.chdir(folder)
+    assert (folder / "weights.bin").stat().st_size > 0
+    with pytest.raises(GuardModelError, match="onnxruntime cannot load it"):
+        GuardModel(folder)
+
+
+def _signed(folder: Path) -> None:
+    """Give the manifest of `folder` the size and the hash of its graph."""
+    data = (folder / "model.onnx").read_bytes()
+    manifest = read_manifest(folder)
+    mine = File(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
+    write_manifest(folder, manifest.model_copy(update={"files": {**manifest.files, "model.onnx": mine}}))
