@@ -19,6 +19,8 @@ from appliance.errors import GuardModelError
 
 # How a word is written. The vocabulary of the encoder is lower case; names live by their capitals.
 LOWER, TITLE, UPPER, INITIAL, MIXED, ALNUM, DIGITS, FIRST = range(8)
+SHAPES = FIRST + 1
+"""How many ways of writing a word there are."""
 """Lower case or no letters; Capital; ALL CAPITALS; one capital; mIxed; letters with digits; digits; Capital that a
 sentence begins with."""
 

@@ -14,6 +14,7 @@ from appliance.guards.verdicts import Entity, Verdict, entities_of, merged, plac
 from appliance.guards.views import level, views
 
 SHIPPED = "outpost-guard"
+GROUNDED = "outpost-grounded"
 GROUNDEDNESS = "groundedness"
 LONGEST_NAME = 60
 

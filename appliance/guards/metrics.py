@@ -175,15 +175,17 @@ def aligned(
     ignored: Iterable[tuple[int, int]] = (),
     strict: bool = False,
 ) -> Alignment:
-    """Which wanted spans were found. A span counts if more than half of it is covered by finds of its group and the
-    finds are not more than twice as long; `strict` asks for the same ends. `groups` maps types to what is compared.
+    """Which wanted spans were found. A span counts if more than half of it is covered by finds of its group and those
+    are not more than twice as long, or 12 characters longer; `strict` asks for the same ends. `groups` maps types to
+    what is compared. A span that is wanted twice counts once; a find may cover several short ones that stand together,
+    since all of them would be masked.
 
     A find that helped to find no wanted span is wrong, also where it lies on one, unless it touches an ignored part."""
     result = Alignment([], [], [])
     used: set[int] = set()
     places = _Places((one.start, one.end, number) for number, one in enumerate(found))
     kinds = [groups.get(one.type, one.type) for one in found]
-    for start, end, kind in wanted:
+    for start, end, kind in dict.fromkeys(wanted):
         group = groups.get(kind, kind)
         near = [number for number in places.near(start, end) if kinds[number] == group]
         if strict:

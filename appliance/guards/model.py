@@ -16,14 +16,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from appliance.errors import GuardModelError
-from appliance.guards.features import FIRST, Pieces, PieceTokenizer, Window, batch_of, windows
+from appliance.guards.features import SHAPES, Pieces, PieceTokenizer, Window, batch_of, windows
 from appliance.guards.manifest import Manifest, read_manifest, verified
 
 Array = NDArray[np.float32]
 Ids = NDArray[np.int64]
-
-SHAPES = FIRST + 1
-"""How many ways of writing a word there are."""
 
 
 @dataclass(frozen=True, slots=True)

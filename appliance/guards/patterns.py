@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
-from appliance.guards.phones import BEFORE, NEAR, is_compact_date, near, phones
+from appliance.guards.phones import AFTER, BEFORE, NEAR, is_compact_date, near, phones
 from appliance.guards.verdicts import Entity, apart, placed
 from appliance.guards.views import Level, level
 
@@ -34,9 +34,6 @@ class Recogniser:
     """Must not be found in the `BEFORE` characters that end where the find begins."""
     group: int = 0
     score: float = 1.0
-
-
-AFTER = 25
 
 
 @cache

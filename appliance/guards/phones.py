@@ -19,6 +19,8 @@ from appliance.guards.verdicts import Entity
 
 NEAR = 60
 """A word for a telephone number counts within so many characters before it."""
+AFTER = 25
+"""A word that says what a number is counts within so many characters after it."""
 BEFORE = 40
 """A word for another sort of number counts within so many characters before it."""
 _FLAGS = re.IGNORECASE
@@ -106,7 +108,7 @@ def _score(text: str, found: str, digits: int, start: int, end: int) -> float:
     grouped = re.search(r"\d[ ./()-]+\d", found) is not None
     if found.startswith("+"):
         return 0.0 if digits < 8 or _OPERATOR.search(before) else _international_score(found)
-    said = _said(text, start, end, _PHONE_WORDS)
+    said = _called(text, start, end, _PHONE_WORDS)
     if not said and ((not grouped and _OTHER_NUMBER.search(before)) or _OTHER_THING.search(before)):
         return 0.0
     if found.startswith("00"):
@@ -120,12 +122,12 @@ def _score(text: str, found: str, digits: int, start: int, end: int) -> float:
     # Without a word for it, a national number is one only if it is grouped as people group them.
     if (said or (grouped and found[0] in "0(")) and _is_national(found):
         return 0.95 if said else 0.8
-    return 0.7 if said and digits >= 8 and _said(text, start, end, _SURELY_PHONE) else 0.0
+    return 0.7 if said and digits >= 8 and _called(text, start, end, _SURELY_PHONE) else 0.0
 
 
-def _said(text: str, start: int, end: int, words: re.Pattern[str]) -> bool:
+def _called(text: str, start: int, end: int, words: re.Pattern[str]) -> bool:
     """Whether one of `words` stands shortly before the find and no word for another number closer, or right after."""
-    if _AFTER.match(text, end, end + 25):
+    if _AFTER.match(text, end, end + AFTER):
         return True
     found = list(words.finditer(text, max(0, start - NEAR), start))
     if not found:

@@ -9,15 +9,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from appliance.guards.judge import Judge, shipped_models
+from appliance.guards.judge import GROUNDED, SHIPPED, Judge, shipped_models
 from appliance.guards.manifest import write_manifest
 from appliance.guards.model import GuardModel
 from guard_models.pipeline import evaluate, evaluate_grounded, statements, written
 from guard_models.pipeline.card import write_card
 
 ROOT = Path(__file__).parents[2]
-NAME = "outpost-guard"
-GROUNDED = "outpost-grounded"
 
 
 def say(text: str) -> None:
@@ -25,7 +23,7 @@ def say(text: str) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    if arguments.model in ("all", NAME):
+    if arguments.model in ("all", SHIPPED):
         train_guard(arguments)
     if arguments.model in ("all", GROUNDED):
         train_grounded(arguments)
@@ -84,13 +82,13 @@ def train_guard(arguments: argparse.Namespace) -> None:
         epochs = [[row for row in rows if row.teaches(arguments.only)] for rows in epochs]
     counts = Counter(row.set for row in epochs[0])
     found = trained(epochs, tokenizer, base, recipe, arguments.work, say, fresh=fresh)
-    folder = arguments.output / NAME
+    folder = arguments.output / SHIPPED
     plain = {name: value.numpy() for name, value in found.state.items()}
     pack.pack(
         plain,
         arguments.work / "tokenizer.json",
         folder,
-        name=NAME,
+        name=SHIPPED,
         version=arguments.version,
         counts=counts,
         steps=found.steps,
@@ -114,13 +112,13 @@ def smoke(arguments: argparse.Namespace) -> None:
 
 def evaluated(arguments: argparse.Namespace) -> None:
     report = say if arguments.loud else lambda _: None
-    here = [name for name in (NAME, GROUNDED) if (arguments.models / name).is_dir()]
+    here = [name for name in (SHIPPED, GROUNDED) if (arguments.models / name).is_dir()]
     if not here:
-        sys.exit(f"guard pipeline: --models {arguments.models}: holds neither {NAME} nor {GROUNDED}")
+        sys.exit(f"guard pipeline: --models {arguments.models}: holds neither {SHIPPED} nor {GROUNDED}")
     for name in here:
         folder = arguments.models / name
         model = GuardModel(folder, threads=arguments.threads)
-        if name == NAME:
+        if name == SHIPPED:
             lines = evaluate.table(Judge(model), written.held(), written.dev(), report)
             lines += evaluate.latency(Judge(GuardModel(folder, threads=1)))
         else:
@@ -148,7 +146,7 @@ def main() -> None:
         "--work", type=Path, default=ROOT / "build" / "guard", help="where checkpoints go; a run goes on from there"
     )
     one.add_argument("--output", type=Path, default=ROOT / "build" / "guard", help="where the folders are made")
-    one.add_argument("--model", choices=["all", NAME, GROUNDED], default="all")
+    one.add_argument("--model", choices=["all", SHIPPED, GROUNDED], default="all")
     one.add_argument("--grounded-epochs", type=int, default=4)
     one.add_argument("--seed", type=int, default=1)
     one.add_argument("--epochs", type=float, default=2.5)

@@ -30,18 +30,16 @@ class Example:
     planted: NDArray[np.float32]
     toxicity: NDArray[np.float32]
     tags: NDArray[np.int64]
-    weight: float
 
 
 @dataclass(slots=True)
 class Targets:
-    """The targets of a batch: [rows], [rows, tokens], [rows, labels], [rows, tokens], [rows]."""
+    """The targets of a batch: [rows], [rows, tokens], [rows, labels], [rows, tokens]."""
 
     injection: NDArray[np.float32]
     planted: NDArray[np.float32]
     toxicity: NDArray[np.float32]
     tags: NDArray[np.int64]
-    weight: NDArray[np.float32]
 
 
 def disguised(row: Row, random: Random) -> Row:
@@ -124,7 +122,7 @@ def example(row: Row, tokenizer: PieceTokenizer, random: Random) -> Example:
             for i, (left, right) in enumerate(offsets):
                 if left < end and right > begin:
                     tags[i] = int(UNKNOWN)
-    return Example(pieces, window, injection, planted, toxicity, tags, row.weight)
+    return Example(pieces, window, injection, planted, toxicity, tags)
 
 
 def grouped(examples: Sequence[Example], tokens: int, random: Random) -> list[list[Example]]:
@@ -161,7 +159,6 @@ def tensors(tokenizer: PieceTokenizer, group: Sequence[Example]) -> tuple[Batch,
         planted,
         np.stack([one.toxicity for one in group]),
         tags,
-        np.array([one.weight for one in group], np.float32),
     )
 
 

@@ -124,25 +124,25 @@ CARRIERS: Mapping[str, frozenset[str] | None] = {
 }
 
 
-def _family(name: str) -> str:
+def family(name: str) -> str:
     """`inj_lang_3` and `inj_tools2` are further files of `inj_lang` and `inj_tools`."""
     return name.rstrip("0123456789").rstrip("_")
 
 
 def can_carry(row: Row) -> bool:
-    slices = CARRIERS.get(_family(row.set), frozenset())
+    slices = CARRIERS.get(family(row.set), frozenset())
     return row.injection == 0.0 and (slices is None or row.slice in slices)
 
 
 def _sort_out_carriers(data: Data) -> None:
     """What is planted is no attack by itself, and what it is planted in is a row of its own too."""
-    for name in [name for name in data.train if _family(name) == "inj_payloads"]:
+    for name in [name for name in data.train if family(name) == "inj_payloads"]:
         rows = data.train.pop(name)
         data.payloads += rows
         if kept := [row for row in rows if row.slice in OPEN_PAYLOADS]:
             data.train[name] = kept
-    calibrating = [row for row in data.calibrate if _family(row.set) == "inj_payloads"]
-    data.calibrate = [row for row in data.calibrate if _family(row.set) != "inj_payloads"]
+    calibrating = [row for row in data.calibrate if family(row.set) == "inj_payloads"]
+    data.calibrate = [row for row in data.calibrate if family(row.set) != "inj_payloads"]
     data.payloads += [row for row in data.train.get("bipia_train", []) if row.injection is None]
     data.train["bipia_train"] = [row for row in data.train.get("bipia_train", []) if row.injection is not None]
     data.carriers = [row for rows in data.train.values() for row in rows if can_carry(row)]
@@ -173,7 +173,7 @@ MADE: Mapping[str, int] = {"made_poisoned": 2800, "made_honest": 2200, "made_pii
 
 def share_of(name: str) -> float:
     """The share of the set `name`; further files of a written set (`inj_lang_3`) count as the set."""
-    return MIXTURE.get(name, MIXTURE.get(_family(name), 1.0))
+    return MIXTURE.get(name, MIXTURE.get(family(name), 1.0))
 
 
 def calibration_documents(data: Data, count: int = 120) -> list[Row]:

@@ -5,8 +5,6 @@ Attacks and honest texts are disguised alike, in equal shares, so that a disguis
 
 from __future__ import annotations
 
-import base64
-import codecs
 from collections.abc import Callable
 from random import Random
 
@@ -84,22 +82,6 @@ def no_marks(text: str, random: Random) -> str:
     return "".join(c for c in text if c.isalnum() or c.isspace())
 
 
-def in_base64(text: str, random: Random) -> str:
-    return base64.b64encode(text.encode()).decode()
-
-
-def in_hex(text: str, random: Random) -> str:
-    return text.encode().hex()
-
-
-def rot13(text: str, random: Random) -> str:
-    return codecs.encode(text, "rot13")
-
-
-def backwards(text: str, random: Random) -> str:
-    return text[::-1]
-
-
 LIGHT: tuple[Callable[[str, Random], str], ...] = (
     upper,
     lower,
@@ -110,5 +92,3 @@ LIGHT: tuple[Callable[[str, Random], str], ...] = (
     odd_case,
 )
 HEAVY: tuple[Callable[[str, Random], str], ...] = (leet, look_alike, invisible, spaced)
-WHOLE: tuple[Callable[[str, Random], str], ...] = (in_base64, in_hex, rot13, backwards)
-"""What can be read only after it is undone; see `appliance.guards.views`."""

@@ -18,8 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SHAPES = 8
-"""How many ways of writing a word the encoder tells apart."""
+from appliance.guards.features import SHAPES
 
 
 @dataclass(frozen=True)

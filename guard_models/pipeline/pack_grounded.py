@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from appliance.guards.judge import GROUNDEDNESS
+from appliance.guards.judge import GROUNDED, GROUNDEDNESS
 from appliance.guards.manifest import Detector, Manifest, Reading, Set, read_manifest, write_manifest
 from appliance.guards.metrics import auc, confusion
 from appliance.guards.model import GuardModel
@@ -19,7 +19,6 @@ from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, arrays_o
 from guard_models.pipeline.statements import WINDOW, Statement
 from guard_models.pipeline.steps import Steps
 
-NAME = "outpost-grounded"
 LABEL = "unsupported"
 
 
@@ -29,7 +28,7 @@ def pack(
     """Write `folder` without calibration."""
     files = written_files(folder, export.pair_graph(arrays_of(state), steps), base / "tokenizer.json")
     manifest = Manifest(
-        name=NAME,
+        name=GROUNDED,
         version=version,
         title="Outpost's groundedness model (experimental)",
         description="Tells whether an answer says what the given documents do not. One MiniLM encoder, 8-bit.",

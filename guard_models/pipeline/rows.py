@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +53,6 @@ class Row:
     """Personal data, with types of ENTITIES."""
     ignored: list[tuple[int, int]] = field(default_factory=list)
     """Where `entities` says nothing."""
-    weight: float = 1.0
 
     def teaches(self, head: str) -> bool:
         """Whether a head (injection, toxicity, pii) learns from this row."""
@@ -119,44 +120,91 @@ def without_brackets(text: str) -> tuple[str, list[tuple[int, int]]]:
     return "".join(plain), spans
 
 
+class _Kept(dict[int, str | None]):
+    """Which characters make a text what it is, decided once for each, as `str.translate` asks for it."""
+
+    def __missing__(self, number: int) -> str | None:
+        letter = chr(number)
+        kept = unicodedata.category(letter)[0] in "LNMS" and not "\u0300" <= letter <= "\u036f"
+        self[number] = letter if kept else None
+        return self[number]
+
+
+_KEPT = _Kept()
+
+
+def _folded(text: str) -> str:
+    """Letters, numbers, vowel signs and symbols of `text`, without case and accents; "crème" is "creme", but a smiley or
+    a sign that makes another word of an Indian one stays."""
+    return unicodedata.normalize("NFKD", text).casefold().translate(_KEPT)
+
+
 def same_text(text: str) -> bytes:
     """A key that is equal for texts that differ only in case, accents, spaces and punctuation."""
-    folded = unicodedata.normalize("NFKD", text).casefold()
-    return hashlib.blake2b(re.sub(r"[\W_]+", "", folded).encode("utf-8", "replace"), digest_size=12).digest()
+    return hashlib.blake2b(_folded(text).encode("utf-8", "replace"), digest_size=12).digest()
 
 
-def _shingles(text: str, size: int = 5) -> set[int]:
+def _runs(text: str, size: int = 5) -> set[int]:
+    """Runs of five words, of which equal ones have equal numbers."""
     words = re.findall(r"\w+", text.casefold())
     if len(words) <= size:
         return {hash(tuple(words))}
     return set(map(hash, zip(*(words[at:] for at in range(size)), strict=False)))
 
 
+def _grams(folded: str, size: int = 5) -> set[int]:
+    """Runs of five letters."""
+    return {hash(folded[at : at + size]) for at in range(max(1, len(folded) - size + 1))}
+
+
+SHORT = 200
+"""Letters up to which a text is compared by runs of letters too: one other word leaves it hardly a run of words."""
+
+
 class Seen:
-    """Texts that were met, to tell equal and nearly equal ones (most runs of five words shared)."""
+    """Texts that were met, to tell equal and nearly equal ones."""
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._keys: set[bytes] = set()
-        self._index: dict[int, list[int]] = {}
-        self._sizes: list[int] = []
+        # By run, the numbers of the texts that have it; and of each text how many runs of words, and its runs of letters.
+        self._of_words: dict[int, list[int]] = {}
+        self._of_letters: dict[int, list[int]] = {}
+        self._words: list[int] = []
+        self._letters: list[set[int]] = []
         for row in rows:
             self.add(row.text)
 
     def add(self, text: str) -> None:
         self._keys.add(same_text(text))
-        parts = _shingles(text)
-        for part in parts:
-            self._index.setdefault(part, []).append(len(self._sizes))
-        self._sizes.append(len(parts))
+        for run in (runs := _runs(text)):
+            self._of_words.setdefault(run, []).append(len(self._words))
+        self._words.append(len(runs))
+        if len(folded := _folded(text)) <= SHORT:
+            for gram in (grams := _grams(folded)):
+                self._of_letters.setdefault(gram, []).append(len(self._letters))
+            self._letters.append(grams)
 
-    def has(self, text: str, *, share: float = 0.6) -> bool:
-        """Whether `text` is there, or one of which it has at least `share` of the runs of five words, or the other way
-        round: a text in a longer one is found as well."""
+    def has(self, text: str, *, words: float = 0.6, letters: float = 0.7) -> bool:
+        """Whether `text` is there; or one with which it shares most runs of words (`words` of those of the shorter one,
+        so that a text in a longer one is found); or, if both are short, one with which it shares most runs of letters
+        (`letters` of those of the longer one)."""
         if same_text(text) in self._keys:
             return True
-        parts = _shingles(text)
-        common: dict[int, int] = {}
-        for part in parts:
-            for number in self._index.get(part, ()):
-                common[number] = common.get(number, 0) + 1
-        return any(count >= share * min(len(parts), self._sizes[number]) for number, count in common.items())
+        runs = _runs(text)
+        common: Counter[int] = Counter()
+        for run in runs:
+            common.update(self._of_words.get(run, ()))
+        if any(count >= words * min(len(runs), self._words[number]) for number, count in common.items()):
+            return True
+        folded = _folded(text)
+        return len(folded) <= SHORT and self._shares_letters(_grams(folded), letters)
+
+    def _shares_letters(self, grams: set[int], share: float) -> bool:
+        # A text that shares so many of these has one of any few of them: the rarest ones have the fewest texts.
+        rarest = sorted(grams, key=lambda gram: len(self._of_letters.get(gram, ())))
+        few = rarest[: len(grams) - math.ceil(share * len(grams)) + 1]
+        maybe = {number for gram in few for number in self._of_letters.get(gram, ())}
+        return any(
+            len(grams & self._letters[number]) >= share * max(len(grams), len(self._letters[number]))
+            for number in maybe
+        )

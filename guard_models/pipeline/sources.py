@@ -14,13 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from guard_models.pipeline.rows import Row, Span
+from guard_models.pipeline.rows import TOXICITY, Row, Span
 
 Raw = dict[str, Any]
 
-NO_TOXICITY = dict.fromkeys(
-    ("toxic", "severe", "insult", "threat", "identity_attack", "sexual", "self_harm", "profanity"), 0.0
-)
+NO_TOXICITY = dict.fromkeys(TOXICITY, 0.0)
 SWEARING = re.compile(
     r"\b(f+u+c+k\w*|s+h+i+t+\w*|bitch\w*|ass(hole)?|damn|dick|pussy|cunt|hoe?s?|nigg\w+|fag\w*|crap|bastard\w*|cock)\b",
     re.I,

@@ -83,39 +83,34 @@ def new_network(recipe: Recipe, base: Path, fresh: Sequence[int] = ()) -> Guard:
     return guard
 
 
-def _known_mean(losses: Tensor, known: Tensor, weight: Tensor) -> Tensor:
-    share = known * weight
-    return (losses * share).sum() / share.sum().clamp(min=1.0)
+def _known_mean(losses: Tensor, known: Tensor) -> Tensor:
+    return (losses * known).sum() / known.sum().clamp(min=1.0)
 
 
 def loss_of(guard: Guard, inputs: Batch, targets: Targets, recipe: Recipe) -> tuple[Tensor, dict[str, float]]:
     """The loss of one batch and its parts. Each part is a mean over what is known, so a batch without any adds none."""
     ids, mask, shapes = (torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes))
     injection, planted, toxicity, tags = guard(ids, mask, shapes)
-    weight = torch.from_numpy(targets.weight)
     goal = torch.from_numpy(targets.injection)
     soft = goal.clamp(0, 1) * (1 - 2 * recipe.smoothing) + recipe.smoothing
     of_injection = _known_mean(
-        F.binary_cross_entropy_with_logits(injection.squeeze(-1), soft, reduction="none"), (goal >= 0).float(), weight
+        F.binary_cross_entropy_with_logits(injection.squeeze(-1), soft, reduction="none"), (goal >= 0).float()
     )
     goal = torch.from_numpy(targets.planted)
     of_planted = _known_mean(
         F.binary_cross_entropy_with_logits(planted, goal.clamp(0, 1), reduction="none"),
         (goal >= 0).float(),
-        weight[:, None],
     )
     goal = torch.from_numpy(targets.toxicity)
     soft = goal.clamp(0, 1) * (1 - 2 * recipe.smoothing) + recipe.smoothing
     of_toxicity = _known_mean(
         F.binary_cross_entropy_with_logits(toxicity, soft, reduction="none"),
         (goal >= 0).float() * torch.tensor(LABEL_SHARES),
-        weight[:, None],
     )
     goal = torch.from_numpy(targets.tags)
     of_pii = _known_mean(
         F.cross_entropy(tags.flatten(0, 1), goal.clamp(min=0).flatten(), reduction="none").view(goal.shape),
         (goal >= 0).float(),
-        weight[:, None],
     )
     parts = {"injection": of_injection, "planted": of_planted, "toxicity": of_toxicity, "pii": of_pii}
     whole = (
@@ -193,7 +188,7 @@ def digest(plan: Sequence[Sequence[Example]]) -> str:
             whole.update(
                 np.array([begin, end, *one.pieces.ids[begin:end], *one.pieces.shapes[begin:end]], np.int32).tobytes()
             )
-            whole.update(np.array([one.injection, one.weight], np.float32).tobytes())
+            whole.update(np.array([one.injection], np.float32).tobytes())
             for part in (one.planted, one.toxicity, one.tags):
                 whole.update(part.tobytes())
     return whole.hexdigest()
@@ -212,14 +207,14 @@ def train(
 ) -> dict[str, Tensor]:
     """Train through `plan` and return the averaged weights.
 
-    Goes on from `folder`'s checkpoint if it was made by the same recipe with as many batches. `stop_after` ends after
-    that many batches in all, as an interruption would.
+    Goes on from `folder`'s checkpoint if that is of the same recipe and the same batches, else says that it is not.
+    `stop_after` ends after that many batches in all, as an interruption would.
     """
     torch.set_num_threads(recipe.threads)
     steps = len(plan)
     adam = optimiser(guard, recipe)
     average = Average(guard)
-    key = json.dumps({**asdict(recipe), "steps": steps, "plan": digest(plan)}, sort_keys=True)
+    key = json.dumps({**asdict(recipe), "labels": LABEL_SHARES, "steps": steps, "plan": digest(plan)}, sort_keys=True)
     checkpoint = folder / "checkpoint.pt"
     begin = 0
     if checkpoint.is_file():
@@ -229,6 +224,8 @@ def train(
             adam.load_state_dict(saved["adam"])
             average.state, average.steps, begin = saved["average"], saved["average_steps"], saved["step"]
             report(f"going on from batch {begin} of {steps}")
+        else:
+            report(f"{checkpoint} is of another run (other data or settings); beginning anew")
     guard.train()
     sums: dict[str, float] = {}
     tokens = since = 0

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard_models.pipeline import compose, disguise
-from guard_models.pipeline.dataset import GROUP, MADE, MIXTURE, Data, as_taught, calibrates, epoch, load, share_of
+from guard_models.pipeline.dataset import GROUP, MADE, MIXTURE, Data, as_taught, calibrates, epoch, family, load
 from guard_models.pipeline.fill import Template, documents, filled, known_slots
 from guard_models.pipeline.people import World, load_lists
 from guard_models.pipeline.rows import (
@@ -63,8 +63,7 @@ def test_every_training_set_is_there_and_has_a_licence(data: Data) -> None:
 
 
 def test_each_share_of_the_mixture_is_of_a_set_that_exists(data: Data) -> None:
-    names = set(data.train)
-    assert [name for name in MIXTURE if not any(share_of(other) == MIXTURE[name] for other in names)] == []
+    assert MIXTURE.keys() <= {*data.train, *map(family, data.train)}
 
 
 def test_written_rows_are_of_both_kinds(data: Data) -> None:
@@ -134,6 +133,28 @@ def test_nearly_equal_texts_are_seen() -> None:
     assert seen.has(text.upper() + "!!!")
     assert seen.has(text + " today")
     assert not seen.has("Please send the yearly report to nobody at all, and do not confirm anything to anybody ever")
+    assert seen.has(f"Before that: nothing. {text}, as we said before, and thank you all for the hard work of this week")
+
+
+def test_short_texts_with_another_word_are_seen() -> None:
+    seen = Seen([Row("Lesbians are bitter women no man would ever touch", "x"), Row("आज मौसम बहुत अच्छा है", "x")])
+    assert seen.has("lesbians are ugly women no man would ever touch.")
+    assert seen.has("आज का मौसम बहुत अच्छा है")
+    assert not seen.has("Women are touched that no man would ever call them bitter")
+
+
+@pytest.mark.parametrize(("one", "other"), [("👍", "👎"), ("कि", "की"), ("5", "6"), ("مرحبا", "سلام")])
+def test_signs_that_matter_tell_texts_apart(one: str, other: str) -> None:
+    assert same_text(one) != same_text(other)
+    assert same_text("Crème  brûlée!") == same_text("creme brulee")
+
+
+@given(st.text(max_size=300), st.lists(st.text(max_size=300), max_size=4))
+def test_what_was_added_is_seen(text: str, others: list[str]) -> None:
+    seen = Seen(Row(one, "x") for one in others)
+    seen.add(text)
+    assert seen.has(text)
+    assert all(seen.has(one) for one in others)
 
 
 def test_tokens_become_prose_with_the_same_spans() -> None:
@@ -235,9 +256,7 @@ def test_the_same_slot_is_the_same_person(world: World) -> None:
 
 @given(st.text(max_size=200), st.randoms(use_true_random=False))
 def test_disguises_take_any_text(text: str, random: Random) -> None:
-    for change in (*disguise.LIGHT, *disguise.HEAVY, *disguise.WHOLE):
-        if change is disguise.in_base64 or change is disguise.in_hex:
-            text = text.encode("utf-8", "replace").decode()
+    for change in (*disguise.LIGHT, *disguise.HEAVY):
         assert isinstance(change(text, random), str)
 
 
