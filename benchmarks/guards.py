@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from appliance.guards.judge import SHIPPED, Judge, shipped_models
+from appliance.guards.judge import Judge, shipped_models
 from appliance.guards.model import GuardModel
+from appliance.guards.names import SHIPPED
 from benchmarks.installs import Installer
 from benchmarks.load import Result
 from benchmarks.processes import ROOT

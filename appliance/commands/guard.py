@@ -16,6 +16,7 @@ import typer
 from appliance.commands.place import ConfigOption, DataDirOption, find_place, told
 from appliance.commands.terminal import table, visible
 from appliance.errors import BadRequest, GuardModelError
+from appliance.guards.names import SHIPPED
 
 if TYPE_CHECKING:
     from appliance.guards.judge import Judge
@@ -93,7 +94,7 @@ def _json(data: object) -> str:
 @app.command()
 def check(
     text: Annotated[str, typer.Argument(help="The text; `-` reads it from the standard input.")],
-    model: ModelOption = "outpost-guard",
+    model: ModelOption = SHIPPED,
     as_json: JsonOption = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
@@ -232,7 +233,7 @@ def _threshold(judge: Judge, key: str) -> float:
 
 def _with_detector(name: str, wanted: str, folders: Sequence[Path], threads: int) -> GuardModel:
     """The model `wanted`, or else the shipped one or the first by name that has the detector `name`."""
-    from appliance.guards.judge import SHIPPED, model_folder
+    from appliance.guards.judge import model_folder
     from appliance.guards.manifest import read_manifest
     from appliance.guards.model import GuardModel
 

@@ -13,8 +13,6 @@ from appliance.guards.model import GuardModel, TextResult
 from appliance.guards.verdicts import Entity, Verdict, entities_of, merged, placed, probability, stitched
 from appliance.guards.views import level, views
 
-SHIPPED = "outpost-guard"
-GROUNDED = "outpost-grounded"
 GROUNDEDNESS = "groundedness"
 LONGEST_NAME = 60
 

@@ -129,6 +129,8 @@ class Manifest(_Table):
     training: list[Set]
     scores: dict[str, Annotated[float, Field(allow_inf_nan=False)] | str] = {}
     """Measured with these very files, by the training and by `make guard-eval ARGS=--record`."""
+    sizes: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """How many texts or spans a score is of, by the score's name."""
 
     @model_validator(mode="after")
     def _complete(self) -> Manifest:

@@ -9,9 +9,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from appliance.guards.judge import GROUNDED, SHIPPED, Judge, shipped_models
+from appliance.guards.judge import Judge, shipped_models
 from appliance.guards.manifest import write_manifest
 from appliance.guards.model import GuardModel
+from appliance.guards.names import GROUNDED, SHIPPED
 from guard_models.pipeline import evaluate, evaluate_grounded, statements, written
 from guard_models.pipeline.card import write_card
 
@@ -131,7 +132,9 @@ def evaluated(arguments: argparse.Namespace) -> None:
             print(one, flush=True)
         if arguments.record:
             kept = {what: value for what, value in model.manifest.scores.items() if what.startswith("agreement")}
-            manifest = model.manifest.model_copy(update={"scores": kept | evaluate.plain(lines)})
+            manifest = model.manifest.model_copy(
+                update={"scores": kept | evaluate.plain(lines), "sizes": evaluate.sizes(lines)}
+            )
             write_manifest(folder, manifest)
             write_card(folder, manifest, evaluate.goals(lines))
 

@@ -34,12 +34,16 @@ def card(manifest: Manifest, notes: str, goals: Mapping[str, str]) -> str:
     ]
     lines += _table(("", ""), facts)
     lines += [notes.strip(), "", "## Scores", ""]
-    lines += ["Measured by `make guard-eval` with these files, one threshold a detector for all sets.", ""]
+    lines += [
+        "Measured by `make guard-eval` with these files, one threshold a detector for all sets. The last column",
+        "says how many texts, or spans, a share is of.",
+        "",
+    ]
     rows: list[tuple[str, ...]] = []
     for name, value in manifest.scores.items():
         task, _, what = name.partition(": ")
-        rows.append((task, what, goals.get(name, ""), _percent(value)))
-    lines += _table(("task", "what", "goal", "measured"), rows)
+        rows.append((task, what, goals.get(name, ""), _percent(value), str(manifest.sizes.get(name, ""))))
+    lines += _table(("task", "what", "goal", "measured", "of"), rows)
     lines += ["## Thresholds", ""]
     lines += [
         "Probability from which a label is told, by the share of honest texts (of the calibration rows) told wrongly.",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -28,7 +27,8 @@ class Line:
     goal: str
     value: float
     reached: bool
-    texts: int
+    of: int
+    """How many texts or spans the value is of."""
     unit: str = "%"
 
     @property
@@ -40,7 +40,7 @@ class Line:
 
     def __str__(self) -> str:
         mark = "" if not self.goal or math.isnan(self.value) else "yes" if self.reached else "NO"
-        return f"{self.task:10} {self.what:58} {self.goal:>8} {self.shown:>9}  {mark:3} {self.texts:6}"
+        return f"{self.task:10} {self.what:58} {self.goal:>8} {self.shown:>9}  {mark:3} {self.of:6}"
 
 
 def judged(judge: Judge, rows: Sequence[Row], report: Callable[[str], None] = lambda _: None) -> list[Verdict]:
@@ -76,14 +76,12 @@ class _Table:
     def judged(self, rows: Sequence[Row]) -> list[Verdict]:
         return judged(self.judge, rows, self.report)
 
-    def add(
-        self, what: str, value: float, texts: int, *, most: float | None = None, least: float | None = None
-    ) -> None:
+    def add(self, what: str, value: float, of: int, *, most: float | None = None, least: float | None = None) -> None:
         """`what` is `task: set: measure`; a goal is a value that it may not be above or below."""
         task, _, rest = what.partition(": ")
         goal = f"<= {100 * most:.0f} %" if most is not None else f">= {100 * least:.0f} %" if least is not None else ""
         reached = (most is None or value <= most) and (least is None or value >= least)
-        self.lines.append(Line(task, rest, goal, value, reached, texts))
+        self.lines.append(Line(task, rest, goal, value, reached, of))
 
 
 def table(judge: Judge, held: Sets, dev: Sets, report: Callable[[str], None]) -> list[Line]:
@@ -136,12 +134,13 @@ ATTACKS: Mapping[str, float | None] = {
 }  # fmt: skip
 LENGTHS = {"under 60 characters": (0, 60), "60 to 300 characters": (60, 300), "over 300 characters": (300, 1 << 30)}
 IDENTITIES = {
-    "women": r"wom[ae]n|girls?|female|mothers?|wi(?:fe|ves)|feminis", "men": r"\bm[ae]n\b|boys?\b|male\b|fathers?|husbands?",
-    "LGBT": r"gay|lesbian|bisexual|trans\b|transgender|queer|non-?binary|lgbt", "Black people": r"\bblack\b|african",
-    "Asians": r"asian|chinese|indian|korean|japanese|vietnam|filipin", "Muslims": r"muslim|islam|mosque|hijab", "Jews": r"jew|synagogue|kosher",
-    "other religions": r"christian|hindu|sikh|buddhis|atheis|catholic", "immigrants": r"immigra|refugee|migrant|asylum|foreigner",
-    "disabled people": r"disab|wheelchair|autis|deaf|blind\b|down'?s? syndrome|mentally ill", "old people": r"elderly|old people|pensioner|grandm|grandf|seniors?\b",
-    "Latinos, Roma, Indigenous, Arabs": r"latin[oax]|mexican|hispanic|roma\b|indigenous|native american|aborigin|arab",
+    "women": r"wom[ae]n\w*|girls?|females?|mothers?|wi(?:fe|ves)|feminis\w*", "men": r"m[ae]n|boys?|males?|fathers?|husbands?",
+    "LGBT": r"gays?|lesbians?|bisexuals?|trans|transgender\w*|queers?|non-?binary|lgbt\w*", "Black people": r"blacks?|africans?",
+    "Asians": r"asians?|chinese|indians?|koreans?|japanese|vietnamese|filipin\w*", "Muslims": r"muslims?|islam\w*|mosques?|hijabs?",
+    "Jews": r"jew(?:s|ish|ess)?|synagogues?|kosher", "other religions": r"christians?|hindus?|sikhs?|buddhis\w*|atheis\w*|catholics?",
+    "immigrants": r"immigra\w*|refugees?|migrants?|asylum|foreigners?", "old people": r"elderly|old people|pensioners?|grand(?:ma|pa|mother|father|dad)\w*|seniors?",
+    "disabled people": r"disab\w*|wheelchairs?|autis\w*|deaf|blind|down'?s? syndrome|mentally ill",
+    "Latinos, Roma, Indigenous, Arabs": r"latin[oax]s?|mexicans?|hispanics?|roma|indigenous|native americans?|aborigin\w*|arab(?:s|ic)?",
 }  # fmt: skip
 """Words by which a text is counted to an identity, for the slices of the card."""
 
@@ -167,12 +166,16 @@ def _injection_held(found: _Table, name: str, rows: Sequence[Row]) -> None:
         found.add(
             f"injection: {name}: caught at {100 * rate:g} % of the set told wrongly",
             tpr_at(scores, labels, rate),
-            len(rows),
+            int(labels.sum()),
         )
-    for lang, count in sorted(Counter(row.lang for row in rows).items()):
+    for lang in sorted({row.lang for row in rows}):
         mine = np.array([row.lang == lang for row in rows])
         if lang != "en" and (mine & labels).sum() >= 5:
-            found.add(f"injection: {name}: caught, language {lang}", float(told[mine & labels].mean()), count)
+            found.add(
+                f"injection: {name}: caught, language {lang}",
+                float(told[mine & labels].mean()),
+                int((mine & labels).sum()),
+            )
     for length, (least, most) in LENGTHS.items():
         mine = np.array([least <= len(row.text) < most for row in rows])
         if (mine & labels).any() and (mine & ~labels).any():
@@ -205,23 +208,22 @@ def _toxicity_held(found: _Table, name: str, rows: Sequence[Row]) -> None:
     labels = np.array([bool(row.toxicity and row.toxicity["toxic"]) for row in rows])
     general = np.array([row.slice.startswith("general") for row in rows])
     at = found.threshold("toxicity")
-    texts = int(general.sum())
-    found.add(f"toxicity: {name}: AUC, general", auc(scores[general], labels[general]), texts, least=0.95)
+    of = int(general.sum())
+    found.add(f"toxicity: {name}: AUC, general", auc(scores[general], labels[general]), of, least=0.95)
     pairs = confusion(scores[~general], labels[~general], at)
-    texts = int((~general).sum())
-    found.add(f"toxicity: {name}: balanced accuracy, identity", pairs.balanced_accuracy, texts, least=0.75)
-    found.add(f"toxicity: {name}: told wrongly, identity", pairs.false_positive_rate, texts, most=0.20)
+    of = int((~general).sum())
+    found.add(f"toxicity: {name}: balanced accuracy, identity", pairs.balanced_accuracy, of, least=0.75)
+    of = pairs.wrong + pairs.passed
+    found.add(f"toxicity: {name}: told wrongly, identity", pairs.false_positive_rate, of, most=0.20)
     others = confusion(scores[general], labels[general], at)
     found.add(f"toxicity: {name}: told wrongly, general", others.false_positive_rate, int((~labels[general]).sum()))
     found.add(f"toxicity: {name}: caught, general", others.recall, int(labels[general].sum()))
     for label in TOXICITY[1:]:
         mine = np.array([bool(row.toxicity and row.toxicity[label]) for row in rows])
         if mine.any():
-            found.add(
-                f"toxicity: {name}: AUC of {label}", auc(_scores(verdicts, f"toxicity.{label}"), mine), int(mine.sum())
-            )
+            found.add(f"toxicity: {name}: AUC of {label}", auc(_scores(verdicts, f"toxicity.{label}"), mine), len(rows))
     for identity, words in IDENTITIES.items():
-        named = np.array([re.search(words, row.text, re.I) is not None for row in rows]) & ~general
+        named = np.array([re.search(rf"\b(?:{words})\b", row.text, re.I) is not None for row in rows]) & ~general
         for what, chosen in (("told wrongly", named & ~labels), ("caught", named & labels)):
             if chosen.sum() >= 5:
                 found.add(
@@ -258,15 +260,22 @@ def _pii(found: _Table, name: str, rows: Sequence[Row]) -> None:
         wanted = [span for span in row.entities or [] if span[2] == "PERSON"]
         people.add(compared(mine, wanted, groups={}, ignored=row.ignored, strict=True))
     if prose:
-        found.add(f"pii: {name}: F1 person, same ends", people.f1("PERSON"), len(rows), least=0.88)
-        found.add(f"pii: {name}: F1 person", counts.f1("PERSON"), len(rows))
+        found.add(f"pii: {name}: F1 person, same ends", people.f1("PERSON"), wanted_of(people), least=0.88)
+        found.add(f"pii: {name}: F1 person", counts.f1("PERSON"), wanted_of(counts, "PERSON"))
     else:
-        found.add(f"pii: {name}: recall, all types", counts.recall(), len(rows), least=0.93)
-        found.add(f"pii: {name}: precision, all types", counts.precision(), len(rows), least=0.90)
+        found.add(f"pii: {name}: recall, all types", counts.recall(), wanted_of(counts), least=0.93)
+        found.add(f"pii: {name}: precision, all types", counts.precision(), told_of(counts), least=0.90)
     for kind in sorted({*counts.found, *counts.missed}):
-        texts = counts.found[kind] + counts.missed[kind]
-        found.add(f"pii: {name}: recall {kind}", counts.recall(kind), texts)
-        found.add(f"pii: {name}: precision {kind}", counts.precision(kind), texts)
+        found.add(f"pii: {name}: recall {kind}", counts.recall(kind), wanted_of(counts, kind))
+        found.add(f"pii: {name}: precision {kind}", counts.precision(kind), told_of(counts, kind))
+
+
+def wanted_of(counts: SpanCounts, kind: str | None = None) -> int:
+    return sum(found.total() if kind is None else found[kind] for found in (counts.found, counts.missed))
+
+
+def told_of(counts: SpanCounts, kind: str | None = None) -> int:
+    return sum(found.total() if kind is None else found[kind] for found in (counts.found, counts.wrong))
 
 
 def plain(lines: Sequence[Line]) -> dict[str, float | str]:
@@ -276,6 +285,11 @@ def plain(lines: Sequence[Line]) -> dict[str, float | str]:
         for one in lines
         if not math.isnan(one.value)
     }
+
+
+def sizes(lines: Sequence[Line]) -> dict[str, int]:
+    """How many texts or spans each score of a manifest is of."""
+    return {f"{one.task}: {one.what}": one.of for one in lines if one.unit == "%" and not math.isnan(one.value)}
 
 
 def goals(lines: Sequence[Line]) -> dict[str, str]:

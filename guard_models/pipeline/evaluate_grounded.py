@@ -24,13 +24,13 @@ def table(model: GuardModel, held: Mapping[str, Sequence[Statement]]) -> list[Li
     for name, rows in held.items():
         scores, labels = scored(model, rows)
         counts = confusion(scores, labels, model.manifest.detectors[GROUNDEDNESS].threshold)
-        for what, value in (
-            ("AUC", auc(scores, labels)),
-            ("balanced accuracy", counts.balanced_accuracy),
-            ("caught", counts.recall),
-            ("told wrongly", counts.false_positive_rate),
+        for what, value, of in (
+            ("AUC", auc(scores, labels), len(rows)),
+            ("balanced accuracy", counts.balanced_accuracy, len(rows)),
+            ("caught", counts.recall, counts.caught + counts.missed),
+            ("told wrongly", counts.false_positive_rate, counts.wrong + counts.passed),
         ):
-            lines.append(Line("grounded", f"{name}: {what}", "", value, True, len(rows)))
+            lines.append(Line("grounded", f"{name}: {what}", "", value, True, of))
         for kind in sorted({row.kind for row in rows}):
             mine = np.array([row.kind == kind for row in rows])
             told = scores[mine] >= model.manifest.detectors[GROUNDEDNESS].threshold

@@ -248,6 +248,6 @@ def with_agreement(
     for name, share in shares.items():
         report(f"8-bit and float agree on {100 * share:.2f} % of decisions of {name}")
     scores = {f"{AGREEMENT}{name}": round(share, 4) for name, share in shares.items()}
-    manifest = model.manifest.model_copy(update={"scores": scores})
+    manifest = model.manifest.model_copy(update={"scores": scores, "sizes": {}})
     write_manifest(folder, manifest)
     return manifest

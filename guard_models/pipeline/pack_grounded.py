@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from appliance.guards.judge import GROUNDED, GROUNDEDNESS
+from appliance.guards.judge import GROUNDEDNESS
 from appliance.guards.manifest import Detector, Manifest, Reading, Set, read_manifest, write_manifest
 from appliance.guards.metrics import auc, confusion
 from appliance.guards.model import GuardModel
+from appliance.guards.names import GROUNDED
 from appliance.guards.verdicts import logit
 from guard_models.pipeline import calibrate, export
 from guard_models.pipeline.evaluate_grounded import scored

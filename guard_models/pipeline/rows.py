@@ -134,8 +134,8 @@ _KEPT = _Kept()
 
 
 def _folded(text: str) -> str:
-    """Letters, numbers, vowel signs and symbols of `text`, without case and accents; "crème" is "creme", but a smiley or
-    a sign that makes another word of an Indian one stays."""
+    """Letters, numbers, vowel signs and symbols of `text`, without case and accents: "crème" is "creme", but a smiley
+    stays, and so does a sign that makes another word of an Indian one."""
     return unicodedata.normalize("NFKD", text).casefold().translate(_KEPT)
 
 
@@ -166,7 +166,7 @@ class Seen:
 
     def __init__(self, rows: Iterable[Row] = ()) -> None:
         self._keys: set[bytes] = set()
-        # By run, the numbers of the texts that have it; and of each text how many runs of words, and its runs of letters.
+        # By run, the numbers of the texts that have it; of each text, how many runs of words and which of letters.
         self._of_words: dict[int, list[int]] = {}
         self._of_letters: dict[int, list[int]] = {}
         self._words: list[int] = []

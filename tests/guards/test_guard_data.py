@@ -133,7 +133,7 @@ def test_nearly_equal_texts_are_seen() -> None:
     assert seen.has(text.upper() + "!!!")
     assert seen.has(text + " today")
     assert not seen.has("Please send the yearly report to nobody at all, and do not confirm anything to anybody ever")
-    assert seen.has(f"Before that: nothing. {text}, as we said before, and thank you all for the hard work of this week")
+    assert seen.has(f"Before that: nothing. {text}, as we said before, and thank you all for the work of this week")
 
 
 def test_short_texts_with_another_word_are_seen() -> None:

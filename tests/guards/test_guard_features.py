@@ -26,7 +26,8 @@ from appliance.guards.features import (
     shape_of,
     windows,
 )
-from appliance.guards.judge import SHIPPED, shipped_models
+from appliance.guards.judge import shipped_models
+from appliance.guards.names import SHIPPED
 
 TOKENIZER = PieceTokenizer(shipped_models() / SHIPPED / "tokenizer.json")
 ANY_TEXT = st.text(st.characters(), max_size=300)

@@ -12,9 +12,10 @@ import pytest
 import yaml
 
 from appliance.errors import GuardModelError
-from appliance.guards.judge import SHIPPED, known_models, model_folder, shipped_models
+from appliance.guards.judge import known_models, model_folder, shipped_models
 from appliance.guards.manifest import read_manifest
 from appliance.guards.model import GuardModel
+from appliance.guards.names import SHIPPED
 
 
 @pytest.fixture

@@ -111,15 +111,17 @@ def test_spans_are_aligned_as_their_definition_says(
     found: list[tuple[int, int, str]] = []
     missed: list[tuple[int, int, str]] = []
     used: set[int] = set()
-    for span in wanted:
+    for number, span in enumerate(wanted):
+        if span in wanted[:number]:
+            continue
         start, end, kind = span
         near = [
-            number
-            for number, (begin, stop, other) in enumerate(told)
+            place
+            for place, (begin, stop, other) in enumerate(told)
             if begin < end and stop > start and groups.get(other, other) == groups.get(kind, kind)
         ]
         if strict:
-            near = [number for number in near if told[number][:2] == (start, end)]
+            near = [place for place in near if told[place][:2] == (start, end)]
             good = bool(near)
         else:
             covered = sum(min(told[n][1], end) - max(told[n][0], start) for n in near)

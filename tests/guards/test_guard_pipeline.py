@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from appliance.guards.features import PieceTokenizer
-from appliance.guards.judge import SHIPPED, shipped_models
+from appliance.guards.judge import shipped_models
 from appliance.guards.manifest import read_manifest
+from appliance.guards.names import SHIPPED
 from appliance.guards.verdicts import Entity
 from appliance.guards.views import cleaned
 from guard_models.pipeline import calibrate
@@ -166,11 +167,18 @@ def test_thresholds_keep_their_promise_and_their_order(pairs: list[tuple[float, 
 # --- groundedness --------------------------------------------------------------------------------
 
 
-def test_altered_answers_differ_and_are_wrong_about_something() -> None:
+def test_altered_answers_are_wrong_about_a_number_a_name_or_a_verb() -> None:
     document = "The ferry leaves Graz at 9 and Anna Keller sells 30 tickets. It does not run on Monday."
-    for seed in range(40):
-        wrong = altered("In winter, Anna Keller sells 30 tickets and the ferry is on time.", document, Random(seed))
-        assert wrong is not None
+    wrong = {
+        altered("In winter, Anna Keller sells 30 tickets and the ferry is on time.", document, Random(seed))
+        for seed in range(200)
+    }
+    numbers = {f"In winter, Anna Keller sells {number} tickets and the ferry is on time." for number in range(9, 41)}
+    assert len(wrong & numbers) > 3
+    assert "In winter, Anna Keller sells 30 tickets and the ferry is on time." not in wrong
+    names = {f"In winter, {name} sells 30 tickets and the ferry is on time." for name in ("Graz", "Monday")}
+    assert wrong - numbers == names | {"In winter, Anna Keller sells 30 tickets and the ferry is not on time."}
+    assert altered("It does not run in May.", "", Random(2)) == "It does run in May."
     assert altered("Nothing to change here", document, Random(1)) is None
 
 

@@ -17,9 +17,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from appliance.errors import BadRequest, GuardModelError
 from appliance.guards.features import Pieces, PieceTokenizer
-from appliance.guards.judge import SHIPPED, Judge, shipped_models, unsupported
+from appliance.guards.judge import Judge, shipped_models, unsupported
 from appliance.guards.manifest import Detector, File, Manifest, Reading, read_manifest, write_manifest
 from appliance.guards.model import GuardModel, TextResult
+from appliance.guards.names import SHIPPED
 from appliance.guards.trial import Trial, cases, tried, tried_spans
 from appliance.guards.verdicts import Entity
 

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from appliance.guards.features import batch_of, windows
-from appliance.guards.judge import SHIPPED, Judge, shipped_models
+from appliance.guards.judge import Judge, shipped_models
 from appliance.guards.model import GuardModel
+from appliance.guards.names import SHIPPED
 from appliance.guards.verdicts import Verdict
 
 FOLDER = shipped_models() / SHIPPED

@@ -1,0 +1,8 @@
+"""The guard models that ship with Outpost, by name."""
+
+from __future__ import annotations
+
+SHIPPED = "outpost-guard"
+"""Prompt injection, toxicity and personal data."""
+GROUNDED = "outpost-grounded"
+"""Whether an answer says what the given documents do not; experimental."""
