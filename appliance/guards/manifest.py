@@ -47,6 +47,8 @@ class Reading(_Table):
     """Whether the input `shapes` says how each word is written; otherwise it is BERT's token type, all 0."""
     segments: bool = False
     """Whether it reads pairs of texts, told apart by the input `shapes` (0 and 1)."""
+    shared: bool = False
+    """Whether `shapes` says of each piece of a pair as well that the other text has it (see `features.segments_of`)."""
 
     @model_validator(mode="after")
     def _fits(self) -> Reading:
@@ -137,6 +139,8 @@ class Manifest(_Table):
         for name in ("model.onnx", "tokenizer.json"):
             if name not in self.files:
                 raise ValueError(f"files: {name} is missing")
+        if self.reading.shared and not self.reading.segments:
+            raise ValueError("reading.shared: speaks of pairs, so it needs reading.segments: true")
         for name, detector in self.detectors.items():
             if detector.kind == "pair" and not self.reading.segments:
                 raise ValueError(f"detectors.{name}: kind pair needs reading.segments: true")

@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from appliance.errors import GuardModelError
-from appliance.guards.features import SHAPES, Pieces, PieceTokenizer, Window, batch_of, windows
+from appliance.guards.features import SHAPES, Pieces, PieceTokenizer, Window, batch_of, segments_of, windows
 from appliance.guards.manifest import Manifest, read_manifest, verified
 
 Array = NDArray[np.float32]
@@ -156,7 +156,8 @@ class GuardModel:
     def _pair_feed(self, left: Pieces, head: Window, right: Pieces, tail: Window) -> dict[str, Ids]:
         first, second = left.ids[head.start : head.end], right.ids[tail.start : tail.end]
         ids = [self.tokenizer.begin, *first, self.tokenizer.end, *second, self.tokenizer.end]
-        segments = [0] * (len(first) + 2) + [1] * (len(second) + 1)
+        before, after = segments_of(first, second, shared=self.manifest.reading.shared)
+        segments = [0, *before, 0, *after, 1]
         return {
             "ids": np.array([ids], np.int64),
             "mask": np.ones((1, len(ids)), np.int64),

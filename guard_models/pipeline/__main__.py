@@ -48,10 +48,14 @@ def train_grounded(arguments: argparse.Namespace) -> None:
     others = [one for one in documents if calibrates("grounded", numbers[one.document] * 6)]
     recipe = Recipe(seed=arguments.seed, epochs=arguments.grounded_epochs)
     tokenizer = PieceTokenizer(base / "tokenizer.json")
-    state, steps = grounded.train(kept, tokenizer, base / "model.safetensors", recipe, say)
+    public = statements.public_texts(arguments.data)
+    texts = [*dict.fromkeys(one.document for one in kept), *(text for found in public.values() for text in found)]
+    counts = {"grounded": len(kept), **{name: len(found) for name, found in public.items()}}
+    short = round(arguments.short_pairs * arguments.scale)
+    state, steps = grounded.train(kept, texts, short, tokenizer, base / "model.safetensors", recipe, say)
     folder = arguments.output / GROUNDED
     plain = {name: value.numpy() for name, value in state.items()}
-    pack_grounded.pack(plain, base, folder, version=arguments.version, rows=len(kept), steps=steps)
+    pack_grounded.pack(plain, base / "tokenizer.json", folder, version=arguments.version, counts=counts, steps=steps)
     pack_grounded.calibrated(folder, others, say)
     say(f"packed {folder}")
 
@@ -150,7 +154,8 @@ def main() -> None:
     )
     one.add_argument("--output", type=Path, default=ROOT / "build" / "guard", help="where the folders are made")
     one.add_argument("--model", choices=["all", SHIPPED, GROUNDED], default="all")
-    one.add_argument("--grounded-epochs", type=int, default=4)
+    one.add_argument("--grounded-epochs", type=int, default=3)
+    one.add_argument("--short-pairs", type=int, default=12_000, help="for groundedness: pairs to learn comparing by")
     one.add_argument("--seed", type=int, default=1)
     one.add_argument("--epochs", type=float, default=2.5)
     one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")

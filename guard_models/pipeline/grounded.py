@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from appliance.guards.features import Batch, PieceTokenizer
+from appliance.guards.features import Batch, PieceTokenizer, segments_of
 from guard_models.pipeline import ranges
 from guard_models.pipeline.network import Pair, Size, load_base
 from guard_models.pipeline.quantised import as_shipped
-from guard_models.pipeline.statements import WINDOW, Statement, epoch
+from guard_models.pipeline.statements import WINDOW, Statement, epoch, short_pairs
 from guard_models.pipeline.steps import Steps
 from guard_models.pipeline.train import Average, Recipe, Report, optimiser, share_of_rate
 
@@ -34,8 +34,9 @@ def encoded(tokenizer: PieceTokenizer, rows: Sequence[Statement]) -> Iterator[En
                 range(0, len(left) - room + 1, 16), key=lambda at: sum(one in wanted for one in left[at : at + room])
             )
             left = left[best : best + room]
+        before, after = segments_of(left, right, shared=True)
         ids = [tokenizer.begin, *left, tokenizer.end, *right, tokenizer.end]
-        yield ids, [0] * (len(left) + 2) + [1] * (len(right) + 1), not row.supported
+        yield ids, [0, *before, 0, *after, 1], not row.supported
 
 
 def _batches(found: list[Encoded], tokens: int, random: Random) -> list[list[Encoded]]:
@@ -59,14 +60,22 @@ def _tensors(tokenizer: PieceTokenizer, group: Sequence[Encoded]) -> tuple[Batch
 
 
 def train(
-    found: Sequence[Statement], tokenizer: PieceTokenizer, base: Path, recipe: Recipe, report: Report
+    found: Sequence[Statement],
+    texts: Sequence[str],
+    short: int,
+    tokenizer: PieceTokenizer,
+    base: Path,
+    recipe: Recipe,
+    report: Report,
 ) -> tuple[dict[str, Tensor], dict[str, Steps]]:
-    """Train on written pairs; (averaged weights, how their layers become 8-bit)."""
+    """Train on `short` pairs made of `texts`, then on written pairs; (averaged weights, how their layers become
+    8-bit)."""
     torch.manual_seed(recipe.seed)
     torch.set_num_threads(recipe.threads)
     pair = Pair(Size(dropout=recipe.dropout))
     load_base(pair.encoder, base)
-    plan = []
+    random = Random(f"{recipe.seed}/short")
+    plan = _batches(list(encoded(tokenizer, short_pairs(texts, short, random))), recipe.tokens, random)
     for number in range(round(recipe.epochs)):
         random = Random(f"{recipe.seed}/grounded/{number}")
         plan += _batches(list(encoded(tokenizer, epoch(found, random))), recipe.tokens, random)

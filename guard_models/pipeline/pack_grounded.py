@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from appliance.guards.judge import GROUNDEDNESS
-from appliance.guards.manifest import Detector, Manifest, Reading, Set, read_manifest, write_manifest
+from appliance.guards.manifest import Detector, Manifest, Reading, read_manifest, write_manifest
 from appliance.guards.metrics import auc, confusion
 from appliance.guards.model import GuardModel
 from appliance.guards.names import GROUNDED
 from appliance.guards.verdicts import logit
 from guard_models.pipeline import calibrate, export
 from guard_models.pipeline.evaluate_grounded import scored
-from guard_models.pipeline.pack import WRITTEN_LICENCE, WRITTEN_ORIGIN, arrays_of, written_files
+from guard_models.pipeline.pack import arrays_of, training_sets, written_files
 from guard_models.pipeline.statements import WINDOW, Statement
 from guard_models.pipeline.steps import Steps
 
@@ -24,10 +24,16 @@ LABEL = "unsupported"
 
 
 def pack(
-    state: Mapping[str, Any], base: Path, folder: Path, *, version: str, rows: int, steps: Mapping[str, Steps] | None
+    state: Mapping[str, Any],
+    tokenizer: Path,
+    folder: Path,
+    *,
+    version: str,
+    counts: Mapping[str, int],
+    steps: Mapping[str, Steps] | None,
 ) -> None:
-    """Write `folder` without calibration."""
-    files = written_files(folder, export.pair_graph(arrays_of(state), steps), base / "tokenizer.json")
+    """Write `folder` without calibration; `counts` are the rows of each set."""
+    files = written_files(folder, export.pair_graph(arrays_of(state), steps), tokenizer)
     manifest = Manifest(
         name=GROUNDED,
         version=version,
@@ -36,10 +42,10 @@ def pack(
         licence="Apache-2.0",
         base="all-MiniLM-L6-v2 (Apache-2.0)",
         experimental=True,
-        reading=Reading(window=WINDOW, overlap=64, shapes=False, segments=True),
+        reading=Reading(window=WINDOW, overlap=64, shapes=False, segments=True, shared=True),
         files=files,
         detectors={GROUNDEDNESS: Detector(output=LABEL, kind="pair", labels=[LABEL])},
-        training=[Set(name="grounded", licence=WRITTEN_LICENCE, origin=WRITTEN_ORIGIN, rows=rows)],
+        training=training_sets(counts),
     )
     write_manifest(folder, manifest)
 

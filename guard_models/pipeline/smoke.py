@@ -16,7 +16,17 @@ import torch
 from appliance.guards.features import PieceTokenizer
 from appliance.guards.judge import Judge
 from appliance.guards.model import GuardModel
-from guard_models.pipeline import dataset, evaluate, pack, vocabulary
+from guard_models.pipeline import (
+    dataset,
+    evaluate,
+    evaluate_grounded,
+    grounded,
+    pack,
+    pack_grounded,
+    statements,
+    vocabulary,
+    written,
+)
 from guard_models.pipeline.train import Recipe
 from guard_models.pipeline.training_run import trained
 
@@ -72,3 +82,28 @@ def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
         must(min(shares["injection"], shares["toxicity"]) >= 0.9, f"8-bit and float agree on {shares} of decisions")
         lines = evaluate.table(judges["eight"], {}, {"dev": data.calibrate[:50]}, report)
         must(bool(lines) and all(0 <= line.value <= 1 or np.isnan(line.value) for line in lines), "no table")
+        _grounded(base, public, folder / "grounded", report)
+
+
+def _grounded(base: Path, public: Path, folder: Path, report: Callable[[str], None]) -> None:
+    """A hundred pairs through the training of the groundedness model."""
+    (path, *_) = written.written(written.HERE / "written", "grounded*.txt")
+    found = statements.statements(path)
+    kept, others = found[:100], found[100:150]
+    texts = [text for some in statements.public_texts(public).values() for text in some[:50]]
+    recipe = Recipe(seed=7, epochs=1, tokens=1024)
+    tokenizer = PieceTokenizer(base / "tokenizer.json")
+    state, steps = grounded.train(kept, texts, 60, tokenizer, base / "model.safetensors", recipe, report)
+    plain = {name: value.numpy() for name, value in state.items()}
+    told = {}
+    for name, chosen in (("eight", steps), ("float", None)):
+        place = folder / name
+        pack_grounded.pack(
+            plain, base / "tokenizer.json", place, version="0", counts={"grounded": len(kept)}, steps=chosen
+        )
+        pack_grounded.calibrated(place, others, report)
+        told[name], _ = evaluate_grounded.scored(GuardModel(place, threads=2), others)
+    apart = float(np.abs(told["eight"] - told["float"]).mean())
+    must(apart < 0.1, f"the groundedness of 8-bit and float is {apart} apart")
+    lines = evaluate_grounded.table(GuardModel(folder / "eight", threads=2), {"some": others})
+    must(all(0 <= line.value <= 1 for line in lines), "no table of groundedness")

@@ -12,6 +12,7 @@ from pathlib import Path
 from random import Random
 
 from guard_models.pipeline.rows import BadBlock, blocks
+from guard_models.pipeline.sources import joined, raw_rows
 
 WINDOW = 382
 """Word pieces of document and answer together, without special tokens."""
@@ -26,6 +27,15 @@ class Statement:
     supported: bool
     kind: str
     lang: str = "en"
+
+
+def public_texts(folder: Path) -> dict[str, list[str]]:
+    """Texts of three sentences that run on, by the public set that they are of."""
+    found: dict[str, list[str]] = {}
+    for name in ("ner_wikigold", "ner_sec"):
+        sentences = [joined(raw["tokens"], raw["tags"])[0] for raw in raw_rows(folder, name)]
+        found[name] = [" ".join(sentences[at : at + 3]) for at in range(0, len(sentences) - 2, 3)]
+    return found
 
 
 def statements(path: Path) -> list[Statement]:
@@ -77,6 +87,32 @@ def altered(answer: str, document: str, random: Random) -> str | None:
         verb = random.choice(verbs)
         ways.append(lambda: answer[: verb.end()] + " not" + answer[verb.end() :])
     return random.choice(ways)() if ways else None
+
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def short_pairs(texts: Sequence[str], count: int, random: Random) -> list[Statement]:
+    """`count` pairs of a few sentences and one of them: as it stands, with one thing wrong, or left out of them.
+
+    On these a network learns to compare, before it learns from whole documents what supports an answer."""
+    rows: list[Statement] = []
+    while len(rows) < count:
+        text = random.choice(texts)
+        sentences = [one for one in _SENTENCE_END.split(text) if 25 < len(one) < 220]
+        if len(sentences) < 2:
+            continue
+        at = random.randrange(len(sentences))
+        begin, end = max(0, at - random.randrange(2)), at + 1 + random.randrange(3)
+        some, answer, roll = " ".join(sentences[begin:end]), sentences[at], random.random()
+        if roll < 0.45:
+            rows.append(Statement(some, answer, True, "copied"))
+        elif roll < 0.9:
+            if (wrong := altered(answer, text, random)) and wrong != answer:
+                rows.append(Statement(some, wrong, False, "altered"))
+        elif answer not in (others := " ".join(sentences[:at] + sentences[at + 1 :])[:400]):
+            rows.append(Statement(others, answer, False, "left_out"))
+    return rows
 
 
 def epoch(found: Sequence[Statement], random: Random) -> list[Statement]:
