@@ -35,7 +35,7 @@ def train_grounded(arguments: argparse.Namespace) -> None:
     from guard_models.pipeline import grounded, pack_grounded
     from guard_models.pipeline.base import base_model
     from guard_models.pipeline.dataset import calibrates
-    from guard_models.pipeline.train import Recipe
+    from guard_models.pipeline.fit import Recipe
 
     base = base_model(arguments.base)
     documents = [
@@ -52,7 +52,9 @@ def train_grounded(arguments: argparse.Namespace) -> None:
     texts = [*dict.fromkeys(one.document for one in kept), *(text for found in public.values() for text in found)]
     counts = {"grounded": len(kept), **{name: len(found) for name, found in public.items()}}
     short = round(arguments.short_pairs * arguments.scale)
-    state, steps = grounded.train(kept, texts, short, tokenizer, base / "model.safetensors", recipe, say)
+    state, steps = grounded.train(
+        kept, texts, short, tokenizer, base / "model.safetensors", recipe, arguments.work / "grounded", say
+    )
     folder = arguments.output / GROUNDED
     plain = {name: value.numpy() for name, value in state.items()}
     pack_grounded.pack(plain, base / "tokenizer.json", folder, version=arguments.version, counts=counts, steps=steps)
@@ -65,7 +67,8 @@ def train_guard(arguments: argparse.Namespace) -> None:
     from appliance.guards.features import PieceTokenizer
     from guard_models.pipeline import dataset, pack, vocabulary
     from guard_models.pipeline.base import base_model
-    from guard_models.pipeline.train import Recipe, only
+    from guard_models.pipeline.fit import Recipe
+    from guard_models.pipeline.train import only
     from guard_models.pipeline.training_run import trained
 
     base = base_model(arguments.base)

@@ -14,11 +14,11 @@ from torch.nn import functional as F
 
 from appliance.guards.features import Batch, PieceTokenizer, segments_of
 from guard_models.pipeline import ranges
+from guard_models.pipeline.fit import Learnt, Recipe, Report, fit, run_name
 from guard_models.pipeline.network import Pair, Size, load_base
 from guard_models.pipeline.quantised import as_shipped
 from guard_models.pipeline.statements import WINDOW, Statement, epoch, short_pairs
 from guard_models.pipeline.steps import Steps
-from guard_models.pipeline.train import Average, Recipe, Report, optimiser, share_of_rate
 
 Encoded = tuple[list[int], list[int], bool]
 
@@ -66,12 +66,12 @@ def train(
     tokenizer: PieceTokenizer,
     base: Path,
     recipe: Recipe,
+    folder: Path,
     report: Report,
 ) -> tuple[dict[str, Tensor], dict[str, Steps]]:
     """Train on `short` pairs made of `texts`, then on written pairs; (averaged weights, how their layers become
-    8-bit)."""
+    8-bit). Checkpoints go to `folder`, from which a run that was interrupted goes on."""
     torch.manual_seed(recipe.seed)
-    torch.set_num_threads(recipe.threads)
     pair = Pair(Size(dropout=recipe.dropout))
     load_base(pair.encoder, base)
     random = Random(f"{recipe.seed}/short")
@@ -79,37 +79,30 @@ def train(
     for number in range(round(recipe.epochs)):
         random = Random(f"{recipe.seed}/grounded/{number}")
         plan += _batches(list(encoded(tokenizer, epoch(found, random))), recipe.tokens, random)
-    state = _through(pair, plan, tokenizer, recipe, report)
+    state = _through(pair, plan, tokenizer, recipe, folder, report)
     pair.load_state_dict(state)
     chosen = [one for group in plan for one in group][:: max(1, sum(map(len, plan)) // 300)]
     steps = ranges.steps(pair, [_tensors(tokenizer, [one])[0] for one in chosen], seed=recipe.seed)
     as_shipped(pair, steps)
     gentle = replace(recipe, rate=recipe.rate * 0.2, head_rate=recipe.head_rate * 0.2, average=0.99)
-    return _through(pair, plan[-max(1, round(recipe.settling * len(plan))) :], tokenizer, gentle, report), steps
+    end = plan[-max(1, round(recipe.settling * len(plan))) :]
+    return _through(pair, end, tokenizer, gentle, folder / "settling", report), steps
 
 
 def _through(
-    pair: Pair, plan: Sequence[Sequence[Encoded]], tokenizer: PieceTokenizer, recipe: Recipe, report: Report
+    pair: Pair,
+    plan: Sequence[Sequence[Encoded]],
+    tokenizer: PieceTokenizer,
+    recipe: Recipe,
+    folder: Path,
+    report: Report,
 ) -> dict[str, Tensor]:
-    adam, average = optimiser(pair, recipe), Average(pair)
-    pair.train()
-    total = 0.0
-    for step, group in enumerate(plan):
-        torch.manual_seed(recipe.seed * 1_000_003 + step)
-        share = share_of_rate(step, len(plan), recipe.warmup)
-        for parameters in adam.param_groups:
-            parameters["lr"] = parameters["peak"] * share
-        inputs, goal = _tensors(tokenizer, group)
+    def learnt(step: int) -> Learnt:
+        inputs, goal = _tensors(tokenizer, plan[step])
         logits = pair(*(torch.from_numpy(part) for part in (inputs.ids, inputs.mask, inputs.shapes))).squeeze(-1)
         soft = goal * (1 - 2 * recipe.smoothing) + recipe.smoothing
         loss = F.binary_cross_entropy_with_logits(logits, soft)
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(pair.parameters(), 1.0)
-        adam.step()
-        average.follow(pair, recipe.average)
-        total += float(loss.detach())
-        if (step + 1) % 50 == 0 or step + 1 == len(plan):
-            report(f"groundedness: batch {step + 1}/{len(plan)} loss {total / ((step % 50) + 1):.4f}")
-            total = 0.0
-    return average.state
+        return Learnt(loss, {"groundedness": float(loss.detach())}, inputs.ids.size)
+
+    arrays = (np.array([*ids, *segments, label], np.int32) for group in plan for ids, segments, label in group)
+    return fit(pair, len(plan), learnt, run_name(recipe, {}, arrays), recipe, folder, report)

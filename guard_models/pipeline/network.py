@@ -1,8 +1,8 @@
 """The network: one small BERT encoder, read by three heads (injection, toxicity, personal data).
 
 The encoder is all-MiniLM-L6-v2: 6 layers, width 384, 12 heads, a lower-cased WordPiece vocabulary of 30,522. Since that
-vocabulary forgets capitals, which names live by, the two unused token types of BERT are widened to `SHAPES` classes
-that say how a word is written (see `features.shapes_of`); it costs nothing at run time.
+vocabulary forgets capitals, which names live by, BERT's two token types, of which the base model uses one, become
+`SHAPES` that say how a word is written (see `features.shapes_of`); it costs nothing at run time.
 
 Written out rather than taken from a library because the graph that is exported is the product: each operation here is
 one that the quantised runtime runs fast, and rows of a batch never meet.

@@ -27,7 +27,7 @@ from guard_models.pipeline import (
     vocabulary,
     written,
 )
-from guard_models.pipeline.train import Recipe
+from guard_models.pipeline.fit import Recipe
 from guard_models.pipeline.training_run import trained
 
 ROWS = 1000
@@ -93,7 +93,7 @@ def _grounded(base: Path, public: Path, folder: Path, report: Callable[[str], No
     texts = [text for some in statements.public_texts(public).values() for text in some[:50]]
     recipe = Recipe(seed=7, epochs=1, tokens=1024)
     tokenizer = PieceTokenizer(base / "tokenizer.json")
-    state, steps = grounded.train(kept, texts, 60, tokenizer, base / "model.safetensors", recipe, report)
+    state, steps = grounded.train(kept, texts, 60, tokenizer, base / "model.safetensors", recipe, folder, report)
     plain = {name: value.numpy() for name, value in state.items()}
     told = {}
     for name, chosen in (("eight", steps), ("float", None)):

@@ -12,11 +12,12 @@ from torch import Tensor
 from appliance.guards.features import PieceTokenizer
 from guard_models.pipeline import batches, ranges
 from guard_models.pipeline.batches import Example
+from guard_models.pipeline.fit import Recipe, Report
 from guard_models.pipeline.network import Guard
 from guard_models.pipeline.quantised import as_shipped
 from guard_models.pipeline.rows import Row
 from guard_models.pipeline.steps import Steps
-from guard_models.pipeline.train import Recipe, Report, new_network, prepared, train
+from guard_models.pipeline.train import new_network, prepared, train
 
 CHOOSING = 300
 """Texts that the 8-bit steps are chosen by."""
@@ -43,7 +44,6 @@ def trained(
     stop_after: int | None = None,
 ) -> Trained:
     """Train through `epochs`. `stop_after` ends the first part after that many batches, as an interruption would."""
-    folder.mkdir(parents=True, exist_ok=True)
     plan = prepared(epochs, tokenizer, recipe, report)
     guard = new_network(recipe, base / "model.safetensors", fresh)
     state = train(guard, plan, tokenizer, recipe, folder, report, stop_after=stop_after)
@@ -78,5 +78,4 @@ def settled(
     count = max(1, round(recipe.settling * len(plan)))
     as_shipped(guard, steps)
     gentle = replace(recipe, rate=recipe.rate * 0.2, head_rate=recipe.head_rate * 0.2, average=0.99)
-    (folder / "settling").mkdir(exist_ok=True)
     return train(guard, plan[-count:], tokenizer, gentle, folder / "settling", report), steps
