@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 
+from appliance.guards import labelled
 from appliance.guards.phones import AFTER, BEFORE, NEAR, is_compact_date, near, phones
 from appliance.guards.verdicts import Entity, apart, placed
 from appliance.guards.views import Level, level
@@ -33,6 +34,7 @@ class Recogniser:
     unless: re.Pattern[str] | None = None
     """Must not be found in the `BEFORE` characters that end where the find begins."""
     group: int = 0
+    """The part of the pattern that is the find."""
     score: float = 1.0
 
 
@@ -136,44 +138,9 @@ def _is_mixed_password(text: str) -> bool:
 
 
 # Accounts that every machine has, and what programs write where an account would stand.
-_NOBODY = frozenset(
-    [
-        "root",
-        "admin",
-        "administrator",
-        "ubuntu",
-        "debian",
-        "user",
-        "username",
-        "users",
-        "runner",
-        "public",
-        "default",
-        "shared",
-        "app",
-        "guest",
-        "nobody",
-        "none",
-        "null",
-        "true",
-        "false",
-        "self",
-        "test",
-        "name",
-        "id",
-        "system",
-        "daemon",
-        "www",
-        "data",
-        "all",
-        "me",
-        "you",
-        "the",
-        "str",
-        "int",
-        "string",
-    ]
-)
+_NOBODY = frozenset((
+    "root", "admin", "administrator", "ubuntu", "debian", "user", "username", "users", "runner", "public", "default", "shared", "app", "guest", "nobody", "none", "null", "true", "false", "self", "test", "name", "id", "system", "daemon", "www", "data", "all", "me", "you", "the", "str", "int", "string", "bot", "visitor", "caller", "agent", "assistant", "customer", "operator", "tool", "support", "moderator", "host", "client", "server",
+))  # fmt: skip
 
 
 def _is_account_name(text: str) -> bool:
@@ -189,7 +156,7 @@ _SECRET_WORDS = (
     r"|lösenord|heslo|parola|şifre|salasana|adgangskode|passord|secret|api[_-]?key|access[_-]?key|private[_-]?key|token)"
     r"|(?-i:[a-z]{1,20}(?:Password|Secret|Token|ApiKey|Pwd|AccessKey))"
 )  # fmt: skip
-_USER_WORDS = r"(?:user(?:[_-]?name|[_-]?id)?|login|usr|uid|benutzer(?:name)?|gebruiker(?:snaam)?|utente|usuario|usuário|utilisateur|identifiant|użytkownik|användare|kullanıcı)"
+_USER_WORDS = r"(?:user(?:[_-]?name|[_-]?id)?|login|usr|uid|benutzer(?:name)?|gebruiker(?:snaam)?|utente|usuario|usuário|utilisateur|identifiant|użytkownik|användare|kullanıcı|(?:login|user|account)[ _-]name|inlognaam|anmeldename|nome utente|nom d'utilisateur)"
 
 
 _DOMAINS = "com|org|net|edu|gov|io|dev|app|co|info|biz|eu|uk|de|fr|es|it|nl|be|ch|at|pl|se|no|dk|fi|pt|br|mx|ar|cl|au|nz|ca|us|in|jp|cn|kr|za|ng|ke|ie|cz|sk|hu|ro|gr|tr|il|ae|me|tv|ly|gl|ai|xyz|online|site|shop|club|tech|cloud|page"
@@ -234,6 +201,15 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("PIN", re.compile(r"(?<![A-Za-z])(?i:pin(?:[ -]?code)?|cvv2?|cvc2?|cv2|security code)(?:\W{1,3}|\W{1,3}(?:is|ist|est|es|è|code)\W{1,2})(\d{3,8})(?![\d.,-]?\d)"), group=1, score=0.9),
     Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?(?:\s{{0,3}}[:=]\s{{0,3}}|\s(?:is|ist|est|es|è|é|jest|är|lautet|:=|=>)[:\s]\s{{0,2}})[\"'`«“]?([^\s\"'`<>,;(){{}}\[\]$«»“”]{{4,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_password, group=1, score=0.9),
     Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})\s[\"'`«“]?([^\s\"'`<>,;(){{}}\[\]$«»“”]{{7,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_mixed_password, group=1, score=0.8),
+    Recogniser("DATE_OF_BIRTH", labelled.DATE_OF_BIRTH, group=1, score=0.9),
+    Recogniser("MEDICAL_ID", labelled.MEDICAL_ID, labelled.is_number, group=1, score=0.8),
+    Recogniser("ACCOUNT", labelled.ACCOUNT, labelled.is_number, group=1, score=0.8),
+    Recogniser("ID_NUMBER", labelled.ID_NUMBER, labelled.is_number, group=1, score=0.8),
+    Recogniser("PLATE", labelled.PLATE, labelled.is_plate, group=1, score=0.8),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})>([^<>\s]{{1,40}} ?[^<>\s]{{3,40}})<"), _is_password, group=1, score=0.8),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?(?:\s{{0,3}}[:=]|\s)\s{{0,3}}([\"'])((?:(?!\1)\S){{4,80}})\1"), _is_password, group=2, score=0.8),
+    Recogniser("USERNAME", labelled.SPEAKER, _is_account_name, group=1, score=0.7),
+    Recogniser("USERNAME", labelled.QUOTED_USER, _is_account_name, group=1, score=0.8),
     Recogniser("USERNAME", re.compile(rf"(?<![^\W\d_])(?i:{_USER_WORDS})(?:=|[\"']?:\s?)[\"']?([a-z][\w.-]{{1,30}}[\w])(?![\w.@(\[])"), _is_account_name, group=1, score=0.8),
     Recogniser("USERNAME", re.compile(r"(?<![\w.-])(?:/home/|/Users/|[Cc]:\\Users\\)([A-Za-z][\w.-]{1,30})(?=[/\\\s\"':])"), _is_account_name, group=1, score=0.8),
 )  # fmt: skip

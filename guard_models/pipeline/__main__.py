@@ -135,6 +135,7 @@ def evaluated(arguments: argparse.Namespace) -> None:
                 for path in written.written(written.HERE / "held", "grounded*.txt")
             }
             lines = evaluate_grounded.table(model, sets)
+        print(evaluate.HEADER)
         for one in lines:
             print(one, flush=True)
         if arguments.record:

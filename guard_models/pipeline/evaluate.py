@@ -43,6 +43,9 @@ class Line:
         return f"{self.task:10} {self.what:58} {self.goal:>8} {self.shown:>9}  {mark:3} {self.of:6}"
 
 
+HEADER = f"{'task':10} {'what':58} {'goal':>8} {'measured':>9}  {'ok':3} {'of':>6}"
+
+
 def judged(judge: Judge, rows: Sequence[Row], report: Callable[[str], None] = lambda _: None) -> list[Verdict]:
     found = []
     for number, row in enumerate(rows, 1):
