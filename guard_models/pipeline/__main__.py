@@ -158,7 +158,7 @@ def main() -> None:
     )
     one.add_argument("--output", type=Path, default=ROOT / "build" / "guard", help="where the folders are made")
     one.add_argument("--model", choices=["all", SHIPPED, GROUNDED], default="all")
-    one.add_argument("--grounded-epochs", type=int, default=3)
+    one.add_argument("--grounded-epochs", type=int, default=2)
     one.add_argument("--short-pairs", type=int, default=12_000, help="for groundedness: pairs to learn comparing by")
     one.add_argument("--seed", type=int, default=1)
     one.add_argument("--epochs", type=float, default=2.5)

@@ -3,36 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from random import Random
 
 import numpy as np
+from numpy.typing import NDArray
 
 from appliance.guards.judge import GROUNDEDNESS, unsupported
-from appliance.guards.metrics import auc, confusion
+from appliance.guards.metrics import auc
 from appliance.guards.model import GuardModel
 from guard_models.pipeline.evaluate import Line
-from guard_models.pipeline.statements import Statement
+from guard_models.pipeline.statements import Statement, epoch
+
+MADE = frozenset({"altered", "copied", "other_document"})
 
 
-def scored(model: GuardModel, rows: Sequence[Statement]) -> tuple[np.ndarray, np.ndarray]:
+def scored(model: GuardModel, rows: Sequence[Statement]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """(the probability that each answer is not supported, whether it is not)."""
     scores = np.array([unsupported(model, [row.document], row.answer) for row in rows])
     return scores, np.array([not row.supported for row in rows])
 
 
+def with_made(rows: Sequence[Statement], seed: str) -> list[Statement]:
+    """Written pairs, and simple ones made of them: copied sentences, altered ones, answers to other documents."""
+    return epoch(rows, Random(seed))
+
+
 def table(model: GuardModel, held: Mapping[str, Sequence[Statement]]) -> list[Line]:
-    """The lines of the sets that judge."""
+    """The lines of the sets that judge: people's own wording apart from what is made of it."""
+    at = model.manifest.detectors[GROUNDEDNESS].threshold
     lines: list[Line] = []
-    for name, rows in held.items():
+    for name, written in held.items():
+        rows = with_made(written, "held")
         scores, labels = scored(model, rows)
-        counts = confusion(scores, labels, model.manifest.detectors[GROUNDEDNESS].threshold)
-        for what, value, of in (
-            ("AUC", auc(scores, labels), len(rows)),
-            ("balanced accuracy", counts.balanced_accuracy, len(rows)),
-            ("caught", counts.recall, counts.caught + counts.missed),
-            ("told wrongly", counts.false_positive_rate, counts.wrong + counts.passed),
-        ):
-            lines.append(Line("grounded", f"{name}: {what}", "", value, True, of))
+        made = np.array([row.kind in MADE for row in rows])
+        for what, chosen in (("as written", ~made), ("simple ones", made)):
+            value = auc(scores[chosen], labels[chosen])
+            lines.append(Line("grounded", f"{name}: AUC, {what}", "", value, True, int(chosen.sum())))
         for kind in sorted({row.kind for row in rows}):
             mine = np.array([row.kind == kind for row in rows])
-            told = scores[mine] >= model.manifest.detectors[GROUNDEDNESS].threshold
-            lines.append(Line("grounded", f"{name}: told, {kind}", "", float(told.mean()), True, int(mine.sum())))
+            what = "caught" if labels[mine].all() else "told wrongly"
+            told = float((scores[mine] >= at).mean())
+            lines.append(Line("grounded", f"{name}: {what}, {kind}", "", told, True, int(mine.sum())))
     return lines

@@ -10,12 +10,12 @@ import numpy as np
 
 from appliance.guards.judge import GROUNDEDNESS
 from appliance.guards.manifest import Detector, Manifest, Reading, read_manifest, write_manifest
-from appliance.guards.metrics import auc, confusion
+from appliance.guards.metrics import auc, threshold_at
 from appliance.guards.model import GuardModel
 from appliance.guards.names import GROUNDED
 from appliance.guards.verdicts import logit
 from guard_models.pipeline import calibrate, export
-from guard_models.pipeline.evaluate_grounded import scored
+from guard_models.pipeline.evaluate_grounded import scored, with_made
 from guard_models.pipeline.pack import arrays_of, training_sets, written_files
 from guard_models.pipeline.statements import WINDOW, Statement
 from guard_models.pipeline.steps import Steps
@@ -50,17 +50,19 @@ def pack(
     write_manifest(folder, manifest)
 
 
+TOLD_WRONGLY = 0.1
+"""The share of supported answers of the calibration pairs that may be told."""
+
+
 def calibrated(folder: Path, rows: Sequence[Statement], report: Callable[[str], None]) -> None:
-    """Give the model its scale and its threshold: that of the best balanced accuracy, since here no side is rare."""
+    """Give the model its scale and its threshold, from written pairs and simple ones made of them."""
+    rows = with_made(rows, "calibrate")
     scores, labels = scored(GuardModel(folder, threads=2), rows)
     logits = np.array([logit(score) for score in scores])
     scale = calibrate.scaled(logits, labels.astype(float))
     chances = 1 / (1 + np.exp(-(scale.slope * logits + scale.offset)))
-    steps = np.unique(chances)
-    # Between two scores, so that no rounding changes what is told.
-    between = np.append(steps[:1], (steps[:-1] + steps[1:]) / 2)
-    best = max(between, key=lambda at: confusion(chances, labels, float(at)).balanced_accuracy)
+    threshold = min(1.0, threshold_at(chances[~labels], TOLD_WRONGLY))
     manifest = read_manifest(folder)
-    detector = manifest.detectors[GROUNDEDNESS].model_copy(update={"scales": {LABEL: scale}, "threshold": float(best)})
+    detector = manifest.detectors[GROUNDEDNESS].model_copy(update={"scales": {LABEL: scale}, "threshold": threshold})
     write_manifest(folder, manifest.model_copy(update={"detectors": {GROUNDEDNESS: detector}}))
-    report(f"groundedness: {len(rows)} rows, threshold {best:.3f}, AUC {auc(chances, labels):.3f}")
+    report(f"groundedness: {len(rows)} rows, threshold {threshold:.3f}, AUC {auc(chances, labels):.3f}")
