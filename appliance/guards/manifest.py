@@ -46,9 +46,9 @@ class Reading(_Table):
     shapes: bool = True
     """Whether the input `shapes` says how each word is written; otherwise it is BERT's token type, all 0."""
     segments: bool = False
-    """Whether it reads pairs of texts, told apart by the input `shapes` (0 and 1)."""
+    """Whether it reads pairs of texts, told apart by the input `shapes`; see `features.segments_of`."""
     shared: bool = False
-    """Whether `shapes` says of each piece of a pair as well that the other text has it (see `features.segments_of`)."""
+    """Whether `shapes` says of each piece of a pair as well that the other text has it."""
 
     @model_validator(mode="after")
     def _fits(self) -> Reading:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -137,9 +137,16 @@ def _is_mixed_password(text: str) -> bool:
     return _is_password(text) and all(re.search(part, text) for part in (r"[^\W\d_]", r"\d", r"[^\w.]"))
 
 
+def _is_literal(text: str) -> bool:
+    """For a value between quotes, where programs also write what stands for one: `${DB_PASSWORD}`, `<yours>`, `read()`."""
+    return (
+        not text.startswith(("$", "<", "{", "(", "[", "%", ".", "!")) and not text.endswith("()") and _is_password(text)
+    )
+
+
 # Accounts that every machine has, and what programs write where an account would stand.
 _NOBODY = frozenset((
-    "root", "admin", "administrator", "ubuntu", "debian", "user", "username", "users", "runner", "public", "default", "shared", "app", "guest", "nobody", "none", "null", "true", "false", "self", "test", "name", "id", "system", "daemon", "www", "data", "all", "me", "you", "the", "str", "int", "string", "bot", "visitor", "caller", "agent", "assistant", "customer", "operator", "tool", "support", "moderator", "host", "client", "server",
+    "root", "admin", "administrator", "ubuntu", "debian", "user", "username", "users", "runner", "public", "default", "shared", "app", "guest", "nobody", "none", "null", "true", "false", "self", "test", "name", "id", "system", "daemon", "www", "data", "all", "me", "you", "the", "str", "int", "string", "bot", "visitor", "caller", "agent", "assistant", "customer", "operator", "tool", "support", "moderator", "host", "client", "server", "postgres", "mysql", "nginx", "apache", "redis", "www-data", "unknown",
 ))  # fmt: skip
 
 
@@ -202,17 +209,17 @@ RECOGNISERS: tuple[Recogniser, ...] = (
     Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?(?:\s{{0,3}}[:=]\s{{0,3}}|\s(?:is|ist|est|es|è|é|jest|är|lautet|:=|=>)[:\s]\s{{0,2}})[\"'`«“]?([^\s\"'`<>,;(){{}}\[\]$«»“”]{{4,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_password, group=1, score=0.9),
     Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})\s[\"'`«“]?([^\s\"'`<>,;(){{}}\[\]$«»“”]{{7,80}}[^\s\"'`<>,;(){{}}\[\]$«»“”.!?:])"), _is_mixed_password, group=1, score=0.8),
     Recogniser("DATE_OF_BIRTH", labelled.DATE_OF_BIRTH, group=1, score=0.9),
-    Recogniser("MEDICAL_ID", labelled.MEDICAL_ID, labelled.is_number, group=1, score=0.8),
-    Recogniser("ACCOUNT", labelled.ACCOUNT, labelled.is_number, group=1, score=0.8),
-    Recogniser("ID_NUMBER", labelled.ID_NUMBER, labelled.is_number, group=1, score=0.8),
-    Recogniser("PLATE", labelled.PLATE, labelled.is_plate, group=1, score=0.8),
     Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})>([^<>\s]{{1,40}} ?[^<>\s]{{3,40}})<"), _is_password, group=1, score=0.8),
-    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?(?:\s{{0,3}}[:=]|\s)\s{{0,3}}([\"'])((?:(?!\1)\S){{4,80}})\1"), _is_password, group=2, score=0.8),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})[\"']?\s{{0,3}}[:=]\s{{0,3}}([\"'])((?:(?!\1)\S){{4,80}})\1"), _is_literal, group=2, score=0.8),
+    Recogniser("PASSWORD", re.compile(rf"(?<![^\W\d_])(?i:{_SECRET_WORDS})\s([\"'])((?:(?!\1)\S){{6,80}})\1"), lambda text: _is_literal(text) and _is_mixed_password(text), group=2, score=0.8),
     Recogniser("USERNAME", labelled.SPEAKER, _is_account_name, group=1, score=0.7),
     Recogniser("USERNAME", labelled.QUOTED_USER, _is_account_name, group=1, score=0.8),
     Recogniser("USERNAME", re.compile(rf"(?<![^\W\d_])(?i:{_USER_WORDS})(?:=|[\"']?:\s?)[\"']?([a-z][\w.-]{{1,30}}[\w])(?![\w.@(\[])"), _is_account_name, group=1, score=0.8),
     Recogniser("USERNAME", re.compile(r"(?<![\w.-])(?:/home/|/Users/|[Cc]:\\Users\\)([A-Za-z][\w.-]{1,30})(?=[/\\\s\"':])"), _is_account_name, group=1, score=0.8),
 )  # fmt: skip
+
+ANNOUNCED = tuple(Recogniser(kind, pattern, check, group=1, score=0.8) for kind, pattern, check in labelled.ANNOUNCED)
+"""What a word announces gives way to what has a form of its own, telephone numbers among it."""
 
 
 def _said(text: str, start: int, end: int, words: re.Pattern[str]) -> bool:
@@ -226,20 +233,20 @@ def _said(text: str, start: int, end: int, words: re.Pattern[str]) -> bool:
 
 def find(text: str) -> list[Entity]:
     """What the patterns find in `text`, whose places are those of the entities; overlapping finds are settled in the
-    order of `RECOGNISERS`."""
+    order of `RECOGNISERS`, telephone numbers, `ANNOUNCED`."""
     return found_in(level(text))
 
 
 def found_in(text: Level) -> list[Entity]:
     """`find` in a text that is level; the places are those of the raw text."""
-    finds = (*_forms(text.text), *phones(text.text))
+    finds = (*_forms(text.text, RECOGNISERS), *phones(text.text), *_forms(text.text, ANNOUNCED))
     if text.origins is not None:
         finds = tuple(placed(one, text) for one in finds)
     return apart(finds)
 
 
-def _forms(text: str) -> Iterator[Entity]:
-    for one in RECOGNISERS:
+def _forms(text: str, recognisers: Iterable[Recogniser]) -> Iterator[Entity]:
+    for one in recognisers:
         for match in one.pattern.finditer(text):
             start, end = match.span(one.group)
             if one.type == "URL":

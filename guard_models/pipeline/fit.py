@@ -103,10 +103,14 @@ class Average:
 def run_name(recipe: Recipe, settings: Mapping[str, Any], arrays: Iterable[Array]) -> str:
     """What tells one run from another: its recipe, further settings, and all that it learns from, so that a change of
     one label is another run."""
+    return json.dumps({**asdict(recipe), **settings, "plan": _digest(arrays)}, sort_keys=True)
+
+
+def _digest(arrays: Iterable[Array]) -> str:
     whole = hashlib.blake2b(digest_size=12)
     for part in arrays:
         whole.update(part.tobytes())
-    return json.dumps({**asdict(recipe), **settings, "plan": whole.hexdigest()}, sort_keys=True)
+    return whole.hexdigest()
 
 
 def fit(
@@ -123,10 +127,12 @@ def fit(
 ) -> dict[str, Tensor]:
     """Train `network` through `steps` batches, of which `learnt` gives the loss, and return the averaged weights.
 
-    Goes on from `folder`'s checkpoint if that is of the run of this `name`, else says that it is not. `stop_after` ends
+    Goes on from `folder`'s checkpoint if that is of the run of this `name` from these very weights, else says that it
+    is not. `stop_after` ends
     after that many batches in all, as an interruption would.
     """
     torch.set_num_threads(recipe.threads)
+    name = f"{name} from {_digest(value.numpy() for value in network.state_dict().values())}"
     folder.mkdir(parents=True, exist_ok=True)
     adam, average = optimiser(network, recipe), Average(network)
     checkpoint = folder / "checkpoint.pt"

@@ -30,9 +30,8 @@ def encoded(tokenizer: PieceTokenizer, rows: Sequence[Statement]) -> Iterator[En
         room = WINDOW - len(right) - 1
         if len(left) > room:
             wanted = set(right)
-            best = max(
-                range(0, len(left) - room + 1, 16), key=lambda at: sum(one in wanted for one in left[at : at + room])
-            )
+            starts = [*range(0, len(left) - room, 16), len(left) - room]
+            best = max(starts, key=lambda at: sum(one in wanted for one in left[at : at + room]))
             left = left[best : best + room]
         before, after = segments_of(left, right, shared=True)
         ids = [tokenizer.begin, *left, tokenizer.end, *right, tokenizer.end]

@@ -57,12 +57,18 @@ TOLD_WRONGLY = 0.1
 def calibrated(folder: Path, rows: Sequence[Statement], report: Callable[[str], None]) -> None:
     """Give the model its scale and its threshold, from written pairs and simple ones made of them."""
     rows = with_made(rows, "calibrate")
+    _with(folder, {"scales": {}, "threshold": 0.5})
     scores, labels = scored(GuardModel(folder, threads=2), rows)
-    logits = np.array([logit(score) for score in scores])
-    scale = calibrate.scaled(logits, labels.astype(float))
-    chances = 1 / (1 + np.exp(-(scale.slope * logits + scale.offset)))
+    scale = calibrate.scaled(np.array([logit(score) for score in scores]), labels.astype(float))
+    _with(folder, {"scales": {LABEL: scale}})
+    # As they are served: the last digit decides on which side of its threshold a score is.
+    chances, _ = scored(GuardModel(folder, threads=2), rows)
     threshold = min(1.0, threshold_at(chances[~labels], TOLD_WRONGLY))
-    manifest = read_manifest(folder)
-    detector = manifest.detectors[GROUNDEDNESS].model_copy(update={"scales": {LABEL: scale}, "threshold": threshold})
-    write_manifest(folder, manifest.model_copy(update={"detectors": {GROUNDEDNESS: detector}}))
+    _with(folder, {"threshold": threshold})
     report(f"groundedness: {len(rows)} rows, threshold {threshold:.3f}, AUC {auc(chances, labels):.3f}")
+
+
+def _with(folder: Path, changes: Mapping[str, Any]) -> None:
+    manifest = read_manifest(folder)
+    detector = manifest.detectors[GROUNDEDNESS].model_copy(update=dict(changes))
+    write_manifest(folder, manifest.model_copy(update={"detectors": {GROUNDEDNESS: detector}}))

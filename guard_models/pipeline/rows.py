@@ -120,23 +120,29 @@ def without_brackets(text: str) -> tuple[str, list[tuple[int, int]]]:
     return "".join(plain), spans
 
 
-class _Kept(dict[int, str | None]):
-    """Which characters make a text what it is, decided once for each, as `str.translate` asks for it."""
+class _Kept(dict[int, str]):
+    """Characters that make a text what it is as they are, all others as `instead`; decided once for each, when
+    `str.translate` asks for it."""
 
-    def __missing__(self, number: int) -> str | None:
+    def __init__(self, instead: str) -> None:
+        self._instead = instead
+
+    def __missing__(self, number: int) -> str:
         letter = chr(number)
-        kept = unicodedata.category(letter)[0] in "LNMS" and not "\u0300" <= letter <= "\u036f"
-        self[number] = letter if kept else None
+        if "\u0300" <= letter <= "\u036f":
+            self[number] = ""
+        else:
+            self[number] = letter if unicodedata.category(letter)[0] in "LNMS" else self._instead
         return self[number]
 
 
-_KEPT = _Kept()
+_TOGETHER, _APART = _Kept(""), _Kept(" ")
 
 
-def _folded(text: str) -> str:
+def _folded(text: str, kept: _Kept = _TOGETHER) -> str:
     """Letters, numbers, vowel signs and symbols of `text`, without case and accents: "crème" is "creme", but a smiley
     stays, and so does a sign that makes another word of an Indian one."""
-    return unicodedata.normalize("NFKD", text).casefold().translate(_KEPT)
+    return unicodedata.normalize("NFKD", text).casefold().translate(kept)
 
 
 def same_text(text: str) -> bytes:
@@ -146,7 +152,7 @@ def same_text(text: str) -> bytes:
 
 def _runs(text: str, size: int = 5) -> set[int]:
     """Runs of five words, of which equal ones have equal numbers."""
-    words = re.findall(r"\w+", text.casefold())
+    words = _folded(text, _APART).split()
     if len(words) <= size:
         return {hash(tuple(words))}
     return set(map(hash, zip(*(words[at:] for at in range(size)), strict=False)))

@@ -63,6 +63,7 @@ def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
         few = rows[: ROWS // 6]
         whole_run = trained([few], tokenizer, base, recipe, folder / "two", report, fresh=fresh)
         half = whole_run.batches // 2
+        must(half > 0, "too few batches to interrupt")
         trained([few], tokenizer, base, recipe, folder / "three", report, fresh=fresh, stop_after=half)
         gone_on = trained([few], tokenizer, base, recipe, folder / "three", report, fresh=fresh)
         apart = max(float((whole_run.state[name] - gone_on.state[name]).abs().max()) for name in one.state)

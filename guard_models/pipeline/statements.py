@@ -97,11 +97,12 @@ def short_pairs(texts: Sequence[str], count: int, random: Random) -> list[Statem
 
     On these a network learns to compare, before it learns from whole documents what supports an answer."""
     rows: list[Statement] = []
+    split = [(text, [one for one in _SENTENCE_END.split(text) if 25 < len(one) < 220]) for text in texts]
+    fitting = [(text, sentences) for text, sentences in split if len(sentences) > 1]
+    if not fitting:
+        raise ValueError("no text has two sentences of 26 to 219 characters")
     while len(rows) < count:
-        text = random.choice(texts)
-        sentences = [one for one in _SENTENCE_END.split(text) if 25 < len(one) < 220]
-        if len(sentences) < 2:
-            continue
+        text, sentences = random.choice(fitting)
         at = random.randrange(len(sentences))
         begin, end = max(0, at - random.randrange(2)), at + 1 + random.randrange(3)
         some, answer, roll = " ".join(sentences[begin:end]), sentences[at], random.random()

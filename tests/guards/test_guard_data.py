@@ -146,6 +146,7 @@ def test_short_texts_with_another_word_are_seen() -> None:
 @pytest.mark.parametrize(("one", "other"), [("👍", "👎"), ("कि", "की"), ("5", "6"), ("مرحبا", "سلام")])
 def test_signs_that_matter_tell_texts_apart(one: str, other: str) -> None:
     assert same_text(one) != same_text(other)
+    assert not Seen([Row(one, "x")]).has(other)
     assert same_text("Crème  brûlée!") == same_text("creme brulee")
 
 
