@@ -7,9 +7,8 @@ for a new training, unless it touches only what the vocabulary does not know.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -159,24 +158,6 @@ def windows(pieces: int, *, size: int, overlap: int) -> list[Window]:
         return [Window(0, pieces)]
     starts = [*range(0, pieces - size, size - overlap), pieces - size]
     return [Window(start, start + size) for start in starts]
-
-
-def segments_of(first: Sequence[int], second: Sequence[int], *, shared: bool) -> tuple[list[int], list[int]]:
-    """The input `shapes` of a pair of texts, given as pieces: 0 in the first text and 1 in the second. With `shared` 2
-    more for a piece that the other text has as well, and 4 more if that has it beside the same neighbour: which number
-    or name an answer does not have from its document would otherwise have to be found out piece by piece."""
-    if not shared:
-        return [0] * len(first), [1] * len(second)
-    return _met(first, second), [1 + mark for mark in _met(second, first)]
-
-
-def _met(pieces: Sequence[int], others: Sequence[int]) -> list[int]:
-    known, couples = set(others), set(pairwise(others))
-    marks = [2 if piece in known else 0 for piece in pieces]
-    for at, couple in enumerate(pairwise(pieces)):
-        if couple in couples:
-            marks[at] = marks[at + 1] = 4
-    return marks
 
 
 def batch_of(tokenizer: PieceTokenizer, parts: list[tuple[Pieces, Window]]) -> Batch:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from appliance.errors import GuardModelError
 from appliance.guards import patterns
 from appliance.guards.features import Pieces
 from appliance.guards.manifest import Detector
-from appliance.guards.model import GuardModel, TextResult
+from appliance.guards.model import Array, GuardModel, TextResult
+from appliance.guards.nearness import strangeness
 from appliance.guards.verdicts import Entity, Verdict, entities_of, merged, placed, probability, stitched
 from appliance.guards.views import level, views
 
@@ -124,14 +127,26 @@ class Judge:
 
 
 def unsupported(model: GuardModel, documents: Sequence[str], answer: str, *, name: str = GROUNDEDNESS) -> float:
-    """The probability that `answer` says what none of `documents` does: of each part of the answer that of the window
-    which supports it best, and of the parts the worst. 1 without documents. `name` is the detector of pairs to ask."""
+    """The probability that `answer` says what none of `documents` does: of each part of the answer that of what
+    supports it best, and of the parts the worst. 1 without documents. `name` is the detector of pairs to ask."""
     detector = model.manifest.detectors.get(name)
     if detector is None or detector.kind != "pair":
         raise GuardModelError(f"{model.folder}: has no detector {name!r} of kind pair")
+    if not documents:
+        return 1.0
+    if model.manifest.reading.apart:
+        read = [_vectors(model, document, detector.output) for document in documents]
+        far = strangeness(_vectors(model, answer, detector.output), np.concatenate(read))
+        return probability(far, detector, detector.labels[0])
     best: dict[int, float] = {}
     for document in documents:
         for part, results in enumerate(model.run_pair(document, answer)):
             logit = min(float(outputs[detector.output][0]) for outputs in results)
             best[part] = min(best.get(part, logit), logit)
-    return max((probability(logit, detector, detector.labels[0]) for logit in best.values()), default=1.0)
+    return max(probability(logit, detector, detector.labels[0]) for logit in best.values())
+
+
+def _vectors(model: GuardModel, text: str, output: str) -> Array:
+    """A vector for each piece of `text`: [pieces, width]."""
+    result = model.run(text)
+    return stitched([(one.window, one.outputs[output]) for one in result.windows], len(result.pieces))

@@ -46,9 +46,10 @@ class Reading(_Table):
     shapes: bool = True
     """Whether the input `shapes` says how each word is written; otherwise it is BERT's token type, all 0."""
     segments: bool = False
-    """Whether it reads pairs of texts, told apart by the input `shapes`; see `features.segments_of`."""
-    shared: bool = False
-    """Whether `shapes` says of each piece of a pair as well that the other text has it."""
+    """Whether it reads pairs of texts at once, told apart by the input `shapes` (0 and 1)."""
+    apart: bool = False
+    """Whether it reads the texts of a pair by themselves: the output is then a vector for each piece, and `nearness`
+    compares them."""
 
     @model_validator(mode="after")
     def _fits(self) -> Reading:
@@ -70,7 +71,8 @@ class Detector(_Table):
     """One output of the model."""
 
     output: Label
-    """The name of the graph's output: [texts, labels], or [texts, tokens, tags] for spans."""
+    """The name of the graph's output: [texts, labels], or [texts, tokens, tags] for spans; [texts, tokens, width] for
+    pairs whose texts are read apart."""
     kind: Kind
     labels: Annotated[list[Label], Field(min_length=1, max_length=512)]
     """The classes of the output, in its order; for spans `O`, `B-…` and `I-…`."""
@@ -139,11 +141,11 @@ class Manifest(_Table):
         for name in ("model.onnx", "tokenizer.json"):
             if name not in self.files:
                 raise ValueError(f"files: {name} is missing")
-        if self.reading.shared and not self.reading.segments:
-            raise ValueError("reading.shared: speaks of pairs, so it needs reading.segments: true")
+        if self.reading.apart and self.reading.segments:
+            raise ValueError("reading.apart: a pair is read at once (segments) or text by text, not both")
         for name, detector in self.detectors.items():
-            if detector.kind == "pair" and not self.reading.segments:
-                raise ValueError(f"detectors.{name}: kind pair needs reading.segments: true")
+            if detector.kind == "pair" and not (self.reading.segments or self.reading.apart):
+                raise ValueError(f"detectors.{name}: kind pair needs reading.segments or reading.apart: true")
         return self
 
 

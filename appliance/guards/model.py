@@ -16,7 +16,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from appliance.errors import GuardModelError
-from appliance.guards.features import SHAPES, Pieces, PieceTokenizer, Window, batch_of, segments_of, windows
+from appliance.guards.features import SHAPES, Pieces, PieceTokenizer, Window, batch_of, windows
 from appliance.guards.manifest import Manifest, read_manifest, verified
 
 Array = NDArray[np.float32]
@@ -89,9 +89,10 @@ class GuardModel:
         kinds = {detector.kind for detector in self.manifest.detectors.values()}
         pieces = Pieces([self.tokenizer.highest()] * size, [place % SHAPES for place in range(size)], [(0, 0)] * size)
         feeds = []
-        if kinds != {"pair"}:
+        apart = self.manifest.reading.apart
+        if kinds != {"pair"} or apart:
             feeds.append(self._text_feed(pieces, Window(0, size)))
-        if "pair" in kinds:
+        if "pair" in kinds and not apart:
             half = Window(0, size // 2)
             feeds.append(self._pair_feed(pieces, Window(0, size - half.end - 1), pieces, half))
         for feed in feeds:
@@ -109,6 +110,9 @@ class GuardModel:
         for name, detector in self.manifest.detectors.items():
             value, labels = found[detector.output], len(detector.labels)
             wanted = (1, tokens, labels) if detector.kind == "spans" else (1, labels)
+            if detector.kind == "pair" and self.manifest.reading.apart:
+                width = value.shape[-1] if isinstance(value, np.ndarray) and value.ndim else 0
+                wanted = (1, tokens, width)
             where = f"{self.folder / 'model.onnx'}: output {detector.output!r}"
             if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
                 raise GuardModelError(f"{where} is no tensor of floats")
@@ -156,8 +160,7 @@ class GuardModel:
     def _pair_feed(self, left: Pieces, head: Window, right: Pieces, tail: Window) -> dict[str, Ids]:
         first, second = left.ids[head.start : head.end], right.ids[tail.start : tail.end]
         ids = [self.tokenizer.begin, *first, self.tokenizer.end, *second, self.tokenizer.end]
-        before, after = segments_of(first, second, shared=self.manifest.reading.shared)
-        segments = [0, *before, 0, *after, 1]
+        segments = [0] * (len(first) + 2) + [1] * (len(second) + 1)
         return {
             "ids": np.array([ids], np.int64),
             "mask": np.ones((1, len(ids)), np.int64),

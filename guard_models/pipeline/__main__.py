@@ -27,38 +27,18 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.model in ("all", SHIPPED):
         train_guard(arguments)
     if arguments.model in ("all", GROUNDED):
-        train_grounded(arguments)
+        made_grounded(arguments)
 
 
-def train_grounded(arguments: argparse.Namespace) -> None:
-    from appliance.guards.features import PieceTokenizer
-    from guard_models.pipeline import grounded, pack_grounded
+def made_grounded(arguments: argparse.Namespace) -> None:
+    from guard_models.pipeline import pack_grounded
     from guard_models.pipeline.base import base_model
-    from guard_models.pipeline.dataset import calibrates
-    from guard_models.pipeline.fit import Recipe
 
-    base = base_model(arguments.base)
-    documents = [
-        one
-        for path in written.written(written.HERE / "written", "grounded*.txt")
-        for one in statements.statements(path)
-    ]
-    numbers = {text: number for number, text in enumerate(dict.fromkeys(one.document for one in documents))}
-    kept = [one for one in documents if not calibrates("grounded", numbers[one.document] * 6)]
-    others = [one for one in documents if calibrates("grounded", numbers[one.document] * 6)]
-    recipe = Recipe(seed=arguments.seed, epochs=arguments.grounded_epochs)
-    tokenizer = PieceTokenizer(base / "tokenizer.json")
-    public = statements.public_texts(arguments.data)
-    texts = [*dict.fromkeys(one.document for one in kept), *(text for found in public.values() for text in found)]
-    counts = {"grounded": len(kept), **{name: len(found) for name, found in public.items()}}
-    short = round(arguments.short_pairs * arguments.scale)
-    state, steps = grounded.train(
-        kept, texts, short, tokenizer, base / "model.safetensors", recipe, arguments.work / "grounded", say
-    )
-    folder = arguments.output / GROUNDED
-    plain = {name: value.numpy() for name, value in state.items()}
-    pack_grounded.pack(plain, base / "tokenizer.json", folder, version=arguments.version, counts=counts, steps=steps)
-    pack_grounded.calibrated(folder, others, say)
+    paths = written.written(written.HERE / "written", "grounded*.txt")
+    rows = [one for path in paths for one in statements.statements(path)]
+    base, folder = base_model(arguments.base), arguments.output / GROUNDED
+    pack_grounded.pack(rows, base, folder, version=arguments.version, seed=arguments.seed, eight_bit=True)
+    pack_grounded.calibrated(folder, rows, say)
     say(f"packed {folder}")
 
 
@@ -158,8 +138,6 @@ def main() -> None:
     )
     one.add_argument("--output", type=Path, default=ROOT / "build" / "guard", help="where the folders are made")
     one.add_argument("--model", choices=["all", SHIPPED, GROUNDED], default="all")
-    one.add_argument("--grounded-epochs", type=int, default=2)
-    one.add_argument("--short-pairs", type=int, default=12_000, help="for groundedness: pairs to learn comparing by")
     one.add_argument("--seed", type=int, default=1)
     one.add_argument("--epochs", type=float, default=2.5)
     one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")

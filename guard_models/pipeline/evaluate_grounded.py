@@ -12,7 +12,7 @@ from appliance.guards.judge import GROUNDEDNESS, unsupported
 from appliance.guards.metrics import auc
 from appliance.guards.model import GuardModel
 from guard_models.pipeline.evaluate import Line
-from guard_models.pipeline.statements import Statement, epoch
+from guard_models.pipeline.statements import Statement, with_made
 
 MADE = frozenset({"altered", "copied", "other_document"})
 
@@ -23,17 +23,14 @@ def scored(model: GuardModel, rows: Sequence[Statement]) -> tuple[NDArray[np.flo
     return scores, np.array([not row.supported for row in rows])
 
 
-def with_made(rows: Sequence[Statement], seed: str) -> list[Statement]:
-    """Written pairs, and simple ones made of them: copied sentences, altered ones, answers to other documents."""
-    return epoch(rows, Random(seed))
-
-
 def table(model: GuardModel, held: Mapping[str, Sequence[Statement]]) -> list[Line]:
     """The lines of the sets that judge: people's own wording apart from what is made of it."""
     at = model.manifest.detectors[GROUNDEDNESS].threshold
     lines: list[Line] = []
     for name, written in held.items():
-        rows = with_made(written, "held")
+        # Drawn a few times: few of the simple pairs are made at once.
+        drawn = [one for number in range(4) for one in with_made(written, Random(f"held/{number}"))]
+        rows = list(dict.fromkeys(drawn))
         scores, labels = scored(model, rows)
         made = np.array([row.kind in MADE for row in rows])
         for what, chosen in (("as written", ~made), ("simple ones", made)):

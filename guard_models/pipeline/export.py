@@ -175,10 +175,11 @@ def guard_graph(
     return finished(graph, {"injection": ["rows", 1], "toxicity": ["rows", labels], "pii": ["rows", "tokens", tags]})
 
 
-def pair_graph(
+def reader_graph(
     state: Mapping[str, Array], steps: Mapping[str, Steps] | None, *, layers: int = 6, heads: int = 12, width: int = 384
 ) -> bytes:
-    """An encoder of its own with the groundedness head."""
+    """The encoder alone: a vector for each piece."""
     graph = Graph(state, steps)
-    pooled(graph, encoder(graph, layers=layers, heads=heads, width=width), "unsupported", "unsupported")
-    return finished(graph, {"unsupported": ["rows", 1]})
+    hidden = encoder(graph, layers=layers, heads=heads, width=width)
+    graph.node("Identity", [hidden], "vectors")
+    return finished(graph, {"vectors": ["rows", "tokens", width]})

@@ -150,15 +150,14 @@ def load_base(encoder: Encoder, path: Path) -> None:
     encoder.load_state_dict(state)
 
 
-class Pair(nn.Module):
-    """An encoder of its own for groundedness: a document and an answer in one row, told apart by `shapes` 0 and 1."""
+class Reader(nn.Module):
+    """The encoder alone, for what compares the vectors of texts."""
 
     def __init__(self, size: Size) -> None:
         super().__init__()
         self.encoder = Encoder(size)
-        self.unsupported = Pooled(size.width, 1, dropout=size.dropout)
 
-    def forward(self, ids: Tensor, mask: Tensor, segments: Tensor) -> Tensor:
-        """Logits [rows, 1]: whether the answer says what the document does not."""
-        logits: Tensor = self.unsupported(self.encoder(ids, mask, segments), mask)
-        return logits
+    def forward(self, ids: Tensor, mask: Tensor, shapes: Tensor) -> Tensor:
+        """[rows, tokens] each to [rows, tokens, width]."""
+        vectors: Tensor = self.encoder(ids, mask, shapes)
+        return vectors

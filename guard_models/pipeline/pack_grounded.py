@@ -1,62 +1,74 @@
-"""The groundedness model to a folder that can be shipped, calibrated and measured."""
+"""The groundedness model: the base encoder as it is, in 8 bits, calibrated and measured. Nothing of it is trained."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 
+from appliance.guards.features import PieceTokenizer, Window, batch_of
 from appliance.guards.judge import GROUNDEDNESS
 from appliance.guards.manifest import Detector, Manifest, Reading, read_manifest, write_manifest
 from appliance.guards.metrics import auc, threshold_at
 from appliance.guards.model import GuardModel
 from appliance.guards.names import GROUNDED
 from appliance.guards.verdicts import logit
-from guard_models.pipeline import calibrate, export
-from guard_models.pipeline.evaluate_grounded import scored, with_made
-from guard_models.pipeline.pack import arrays_of, training_sets, written_files
-from guard_models.pipeline.statements import WINDOW, Statement
-from guard_models.pipeline.steps import Steps
+from guard_models.pipeline import calibrate, export, ranges
+from guard_models.pipeline.evaluate_grounded import scored
+from guard_models.pipeline.network import Reader, Size, load_base
+from guard_models.pipeline.pack import OVERLAP, arrays_of, written_files
+from guard_models.pipeline.statements import Statement, with_made
 
 LABEL = "unsupported"
-
-
-def pack(
-    state: Mapping[str, Any],
-    tokenizer: Path,
-    folder: Path,
-    *,
-    version: str,
-    counts: Mapping[str, int],
-    steps: Mapping[str, Steps] | None,
-) -> None:
-    """Write `folder` without calibration; `counts` are the rows of each set."""
-    files = written_files(folder, export.pair_graph(arrays_of(state), steps), tokenizer)
-    manifest = Manifest(
-        name=GROUNDED,
-        version=version,
-        title="Outpost's groundedness model (experimental)",
-        description="Tells whether an answer says what the given documents do not. One MiniLM encoder, 8-bit.",
-        licence="Apache-2.0",
-        base="all-MiniLM-L6-v2 (Apache-2.0)",
-        experimental=True,
-        reading=Reading(window=WINDOW, overlap=64, shapes=False, segments=True, shared=True),
-        files=files,
-        detectors={GROUNDEDNESS: Detector(output=LABEL, kind="pair", labels=[LABEL])},
-        training=training_sets(counts),
-    )
-    write_manifest(folder, manifest)
-
-
+WINDOW = 254
+CHOOSING = 300
+"""Texts that the 8-bit steps are chosen by."""
+CALIBRATING = 1500
+"""Pairs that the scale and the threshold are taken from."""
 TOLD_WRONGLY = 0.1
 """The share of supported answers of the calibration pairs that may be told."""
 
 
+def pack(rows: Sequence[Statement], base: Path, folder: Path, *, version: str, seed: int, eight_bit: bool) -> None:
+    """Write `folder` without calibration; `rows` have the texts that the 8-bit steps are chosen by."""
+    reader = Reader(Size())
+    load_base(reader.encoder, base / "model.safetensors")
+    tokenizer = PieceTokenizer(base / "tokenizer.json")
+    texts = sorted({text for row in rows for text in (row.document, row.answer)})
+    chosen = Random(f"{seed}/grounded").sample(texts, min(CHOOSING, len(texts)))
+    batches = []
+    for text in chosen:
+        pieces = tokenizer.pieces(text)
+        batch = batch_of(tokenizer, [(pieces, Window(0, min(WINDOW, len(pieces))))])
+        batch.shapes[:] = 0
+        batches.append(batch)
+    steps = ranges.steps(reader, batches, seed=seed) if eight_bit else None
+    state = arrays_of({name: value.numpy() for name, value in reader.state_dict().items()})
+    files = written_files(folder, export.reader_graph(state, steps), base / "tokenizer.json")
+    manifest = Manifest(
+        name=GROUNDED,
+        version=version,
+        title="Outpost's groundedness model (experimental)",
+        description="Tells whether an answer speaks of what the given documents do not. One MiniLM encoder, 8-bit.",
+        licence="Apache-2.0",
+        base="all-MiniLM-L6-v2 (Apache-2.0)",
+        experimental=True,
+        reading=Reading(window=WINDOW, overlap=OVERLAP, shapes=False, apart=True),
+        files=files,
+        detectors={GROUNDEDNESS: Detector(output="vectors", kind="pair", labels=[LABEL])},
+        training=[],
+    )
+    write_manifest(folder, manifest)
+
+
 def calibrated(folder: Path, rows: Sequence[Statement], report: Callable[[str], None]) -> None:
     """Give the model its scale and its threshold, from written pairs and simple ones made of them."""
-    rows = with_made(rows, "calibrate")
+    random = Random("calibrate")
+    made = with_made(rows, random)
+    rows = random.sample(made, min(CALIBRATING, len(made)))
     _with(folder, {"scales": {}, "threshold": 0.5})
     scores, labels = scored(GuardModel(folder, threads=2), rows)
     scale = calibrate.scaled(np.array([logit(score) for score in scores]), labels.astype(float))

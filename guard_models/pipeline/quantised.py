@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from guard_models.pipeline.steps import LEVELS, REACH, Steps
 
-FLOAT_LAYERS = ("score", "injection.out", "toxicity.out", "unsupported.out", "planted", "pii")
+FLOAT_LAYERS = ("score", "injection.out", "toxicity.out", "planted", "pii")
 """Layers that stay in 32 bits, by the end of their names: small ones that decide."""
 
 

@@ -20,7 +20,6 @@ from guard_models.pipeline import (
     dataset,
     evaluate,
     evaluate_grounded,
-    grounded,
     pack,
     pack_grounded,
     statements,
@@ -83,28 +82,19 @@ def run(base: Path, public: Path, report: Callable[[str], None]) -> None:
         must(min(shares["injection"], shares["toxicity"]) >= 0.9, f"8-bit and float agree on {shares} of decisions")
         lines = evaluate.table(judges["eight"], {}, {"dev": data.calibrate[:50]}, report)
         must(bool(lines) and all(0 <= line.value <= 1 or np.isnan(line.value) for line in lines), "no table")
-        _grounded(base, public, folder / "grounded", report)
+        _grounded(base, folder / "grounded", report)
 
 
-def _grounded(base: Path, public: Path, folder: Path, report: Callable[[str], None]) -> None:
-    """A hundred pairs through the training of the groundedness model."""
+def _grounded(base: Path, folder: Path, report: Callable[[str], None]) -> None:
+    """A hundred pairs through the making of the groundedness model."""
     (path, *_) = written.written(written.HERE / "written", "grounded*.txt")
-    found = statements.statements(path)
-    kept, others = found[:100], found[100:150]
-    texts = [text for some in statements.public_texts(public).values() for text in some[:50]]
-    recipe = Recipe(seed=7, epochs=1, tokens=1024)
-    tokenizer = PieceTokenizer(base / "tokenizer.json")
-    state, steps = grounded.train(kept, texts, 60, tokenizer, base / "model.safetensors", recipe, folder, report)
-    plain = {name: value.numpy() for name, value in state.items()}
+    rows = statements.statements(path)[:100]
     told = {}
-    for name, chosen in (("eight", steps), ("float", None)):
-        place = folder / name
-        pack_grounded.pack(
-            plain, base / "tokenizer.json", place, version="0", counts={"grounded": len(kept)}, steps=chosen
-        )
-        pack_grounded.calibrated(place, others, report)
-        told[name], _ = evaluate_grounded.scored(GuardModel(place, threads=2), others)
+    for name, eight_bit in (("eight", True), ("float", False)):
+        pack_grounded.pack(rows, base, folder / name, version="0", seed=7, eight_bit=eight_bit)
+        told[name], _ = evaluate_grounded.scored(GuardModel(folder / name, threads=2), rows)
     apart = float(np.abs(told["eight"] - told["float"]).mean())
-    must(apart < 0.1, f"the groundedness of 8-bit and float is {apart} apart")
-    lines = evaluate_grounded.table(GuardModel(folder / "eight", threads=2), {"some": others})
+    must(apart < 0.02, f"the groundedness of 8-bit and float is {apart} apart")
+    pack_grounded.calibrated(folder / "eight", rows, report)
+    lines = evaluate_grounded.table(GuardModel(folder / "eight", threads=2), {"some": rows})
     must(all(0 <= line.value <= 1 for line in lines), "no table of groundedness")

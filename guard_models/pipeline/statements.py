@@ -12,10 +12,6 @@ from pathlib import Path
 from random import Random
 
 from guard_models.pipeline.rows import BadBlock, blocks
-from guard_models.pipeline.sources import joined, raw_rows
-
-WINDOW = 382
-"""Word pieces of document and answer together, without special tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +23,6 @@ class Statement:
     supported: bool
     kind: str
     lang: str = "en"
-
-
-def public_texts(folder: Path) -> dict[str, list[str]]:
-    """Texts of three sentences that run on, by the public set that they are of."""
-    found: dict[str, list[str]] = {}
-    for name in ("ner_wikigold", "ner_sec"):
-        sentences = [joined(raw["tokens"], raw["tags"])[0] for raw in raw_rows(folder, name)]
-        found[name] = [" ".join(sentences[at : at + 3]) for at in range(0, len(sentences) - 2, 3)]
-    return found
 
 
 def statements(path: Path) -> list[Statement]:
@@ -89,35 +76,9 @@ def altered(answer: str, document: str, random: Random) -> str | None:
     return random.choice(ways)() if ways else None
 
 
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
-
-
-def short_pairs(texts: Sequence[str], count: int, random: Random) -> list[Statement]:
-    """`count` pairs of a few sentences and one of them: as it stands, with one thing wrong, or left out of them.
-
-    On these a network learns to compare, before it learns from whole documents what supports an answer."""
-    rows: list[Statement] = []
-    split = [(text, [one for one in _SENTENCE_END.split(text) if 25 < len(one) < 220]) for text in texts]
-    fitting = [(text, sentences) for text, sentences in split if len(sentences) > 1]
-    if not fitting:
-        raise ValueError("no text has two sentences of 26 to 219 characters")
-    while len(rows) < count:
-        text, sentences = random.choice(fitting)
-        at = random.randrange(len(sentences))
-        begin, end = max(0, at - random.randrange(2)), at + 1 + random.randrange(3)
-        some, answer, roll = " ".join(sentences[begin:end]), sentences[at], random.random()
-        if roll < 0.45:
-            rows.append(Statement(some, answer, True, "copied"))
-        elif roll < 0.9:
-            if (wrong := altered(answer, text, random)) and wrong != answer:
-                rows.append(Statement(some, wrong, False, "altered"))
-        elif answer not in (others := " ".join(sentences[:at] + sentences[at + 1 :])[:400]):
-            rows.append(Statement(others, answer, False, "left_out"))
-    return rows
-
-
-def epoch(found: Sequence[Statement], random: Random) -> list[Statement]:
-    """The pairs of one epoch: written ones, altered ones, sentences of the document, answers to other documents."""
+def with_made(found: Sequence[Statement], random: Random) -> list[Statement]:
+    """The written pairs `found`, and simple ones made of them: altered answers, sentences of the document, answers to
+    other documents."""
     rows = list(found)
     for one in found:
         if not one.supported:

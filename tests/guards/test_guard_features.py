@@ -23,7 +23,6 @@ from appliance.guards.features import (
     UPPER,
     PieceTokenizer,
     batch_of,
-    segments_of,
     shape_of,
     windows,
 )
@@ -138,29 +137,3 @@ def test_a_word_without_an_end_is_cut_in_linear_time(letter: str) -> None:
 
     short = min(spent(5_000) for _ in range(3))
     assert spent(50_000) < 30 * max(short, 0.002)
-
-
-# --- pairs ---------------------------------------------------------------------------------------
-
-
-def test_segments_say_which_text_a_piece_is_of() -> None:
-    assert segments_of([5, 6], [7, 5, 6], shared=False) == ([0, 0], [1, 1, 1])
-
-
-def test_segments_say_what_both_texts_have_and_beside_what() -> None:
-    document, answer = [10, 11, 12, 13, 14], [11, 12, 99, 14]
-    assert segments_of(document, answer, shared=True) == ([0, 4, 4, 0, 2], [5, 5, 1, 3])
-
-
-PIECES = st.lists(st.integers(0, 6), max_size=12)
-
-
-@given(PIECES, PIECES)
-def test_segments_are_marked_as_their_definition_says(first: list[int], second: list[int]) -> None:
-    for mine, other, found, base in zip(
-        (first, second), (second, first), segments_of(first, second, shared=True), (0, 1), strict=True
-    ):
-        for at, piece in enumerate(mine):
-            beside = {(mine[i], mine[i + 1]) for i in (at - 1, at) if 0 <= i < len(mine) - 1}
-            wanted = 4 if beside & set(pairwise(other)) else 2 if piece in other else 0
-            assert found[at] == wanted + base

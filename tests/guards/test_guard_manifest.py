@@ -98,7 +98,7 @@ def test_a_missing_file_is_named(copy: Path) -> None:
         ({"detectors/pii/kind": "text"}, "shape.*detectors.pii, of kind text"),
         ({"detectors/injection/labels": ["injection", "other"]}, "shape.*detectors.injection.*2 labels"),
         ({"detectors/injection/labels": ["other"]}, "scales: injection is none of the labels"),
-        ({"reading/shared": True}, "reading.shared: speaks of pairs"),
+        ({"reading/apart": True, "reading/segments": True}, "reading.apart: a pair is read at once"),
         ({"detectors/injection/kind": "pair"}, "detectors.injection: kind pair needs reading.segments"),
         ({"detectors/a.b": {"output": "injection", "kind": "text", "labels": ["a"]}}, "detectors.a.b"),
         ({"reading/window": 511}, "511 pieces.*reading.window"),

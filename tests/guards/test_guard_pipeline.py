@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from random import Random
 
@@ -25,7 +24,7 @@ from guard_models.pipeline.card import card
 from guard_models.pipeline.compose import OtherHosts, changed
 from guard_models.pipeline.pack import best_threshold, chosen_threshold, is_right, kind_of
 from guard_models.pipeline.rows import TAGS, TOXICITY, Row
-from guard_models.pipeline.statements import Statement, altered, epoch, public_texts, short_pairs, statements
+from guard_models.pipeline.statements import Statement, altered, statements, with_made
 from guard_models.pipeline.vocabulary import extended, missing_letters
 from guard_models.pipeline.written import HERE
 
@@ -183,19 +182,9 @@ def test_altered_answers_are_wrong_about_a_number_a_name_or_a_verb() -> None:
     assert altered("Nothing to change here", document, Random(1)) is None
 
 
-def test_short_pairs_are_copied_altered_or_left_out() -> None:
-    texts = [one for some in public_texts(HERE / "public").values() for one in some[:200]]
-    made = short_pairs(texts, 300, Random(2))
-    assert made == short_pairs(texts, 300, Random(2))
-    assert Counter(one.kind for one in made).keys() == {"copied", "altered", "left_out"}
-    for one in made:
-        assert one.supported == (one.kind == "copied")
-        assert (one.answer in one.document) == one.supported
-
-
-def test_an_epoch_of_statements_has_both_kinds_and_keeps_the_written_ones() -> None:
+def test_made_pairs_are_of_both_kinds_beside_the_written_ones() -> None:
     found = statements(HERE / "written" / "grounded.txt")
-    made = epoch(found, Random(1))
+    made = with_made(found, Random(1))
     assert len(found) > 1500
     assert {(one.document, one.answer) for one in found} <= {(one.document, one.answer) for one in made}
     assert {one.kind for one in made} >= {"altered", "copied", "other_document"}
