@@ -56,6 +56,9 @@ def test_check_says_what_it_finds(tmp_path: Path) -> None:
     assert found["scores"]["injection"] > 0.5
     (mail,) = [one for one in found["entities"] if one["type"] == "EMAIL"]
     assert (mail["text"], mail["source"]) == ("anna.k@web.de", "pattern")
+    pairs = outpost(tmp_path, "check", "hello", "--model", "outpost-grounded")
+    assert (pairs.returncode, pairs.stdout) == (1, "")
+    assert "judges pairs of documents and an answer" in pairs.stderr
     shown = outpost(tmp_path, "check", "a \x1b[31mred\x1b[0m text from 10.1.2.3")
     assert "\x1b" not in shown.stdout
     assert "10.1.2.3" in shown.stdout

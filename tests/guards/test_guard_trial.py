@@ -20,7 +20,7 @@ from appliance.guards.features import Pieces, PieceTokenizer
 from appliance.guards.judge import Judge, shipped_models, unsupported
 from appliance.guards.manifest import Detector, File, Manifest, Reading, read_manifest, write_manifest
 from appliance.guards.model import GuardModel, TextResult
-from appliance.guards.names import SHIPPED
+from appliance.guards.names import GROUNDED, SHIPPED
 from appliance.guards.trial import Trial, cases, tried, tried_spans
 from appliance.guards.verdicts import Entity
 
@@ -238,12 +238,13 @@ def test_eval_of_groundedness_wants_documents(tmp_path: Path) -> None:
     arguments = ["eval", "-", "-d", "groundedness", "--threshold", "0.6", "--json", "--data-dir", str(tmp_path)]
     given = "\n".join(map(json.dumps, lines))
 
-    def outpost(given: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "appliance.cli", "guard", *arguments]
+    def outpost(given: str, *more: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "appliance.cli", "guard", *arguments, *more]
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=100, check=False)
 
-    told = json.loads(outpost(given).stdout)
+    told = json.loads(outpost(given, "--model", "pairs").stdout)
     assert (told["model"], told["confusion"]) == ("pairs 1", {"caught": 2, "missed": 0, "wrong": 0, "passed": 1})
+    assert json.loads(outpost(given).stdout)["model"] == f"{GROUNDED} 1"
     done = outpost(given + '\n{"answer": "a boat", "label": 1}')
     assert done.returncode == 1
     assert done.stderr.startswith("outpost: line 4: there are no documents")
