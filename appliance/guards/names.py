@@ -5,4 +5,4 @@ from __future__ import annotations
 SHIPPED = "outpost-guard"
 """Prompt injection, toxicity and personal data."""
 GROUNDED = "outpost-grounded"
-"""Whether an answer says what the given documents do not; experimental."""
+"""Whether an answer speaks of something else than the given documents; experimental."""
