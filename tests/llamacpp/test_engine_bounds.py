@@ -159,7 +159,8 @@ async def test_many_choices_take_turns(engine: LlamaClient, n: int) -> None:
 
 
 async def test_a_full_waiting_list_refuses_at_once_and_only_the_surplus(engine: LlamaClient) -> None:
-    request = GenerateRequest(prompt="Hello", max_tokens=2, sampling=GREEDY)
+    # Long enough that none has ended when the last one comes, however fast the processor is.
+    request = GenerateRequest(prompt="Hello", max_tokens=64, sampling=GREEDY)
     told = await asyncio.gather(*(ask(engine, request) for _ in range(100)), return_exceptions=True)
     refused = [answer for answer in told if isinstance(answer, EngineOverloaded)]
     answered = [answer for answer in told if not isinstance(answer, BaseException)]
