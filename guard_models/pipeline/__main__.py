@@ -61,7 +61,7 @@ def train_guard(arguments: argparse.Namespace) -> None:
     texts = [row.text for rows in data.train.values() for row in rows] + [row.text for row in data.payloads]
     fresh = vocabulary.write_tokenizer(base, arguments.work, texts)
     tokenizer = PieceTokenizer(arguments.work / "tokenizer.json")
-    # The last of 2.5 epochs is half of one.
+    # The last of 2.2 epochs is a fifth of one.
     epochs = [
         dataset.epoch(data, number, seed=recipe.seed, scale=recipe.scale * min(1.0, recipe.epochs - number))
         for number in range(math.ceil(recipe.epochs))
@@ -139,7 +139,7 @@ def main() -> None:
     one.add_argument("--output", type=Path, default=ROOT / "build" / "guard", help="where the folders are made")
     one.add_argument("--model", choices=["all", SHIPPED, GROUNDED], default="all")
     one.add_argument("--seed", type=int, default=1)
-    one.add_argument("--epochs", type=float, default=2.5)
+    one.add_argument("--epochs", type=float, default=2.2)
     one.add_argument("--scale", type=float, default=1.0, help="the share of the data that an epoch takes")
     one.add_argument(
         "--only", choices=["injection", "toxicity", "pii"], help="one head alone, to compare with the shared encoder"

@@ -60,6 +60,8 @@ def card(manifest: Manifest, notes: str, goals: Mapping[str, str]) -> str:
             rows.append((name, label, *told, f"{detector.threshold:.3f}" if number == 0 else ""))
     lines += _table(("detector", "label", "0.1 %", "0.5 %", "1 %", "default"), rows)
     lines += ["## What trained it", ""]
+    if not manifest.training:
+        return "\n".join([*lines, "Nothing but what its base was trained with."]) + "\n"
     lines += _table(
         ("set", "rows an epoch", "licence", "origin"),
         [(one.name, str(one.rows), one.licence, one.origin) for one in manifest.training],

@@ -23,8 +23,8 @@ class Recipe:
     """Everything that decides the outcome besides the data."""
 
     seed: int = 1
-    epochs: float = 2.5
-    """How often the data is gone through; the last of 2.5 epochs is half of one."""
+    epochs: float = 2.2
+    """How often the data is gone through; the last of 2.2 epochs is a fifth of one."""
     scale: float = 1.0
     tokens: int = 2048
     """Tokens in a batch, padding counted."""

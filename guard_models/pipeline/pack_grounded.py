@@ -17,15 +17,14 @@ from appliance.guards.model import GuardModel
 from appliance.guards.names import GROUNDED
 from appliance.guards.verdicts import logit
 from guard_models.pipeline import calibrate, export, ranges
+from guard_models.pipeline.batches import WINDOW
 from guard_models.pipeline.evaluate_grounded import scored
 from guard_models.pipeline.network import Reader, Size, load_base
 from guard_models.pipeline.pack import OVERLAP, arrays_of, written_files
 from guard_models.pipeline.statements import Statement, with_made
+from guard_models.pipeline.training_run import CHOOSING
 
 LABEL = "unsupported"
-WINDOW = 254
-CHOOSING = 300
-"""Texts that the 8-bit steps are chosen by."""
 CALIBRATING = 1500
 """Pairs that the scale and the threshold are taken from."""
 TOLD_WRONGLY = 0.1
